@@ -1,0 +1,155 @@
+"""Pillow plugin: ``Image.open("x.sgc")`` and ``Image.save("x.sgc")``.
+
+Strategy: opening reads header, metadata and slice index; pixels are decoded by a pulling decoder when they are first
+asked for. Errors of the codec are translated here and nowhere else: an unreadable file is a SyntaxError while Pillow
+looks for a plugin, and an OSError from then on; a version, mode or model that this build lacks is an OSError that
+says so. The codec, and NumPy with it, is imported when first used: importing this module must stay cheap.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image, ImageFile
+
+from . import container, options
+from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
+
+if TYPE_CHECKING:
+    from .pixels import Pixels
+
+FORMAT = "SGC"
+EXTENSION = ".sgc"
+MIME = "image/x-sgc"
+
+_SAVED_DIRECTLY = ("L", "RGB")
+_SAVED_AS = {"1": "L", "P": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(container.MAGIC)
+
+
+class SgcImageFile(ImageFile.ImageFile):
+    """A picture in an SGC file; ``info`` holds ``icc_profile``, ``exif`` and ``model_id`` (hexadecimal)."""
+
+    format = FORMAT
+    format_description = "Semicodec learned image"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        try:
+            prologue = container.read_prologue(self.fp.read, options.LIMITS)
+        except FormatError as error:
+            raise SyntaxError(str(error)) from error
+        except SemicodecError as error:
+            raise OSError(str(error)) from error
+        header = prologue.header
+        self._size, self._mode = (header.width, header.height), header.mode
+        self.info["model_id"] = header.model_id.hex()
+        for key, kind in (("icc_profile", container.ICC_PROFILE), ("exif", container.EXIF)):
+            if kind in prologue.metadata:
+                self.info[key] = prologue.metadata[kind]
+        self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self.fp.tell(), (prologue,))]
+
+    def load_seek(self, pos: int) -> None:
+        """The decoder seeks by itself; that this method exists also keeps Pillow from mapping the file as raw pixels."""
+
+    def verify(self) -> None:
+        """Read every slice and compare its checksum, without decoding.
+
+        Raises:
+            OSError: the file is damaged or ends too early.
+        """
+        assert self.fp is not None
+        if self.tile:
+            _, _, offset, (prologue,) = self.tile[0]
+            self.fp.seek(offset)
+            try:
+                container.read_slices(self.fp.read, prologue.index, options.LIMITS)
+            except SemicodecError as error:
+                raise OSError(str(error)) from error
+        super().verify()
+
+
+class SgcDecoder(ImageFile.PyDecoder):
+    """Decodes all slices into the image; ``args`` is (prologue,)."""
+
+    _pulls_fd = True
+
+    def init(self, args: tuple[Any, ...]) -> None:
+        super().init(args)
+        self.offset = -1
+
+    def decode(self, buffer: bytes | Image.SupportsArrayInterface) -> tuple[int, int]:
+        from . import codec
+
+        (prologue,) = self.args
+        assert self.fd is not None
+        try:
+            slices = container.read_slices(self.fd.read, prologue.index, options.LIMITS)
+            picture = codec.decode_picture(prologue, slices, threads=options.THREADS)
+        except SemicodecError as error:
+            raise OSError(f"cannot decode SGC file: {error}") from error
+        self.set_as_raw(picture.tobytes())
+        return -1, 0
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
+    (bytes or Image.Exif), ``model`` (name or id), ``threads``.
+
+    Raises:
+        OSError: a mode that cannot be written, or that would lose its alpha channel or its 16 bits.
+        ValueError, TypeError: an option outside its range; an empty picture.
+    """
+    from . import codec
+
+    settings = im.encoderinfo
+    exif = settings.get("exif")
+    if isinstance(exif, Image.Exif):
+        exif = exif.tobytes()
+    try:
+        data = codec.encode(
+            _pixels_of(im),
+            settings.get("quality", codec.DEFAULT_QUALITY),
+            model=settings.get("model"),
+            threads=settings.get("threads", options.THREADS),
+            icc_profile=settings.get("icc_profile", im.info.get("icc_profile")),
+            exif=exif,
+            limits=options.LIMITS,
+        )
+    except (LimitExceededError, UnsupportedError) as error:
+        raise ValueError(f"cannot write SGC: {error}") from error
+    except BundleError as error:
+        raise OSError(f"cannot write SGC: {error}") from error
+    fp.write(data)
+
+
+def _pixels_of(im: Image.Image) -> Pixels:
+    import numpy as np
+
+    if not im.width or not im.height:
+        raise ValueError("cannot write empty image as SGC")
+    if im.has_transparency_data:
+        raise OSError(
+            f"cannot write mode {im.mode} with transparency as SGC: this version has no alpha channel; "
+            'flatten the picture first, for example with image.convert("RGB")'
+        )
+    if im.mode not in _SAVED_DIRECTLY:
+        if im.mode not in _SAVED_AS:
+            raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
+        im = im.convert(_SAVED_AS[im.mode])
+    return np.asarray(im)
+
+
+def register() -> None:
+    """Register the format with Pillow; may be called again."""
+    Image.register_open(FORMAT, SgcImageFile, _accept)
+    Image.register_decoder("sgc", SgcDecoder)
+    Image.register_save(FORMAT, _save)
+    Image.register_extension(FORMAT, EXTENSION)
+    Image.register_mime(FORMAT, MIME)
+
+
+register()

@@ -1,0 +1,82 @@
+"""pillow-semicodec: a learned image format, ``.sgc``, for Pillow and imageio.
+
+Importing this package registers the format with Pillow::
+
+    import pillow_semicodec
+    from PIL import Image
+
+    Image.open("photo.png").save("photo.sgc", quality=75)
+    Image.open("photo.sgc").show()
+
+No model is loaded before a picture is decoded or saved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import options
+from ._version import __version__
+from .errors import (
+    BundleError,
+    ChecksumError,
+    FormatError,
+    LimitExceededError,
+    SemicodecError,
+    TruncatedError,
+    UnknownModelError,
+    UnsupportedError,
+)
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from .bundle import find_model, list_models
+    from .codec import decode, encode, read_prologue
+
+__all__ = [
+    "BundleError",
+    "ChecksumError",
+    "FormatError",
+    "LimitExceededError",
+    "Limits",
+    "SemicodecError",
+    "TruncatedError",
+    "UnknownModelError",
+    "UnsupportedError",
+    "__version__",
+    "decode",
+    "encode",
+    "find_model",
+    "list_models",
+    "options",
+    "read_prologue",
+    "register",
+]
+
+_LAZY = {"decode": "codec", "encode": "codec", "read_prologue": "codec", "find_model": "bundle", "list_models": "bundle"}
+
+
+def register(*, threads: int | None = None, limits: Limits | None = None) -> None:
+    """Register the format with Pillow; importing the package does it already.
+
+    Args:
+        threads: sets ``options.THREADS``. limits: sets ``options.LIMITS``.
+    """
+    if threads is not None:
+        options.THREADS = threads
+    if limits is not None:
+        options.LIMITS = limits
+    from . import SemicodecImagePlugin
+
+    SemicodecImagePlugin.register()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:  # the codec imports NumPy and constriction; an import of the package does not
+        import importlib
+
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register()

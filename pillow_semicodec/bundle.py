@@ -1,0 +1,229 @@
+"""ModelBundle: a directory with a manifest, ONNX graphs and integer tables, each verified by its SHA-256.
+
+A model is identified by the first eight bytes of the SHA-256 of its manifest, which holds the hash of every part; a
+file names the model that wrote it by that id, never by a path. Models are found, in this order, in the directories of
+``SGC_MODEL_PATH``, in the package, and in the directories of installed packages that offer an entry point of group
+``pillow_semicodec.models``. Several models live side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .entropy.models import ScaleConditional, StaticPrior
+from .entropy.tables import TableSet
+from .errors import BundleError, UnknownModelError
+
+BUNDLE_VERSION = 1
+ENTRY_POINT_GROUP = "pillow_semicodec.models"
+PATH_VARIABLE = "SGC_MODEL_PATH"
+MANIFEST = "manifest.json"
+GRAPHS = (
+    "analysis",
+    "hyper_analysis",
+    "hyper_synthesis",
+    "mean_context",
+    "scale_hyper_synthesis",
+    "scale_context",
+    "synthesis",
+)
+RATE_UNIT = 4096  # rates are stored as 16-bit integers, in 1/4096 anchor, plus one anchor
+RATE_MAX = 2**16 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RateBank:
+    """What the networks need to know of the rate, at evenly spaced anchors; interpolated and extrapolated linearly.
+
+    Attributes:
+        log_gain, log_inverse_gain: float32 [A, M].
+        synthesis_condition: float32 [A, C]. hyper_condition: float32 [A, C'].
+        quality_positions: float64 [K, 2], rows (quality, position in anchors), both rising.
+    """
+
+    log_gain: NDArray[np.float32]
+    log_inverse_gain: NDArray[np.float32]
+    synthesis_condition: NDArray[np.float32]
+    hyper_condition: NDArray[np.float32]
+    quality_positions: NDArray[np.float64]
+
+    @property
+    def anchors(self) -> int:
+        return len(self.log_gain)
+
+    def rate_of_quality(self, quality: float) -> int:
+        """The 16-bit rate of a quality from 1 to 100."""
+        position = float(np.interp(quality, self.quality_positions[:, 0], self.quality_positions[:, 1]))
+        return int(np.clip(round((position + 1) * RATE_UNIT), 0, RATE_MAX))
+
+    def interpolate(self, bank: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """Row of ``bank`` [A, C] at ``rate``, as [1, C, 1, 1]."""
+        position = rate / RATE_UNIT - 1
+        low = min(max(int(np.floor(position)), 0), self.anchors - 2)
+        row = bank[low] + np.float32(position - low) * (bank[low + 1] - bank[low])
+        return row[None, :, None, None].astype(np.float32)
+
+    def band(self, rate: int, bands: int) -> int:
+        """Which of ``bands`` sets of prior tables serves ``rate``; integers only, for it must not differ anywhere."""
+        inside = min(max(rate - RATE_UNIT, 0), (self.anchors - 1) * RATE_UNIT)
+        return min(inside * bands // ((self.anchors - 1) * RATE_UNIT), bands - 1)
+
+
+class ModelBundle:
+    """One model on disk. Parts are read and verified when first needed; safe to share between threads.
+
+    Raises:
+        BundleError: the manifest or a part is missing, damaged or made for another version.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            raw = (directory / MANIFEST).read_bytes()
+            self.manifest: dict[str, Any] = json.loads(raw)
+            version = self.manifest["bundle_version"]
+            self.name = str(self.manifest["name"])
+            self._parts: dict[str, str] = {str(k): str(v) for k, v in self.manifest["sha256"].items()}
+            self.latent_channels = int(self.manifest["latent_channels"])
+            self.hyper_channels = int(self.manifest["hyper_channels"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{directory}: no valid {MANIFEST} ({error})") from error
+        if version != BUNDLE_VERSION:
+            raise BundleError(f"{directory}: bundle version {version}; this build reads version {BUNDLE_VERSION}")
+        self.model_id = hashlib.sha256(raw).digest()[:8]
+        self._lock = threading.Lock()
+
+    def part(self, name: str) -> bytes:
+        """The bytes of a part, verified."""
+        expected = self._parts.get(name)
+        if expected is None or Path(name).name != name:
+            raise BundleError(f"{self.directory}: the manifest names no part {name!r}")
+        try:
+            data = (self.directory / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.directory / name}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise BundleError(f"{self.directory / name}: does not match its SHA-256; reinstall the model")
+        return data
+
+    def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        from io import BytesIO
+
+        data = self.part(name)
+        try:
+            with np.load(BytesIO(data), allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{self.directory / name}: not a NumPy archive ({error})") from error
+
+    @functools.cached_property
+    def _tables(self) -> tuple[StaticPrior, ScaleConditional]:
+        arrays = self._arrays("tables.npz")
+        try:
+            sets = [TableSet(*(arrays[f"{which}_{k}"] for k in ("minimums", "sizes", "frequencies"))) for which in "zr"]
+        except KeyError as error:
+            raise BundleError(f"{self.directory / 'tables.npz'}: no array {error}") from error
+        for tables in sets:
+            tables.check()
+        if not len(sets[0]) or len(sets[0]) % self.hyper_channels:
+            raise BundleError(f"{self.directory / 'tables.npz'}: the prior's tables do not fit the channels")
+        return StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
+
+    @property
+    def prior(self) -> StaticPrior:
+        with self._lock:
+            return self._tables[0]
+
+    @property
+    def conditional(self) -> ScaleConditional:
+        with self._lock:
+            return self._tables[1]
+
+    @functools.cached_property
+    def rate_bank(self) -> RateBank:
+        arrays = self._arrays("rates.npz")
+        try:
+            return RateBank(**{field.name: arrays[field.name] for field in dataclasses.fields(RateBank)})
+        except KeyError as error:
+            raise BundleError(f"{self.directory / 'rates.npz'}: no array {error}") from error
+
+
+# ---- discovery -------------------------------------------------------------------------------------------------
+
+
+def model_directories() -> Iterator[Path]:
+    """Directories that hold bundles as their children, or are bundles themselves, in order of search."""
+    for entry in os.environ.get(PATH_VARIABLE, "").split(os.pathsep):
+        if entry:
+            yield Path(entry)
+    yield Path(__file__).parent / "models"
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        # The value is a package whose directory holds the bundles; it is located, not imported.
+        spec = importlib.util.find_spec(point.value)
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            yield Path(location)
+
+
+def _candidates() -> Iterator[Path]:
+    for directory in model_directories():
+        if (directory / MANIFEST).is_file():
+            yield directory
+        elif directory.is_dir():
+            yield from sorted(child.parent for child in directory.glob(f"*/{MANIFEST}"))
+
+
+_cache: dict[Path, ModelBundle] = {}
+_cache_lock = threading.Lock()
+
+
+def _load(directory: Path) -> ModelBundle:
+    with _cache_lock:
+        key = directory.absolute()
+        if key not in _cache:
+            _cache[key] = ModelBundle(directory)
+        return _cache[key]
+
+
+def list_models() -> list[ModelBundle]:
+    """Every installed model, in order of search; broken bundles are passed over."""
+    models = []
+    for directory in _candidates():
+        try:
+            models.append(_load(directory))
+        except BundleError:
+            continue
+    return models
+
+
+def find_model(model: str | bytes | None = None) -> ModelBundle:
+    """A model by name, by id in hexadecimal, by the 8-byte id of a file, or the default: the first one found.
+
+    Raises:
+        UnknownModelError: it is not installed; the message says how to add it.
+        BundleError: no model is installed at all.
+    """
+    models = list_models()
+    for bundle in models:
+        if model in (None, bundle.name, bundle.model_id, bundle.model_id.hex()):
+            return bundle
+    if model is None:
+        raise BundleError(f"no model is installed; reinstall pillow-semicodec or set {PATH_VARIABLE}")
+    wanted = model.hex() if isinstance(model, bytes) else model
+    known = ", ".join(f"{m.name} ({m.model_id.hex()})" for m in models) or "none"
+    raise UnknownModelError(
+        f"model {wanted} is not installed. Installed: {known}. Install the package that brings it, or unpack its bundle "
+        f"into a directory listed in {PATH_VARIABLE}"
+    )

@@ -1,0 +1,244 @@
+"""Container: bytes ↔ header and chunks, as FORMAT.md sections 1 to 4 say.
+
+Strategy: this module knows bytes and checksums only: no NumPy, no model, no entropy coding. Every writer has a reader
+beside it, and both state the layout once. Readers pull bytes through a ``read(n)`` callable, so that a picture's size
+and metadata are known without reading its slices, and allocate no more than has arrived.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+
+from .errors import ChecksumError, FormatError, LimitExceededError, TruncatedError, UnsupportedError
+from .limits import DEFAULT_LIMITS, Limits
+
+MAGIC = b"\x8aSGC"
+FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
+_HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
+_CRC = struct.Struct(">I")
+HEADER_SIZE = _HEADER.size + _CRC.size  # 26
+MODES = {1: "L", 2: "RGB"}  # codes 3 to 63 are reserved for modes with alpha, more bits or more channels
+_MODE_CODES = {mode: code for code, mode in MODES.items()}
+
+# Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
+INDEX, SLICE = b"I", b"S"
+EXIF, ICC_PROFILE = b"e", b"c"
+
+_INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slice's side in units of 64 pixels, or WHOLE_PICTURE
+WHOLE_PICTURE = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What is known of a picture before any chunk is read."""
+
+    width: int
+    height: int
+    mode: str  # as Pillow names it: "L" or "RGB"
+    model_id: bytes  # 8 bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    type: bytes  # one ASCII letter
+    payload: bytes
+
+    @property
+    def critical(self) -> bool:
+        return self.type.isupper()
+
+
+Read = Callable[[int], bytes]  # up to n bytes, fewer only at the end, like a binary file's read
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceIndex:
+    """How the picture is coded: the rate of its gains, and the payload bytes of every slice in raster order."""
+
+    rate: int  # 0 … 65535
+    slice_sizes: tuple[int, ...]
+
+
+# ---- bytes and numbers ------------------------------------------------------------------------------------------
+
+
+def _read_exactly(read: Read, size: int, what: str) -> bytes:
+    """``size`` bytes in pieces of at most 1 MiB: a hostile size allocates only what the file really holds."""
+    pieces, missing = [], size
+    while missing:
+        piece = read(min(missing, 2**20))
+        if not piece:
+            raise TruncatedError(f"the file ends inside {what}: {missing} of {size} bytes are missing")
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def write_varint(value: int) -> bytes:
+    """Unsigned LEB128."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(read: Read) -> tuple[int, bytes]:
+    """(value, the bytes read); at most five bytes, in the shortest form."""
+    value, raw = 0, b""
+    while len(raw) < 5:
+        raw += _read_exactly(read, 1, "a number")
+        value |= (raw[-1] & 0x7F) << 7 * (len(raw) - 1)
+        if raw[-1] < 0x80:
+            if len(raw) > 1 and not raw[-1]:
+                raise FormatError("a number is not in its shortest form")
+            return value, raw
+    raise FormatError("a number is longer than five bytes")
+
+
+# ---- header ----------------------------------------------------------------------------------------------------
+
+
+def write_header(header: Header) -> bytes:
+    code = _MODE_CODES[header.mode]
+    fields = _HEADER.pack(MAGIC, FORMAT_VERSION, code, header.width, header.height, header.model_id)
+    return fields + _CRC.pack(zlib.crc32(fields))
+
+
+def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """Read the first 26 bytes.
+
+    Raises:
+        FormatError: foreign signature, or a size of zero. TruncatedError, ChecksumError: as their names say.
+        UnsupportedError: another format version, or a mode that this version does not know.
+        LimitExceededError: a side or an area beyond ``limits``.
+    """
+    if read(len(MAGIC)) != MAGIC:
+        raise FormatError("not an SGC file: the signature is missing")
+    data = MAGIC + _read_exactly(read, HEADER_SIZE - len(MAGIC), "its header")
+    _, version, code, width, height, model_id = _HEADER.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise UnsupportedError(
+            f"format version {version}; this build reads version {FORMAT_VERSION}: install a matching pillow-semicodec"
+        )
+    if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
+        raise ChecksumError("the header's checksum does not match: the file is damaged")
+    if code not in MODES:
+        raise UnsupportedError(f"pixel mode {code} is not known to this build")
+    if not width or not height:
+        raise FormatError(f"the header states an empty picture, {width}x{height}")
+    check_size(width, height, limits)
+    return Header(width, height, MODES[code], model_id)
+
+
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Raise LimitExceededError where ``limits`` do not allow a picture of this size."""
+    if max(width, height) > limits.max_side:
+        raise LimitExceededError(f"a side of {max(width, height)} pixels exceeds the limit of {limits.max_side}")
+    if width * height > limits.max_pixels:
+        raise LimitExceededError(f"{width}x{height} pixels exceed the limit of {limits.max_pixels} pixels")
+
+
+# ---- chunks ----------------------------------------------------------------------------------------------------
+
+
+def write_chunk(chunk: Chunk) -> bytes:
+    record = chunk.type + write_varint(len(chunk.payload)) + chunk.payload
+    return record + _CRC.pack(zlib.crc32(record))
+
+
+def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS) -> Chunk:
+    """Read one chunk; its checksum covers type, length and payload."""
+    kind = _read_exactly(read, 1, "its chunks")
+    if not kind.isalpha():
+        raise FormatError(f"a chunk type should be an ASCII letter, but is {kind!r}")
+    size, raw = read_varint(read)
+    if kind.islower() and size > limits.max_metadata_bytes:
+        raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
+    payload = _read_exactly(read, size, f"chunk {kind.decode()}")
+    if _read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(kind + raw))):
+        raise ChecksumError(f"the checksum of chunk {kind.decode()} does not match: the file is damaged")
+    return Chunk(kind, payload)
+
+
+# ---- slice index -----------------------------------------------------------------------------------------------
+
+
+def write_index(index: SliceIndex) -> bytes:
+    sizes = b"".join(write_varint(size) for size in index.slice_sizes)
+    return _INDEX_HEAD.pack(index.rate, WHOLE_PICTURE) + write_varint(len(index.slice_sizes)) + sizes
+
+
+def read_index(payload: bytes) -> SliceIndex:
+    """Parse the payload of the index chunk; this version writes and reads one slice, the whole picture."""
+    if len(payload) < _INDEX_HEAD.size:
+        raise FormatError("the slice index is too short")
+    rate, side = _INDEX_HEAD.unpack_from(payload)
+    if side != WHOLE_PICTURE:
+        raise UnsupportedError(f"a picture in slices of side code {side}; this build reads pictures of one slice")
+    rest = BytesIO(payload[_INDEX_HEAD.size :])
+    count, _ = read_varint(rest.read)
+    if count != 1:
+        raise FormatError(f"the slice index states {count} slices of the whole picture")
+    size, _ = read_varint(rest.read)
+    if rest.read(1):
+        raise FormatError("the slice index is longer than it states")
+    return SliceIndex(rate, (size,))
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prologue:
+    """Everything before the slices."""
+
+    header: Header
+    index: SliceIndex
+    metadata: dict[bytes, bytes]  # ancillary chunk type → payload; unknown types are kept
+
+
+def write_container(header: Header, rate: int, slices: tuple[bytes, ...], metadata: dict[bytes, bytes]) -> bytes:
+    chunks = [Chunk(kind, payload) for kind, payload in metadata.items()]
+    chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in slices)))))
+    chunks += [Chunk(SLICE, payload) for payload in slices]
+    return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
+
+
+def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
+    """Read header, metadata and slice index; leaves the reader at the first slice.
+
+    Raises:
+        FormatError, UnsupportedError, LimitExceededError: see ``read_header``; also a slice before the index, an
+            unknown critical chunk, the same metadata twice, too many chunks.
+    """
+    header = read_header(read, limits)
+    metadata: dict[bytes, bytes] = {}
+    for _ in range(limits.max_chunks):
+        chunk = read_chunk(read, limits)
+        if chunk.type == INDEX:
+            return Prologue(header, read_index(chunk.payload), metadata)
+        if chunk.type == SLICE:
+            raise FormatError("a slice before the slice index")
+        if chunk.critical:
+            raise UnsupportedError(f"chunk {chunk.type.decode()} is critical and not known to this build")
+        if chunk.type in metadata:
+            raise FormatError(f"two chunks of type {chunk.type.decode()}")
+        metadata[chunk.type] = chunk.payload
+    raise LimitExceededError(f"more than {limits.max_chunks} chunks before the slice index")
+
+
+def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
+    """Read the slices that follow the index; bytes behind the last one do not belong to the picture."""
+    slices = []
+    for size in index.slice_sizes:
+        chunk = read_chunk(read, limits)
+        if chunk.type != SLICE or len(chunk.payload) != size:
+            raise FormatError("a slice is not as the slice index states")
+        slices.append(chunk.payload)
+    return tuple(slices)

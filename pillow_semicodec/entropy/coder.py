@@ -1,0 +1,151 @@
+"""The range coder: values grouped by table index ↔ bytes, over constriction.
+
+Strategy: symbols are sorted by table index (stable), so that each table codes its symbols in one call. Values that a
+table does not hold are coded as its escape symbol; what they were follows behind all groups. Both directions walk
+the same groups in the same order; ``_groups`` is the one place that says which.
+
+Source: range coding after Martin (1979), implemented by constriction (Bamler, arXiv 2201.01741).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from .tables import TableSet
+
+Values = NDArray[np.int32]
+MAGNITUDE_LIMIT = 2**22  # escapes beyond it cannot be coded; pixels reach some thousand quantisation steps
+_CLASSES = constriction.stream.model.Uniform(32)
+_MANTISSAS = constriction.stream.model.Uniform()
+
+
+class TableModels:
+    """A TableSet together with constriction's models of its tables, made when first used."""
+
+    def __init__(self, tables: TableSet) -> None:
+        self.tables = tables
+        self._starts = np.concatenate([[0], np.cumsum(tables.sizes)])
+        self._models: dict[int, constriction.stream.model.Categorical] = {}
+
+    def model(self, k: int) -> constriction.stream.model.Categorical:
+        if k not in self._models:
+            # Frequencies are integers below 2**24, so the floats that constriction takes hold them exactly.
+            frequencies = self.tables.frequencies[self._starts[k] : self._starts[k + 1]].astype(np.float64)
+            self._models[k] = constriction.stream.model.Categorical(frequencies, lazy=False, perfect=False)
+        return self._models[k]
+
+
+class StreamEncoder:
+    """Codes arrays of values, one after another, into one stream."""
+
+    def __init__(self) -> None:
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def encode(self, values: Values, indexes: NDArray[np.integer], models: TableModels) -> None:
+        """Code ``values`` [N], each with table ``indexes`` [N].
+
+        Raises:
+            ValueError: a value that its table cannot express: beyond 2**22, or not 0 where nothing is coded.
+        """
+        if values.size and int(np.abs(values).max()) > MAGNITUDE_LIMIT:
+            raise ValueError("a latent is too large to be coded")
+        order, groups = _groups(indexes)
+        ordered = values[order]
+        escapes = []
+        for k, start, end in groups:
+            group, size = ordered[start:end], int(models.tables.sizes[k])
+            if not size:
+                if group.any():
+                    raise ValueError("a latent that its table holds to be zero is not")
+                continue
+            symbols = group - models.tables.minimums[k]
+            outside = (symbols < 0) | (symbols >= size - 1)
+            if outside.any():
+                escapes.append(group[outside])
+                symbols = np.where(outside, size - 1, symbols)
+            self._coder.encode(symbols.astype(np.int32), models.model(k))
+        if escapes:
+            self._encode_escapes(np.concatenate(escapes))
+
+    def _encode_escapes(self, values: Values) -> None:
+        folded = np.where(values < 0, -2 * values - 1, 2 * values) + 1  # ≥ 1
+        classes = np.floor(np.log2(folded)).astype(np.int32)
+        self._coder.encode(classes, _CLASSES)
+        wide = classes > 0
+        if wide.any():
+            sizes = (1 << classes[wide]).astype(np.int32)
+            self._coder.encode((folded[wide] - sizes).astype(np.int32), _MANTISSAS, sizes)
+
+    def finish(self) -> bytes:
+        """The stream: 32-bit words, little-endian."""
+        return self._coder.get_compressed().astype("<u4").tobytes()
+
+
+class StreamDecoder:
+    """Mirror of StreamEncoder."""
+
+    def __init__(self, stream: bytes) -> None:
+        if len(stream) % 4:
+            raise FormatError("an entropy-coded stream is not a whole number of words")
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(stream, "<u4").astype(np.uint32))
+
+    def decode(self, indexes: NDArray[np.integer], models: TableModels) -> Values:
+        """Values [N] for table ``indexes`` [N].
+
+        Raises:
+            FormatError: the stream cannot have been made by an encoder.
+        """
+        order, groups = _groups(indexes)
+        ordered = np.zeros(len(indexes), np.int32)
+        escapes = []
+        for k, start, end in groups:
+            size = int(models.tables.sizes[k])
+            if not size:
+                continue
+            symbols = _checked(self._coder.decode, models.model(k), end - start)
+            ordered[start:end] = symbols + models.tables.minimums[k]
+            escapes.append(start + np.flatnonzero(symbols == size - 1))
+        if escapes:
+            positions = np.concatenate(escapes)
+            if len(positions):
+                ordered[positions] = self._decode_escapes(len(positions))
+        values = np.empty_like(ordered)
+        values[order] = ordered
+        return values
+
+    def _decode_escapes(self, count: int) -> Values:
+        classes = _checked(self._coder.decode, _CLASSES, count)
+        if classes.max() > 23:
+            raise FormatError("an escaped value is out of range")
+        folded = (1 << classes).astype(np.int32)
+        wide = classes > 0
+        if wide.any():
+            folded[wide] += _checked(self._coder.decode, _MANTISSAS, folded[wide].copy())
+        folded -= 1
+        return np.where(folded & 1, -(folded + 1) // 2, folded // 2).astype(np.int32)
+
+    def finish(self) -> None:
+        """Raise FormatError if the stream holds more than was decoded."""
+        if not self._coder.maybe_exhausted():
+            raise FormatError("an entropy-coded stream is longer than its picture")
+
+
+def _groups(indexes: NDArray[np.integer]) -> tuple[NDArray[np.intp], Iterator[tuple[int, int, int]]]:
+    """(stable order by table index, runs (index, start, end) of that order)."""
+    order = np.argsort(indexes, kind="stable")
+    counts = np.bincount(indexes) if len(indexes) else np.zeros(0, np.intp)
+    ends = np.cumsum(counts)
+    return order, ((int(k), int(ends[k] - counts[k]), int(ends[k])) for k in np.flatnonzero(counts))
+
+
+def _checked(decode: object, *arguments: object) -> Values:
+    """constriction states an impossible stream as an AssertionError; here it is the file's fault."""
+    try:
+        return decode(*arguments)  # type: ignore[operator, no-any-return]
+    except AssertionError as error:
+        raise FormatError(f"an entropy-coded stream is invalid: {error}") from error

@@ -1,0 +1,110 @@
+"""The transforms over ONNX Runtime: tensors in, tensors out. The only module that imports onnxruntime, and lazily.
+
+Sessions are built when first run and shared by all threads of a process; a fork gets its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import ModelBundle
+from .errors import BundleError
+
+Tensor = NDArray[np.float32]
+Outputs = list[NDArray[Any]]
+
+# Execution settings that tests and tools vary; results must not depend on them.
+GRAPH_OPTIMISATION = True
+
+
+class Transforms:
+    """The graphs of one bundle at one number of threads.
+
+    Args:
+        threads: threads of one operator; 0 takes one per core.
+    """
+
+    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
+        self.bundle, self.threads = bundle, threads
+        self._sessions: dict[tuple[int, str, bool], Any] = {}
+        self._lock = threading.Lock()
+
+    def _run(self, name: str, *inputs: NDArray[Any]) -> Outputs:
+        session = self._session(name)
+        names = [value.name for value in session.get_inputs()]
+        try:
+            outputs: Outputs = session.run(None, dict(zip(names, inputs, strict=True)))
+        except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
+            if isinstance(error, (MemoryError, KeyboardInterrupt)):
+                raise
+            raise BundleError(f"graph {name} of model {self.bundle.name} failed: {error}") from error
+        return outputs
+
+    def _session(self, name: str) -> Any:
+        key = (os.getpid(), name, GRAPH_OPTIMISATION)
+        with self._lock:
+            if key not in self._sessions:
+                self._sessions[key] = self._build(name)
+            return self._sessions[key]
+
+    def _build(self, name: str) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not GRAPH_OPTIMISATION:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        data = self.bundle.part(f"{name}.onnx")
+        try:
+            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BundleError(f"graph {name} of model {self.bundle.name} cannot be loaded: {error}") from error
+
+    def analysis(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 [1, H, W, 3], sides multiples of 16 → y [1, M, H/16, W/16]."""
+        return self._run("analysis", pixels)[0]
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        """y in steps [1, M, h, w], sides multiples of 4 → z [1, Z, h/4, w/4], not yet rounded."""
+        return self._run("hyper_analysis", y)[0]
+
+    def hyper_synthesis(self, z_hat: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """z_hat [1, Z, h/4, w/4] → features and the mean of step 1, both at [h, w]."""
+        features, mean = self._run("hyper_synthesis", z_hat, condition)
+        return features, mean
+
+    def mean_context(self, features: Tensor, y_hat_step1: Tensor) -> Tensor:
+        """→ correction of the mean for step 2, [1, M, h, w]."""
+        return self._run("mean_context", features, y_hat_step1)[0]
+
+    def scale_hyper_synthesis(self, z_hat: Tensor) -> tuple[Tensor, NDArray[np.uint8]]:
+        """Exact. z_hat → features and table indexes of step 1."""
+        features, indexes = self._run("scale_hyper_synthesis", z_hat)
+        return features, indexes
+
+    def scale_context(self, features: Tensor, residual_step1: Tensor) -> NDArray[np.uint8]:
+        """Exact. features, residuals of step 1 → table indexes of step 2."""
+        indexes: NDArray[np.uint8] = self._run("scale_context", features, residual_step1)[0]
+        return indexes
+
+    def synthesis(self, y_hat: Tensor, condition: Tensor) -> NDArray[np.uint8]:
+        """y_hat [1, M, h, w] → uint8 [1, 16h, 16w, 3]."""
+        pixels: NDArray[np.uint8] = self._run("synthesis", y_hat, condition)[0]
+        return pixels
+
+
+_cache: dict[tuple[bytes, int], Transforms] = {}
+_cache_lock = threading.Lock()
+
+
+def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
+    """The shared Transforms of a bundle and thread count."""
+    with _cache_lock:
+        return _cache.setdefault((bundle.model_id, threads), Transforms(bundle, threads))

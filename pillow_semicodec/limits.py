@@ -1,0 +1,26 @@
+"""Bounds on what a file may ask of a reader, checked before anything of that size is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Frozen bounds; pass another instance to ``codec.decode`` to widen or narrow them.
+
+    Attributes:
+        max_side: pixels of the longer side. Keeps every size within 32-bit arithmetic after padding.
+        max_pixels: pixels of a picture. Decoding takes about 2 KB of memory for every 8x8 pixels at its peak,
+            so this bounds it at about 6 GB.
+        max_chunks: chunks of a file; a file of this version needs at most a dozen.
+        max_metadata_bytes: bytes of one ancillary chunk. EXIF allows 64 KB in JPEG; ICC profiles reach a few MB.
+    """
+
+    max_side: int = 2**20
+    max_pixels: int = 2**27
+    max_chunks: int = 1024
+    max_metadata_bytes: int = 2**26
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,11 @@
+"""Settings of the plugins that ``Image.open`` has no arguments for; set them here, or through ``register(...)``."""
+
+from __future__ import annotations
+
+from .limits import DEFAULT_LIMITS, Limits
+
+THREADS: int = 0
+"""CPU threads for encoding and decoding; 0 takes one per core."""
+
+LIMITS: Limits = DEFAULT_LIMITS
+"""Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""

@@ -1,0 +1,46 @@
+"""Pixels ↔ padded arrays, and which positions of the latents belong to which coding step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LATENT_STRIDE = 16  # pixels per latent position
+HYPER_STRIDE = 4  # latent positions per hyper-latent position
+
+Pixels = NDArray[np.uint8]
+
+
+def to_rgb(pixels: Pixels) -> Pixels:
+    """[H, W] or [H, W, 3] → [H, W, 3]; grey is repeated."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
+
+
+def to_luma(rgb: Pixels) -> Pixels:
+    """[H, W, 3] → [H, W]: ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow converts RGB to L."""
+    weights = np.array([19595, 38470, 7471], np.uint32)
+    return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)
+
+
+def latent_shape(height: int, width: int) -> tuple[int, int]:
+    return -(-height // LATENT_STRIDE), -(-width // LATENT_STRIDE)
+
+
+def hyper_shape(height: int, width: int) -> tuple[int, int]:
+    h, w = latent_shape(height, width)
+    return -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
+
+
+def pad_to_multiple(array: NDArray[np.generic], multiple: int, axes: tuple[int, int]) -> NDArray[np.generic]:
+    """Repeat the last row and column until both ``axes`` are multiples of ``multiple``."""
+    padding = [(0, 0)] * array.ndim
+    for axis in axes:
+        padding[axis] = (0, -array.shape[axis] % multiple)
+    return np.pad(array, padding, mode="edge") if any(p[1] for p in padding) else array
+
+
+def step_mask(channels: int, height: int, width: int) -> NDArray[np.bool_]:
+    """True where a latent is coded in step 1: a checkerboard over channels, rows and columns, [M, h, w]."""
+    c, i, j = np.ogrid[:channels, :height, :width]
+    mask: NDArray[np.bool_] = (c + i + j) % 2 == 0
+    return mask

@@ -1,0 +1,104 @@
+"""Training pictures in memory as uint8, and random crops of them."""
+
+from __future__ import annotations
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .synthetic import synthetic_pictures
+
+Picture = NDArray[np.uint8]  # [H, W, 3]
+HALF_SCALE_SHARE = 0.25  # of the crops come from pictures reduced by two: sharper, and busier
+VALIDATION_EVERY = 60  # one picture in so many is held out
+
+
+def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
+    """Every picture listed in ``folder/index.csv`` (columns ``file``, ``set``), or every file where there is no index.
+
+    Args:
+        sets: keep only these sets; empty keeps all.
+
+    Raises:
+        FileNotFoundError: no picture was found.
+        OSError: a picture cannot be read; the message names it.
+    """
+    index = folder / "index.csv"
+    if index.exists():
+        with index.open(newline="") as file:
+            names = [row["file"] for row in csv.DictReader(file) if not sets or row["set"] in sets]
+    else:
+        names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    if not names:
+        raise FileNotFoundError(f"no training pictures in {folder}")
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: _read_rgb(folder / name), sorted(names)))
+
+
+def _read_rgb(path: Path) -> Picture:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise OSError(f"cannot read training picture {path}: {error}") from error
+
+
+class CropSampler:
+    """Endless random crops: uniform over pictures, mirrored and rotated, some halved, some grey, some synthetic."""
+
+    def __init__(
+        self, pictures: list[Picture], crop: int, batch: int, grey_share: float, synthetic_share: float, seed: int
+    ) -> None:
+        self.random = np.random.default_rng(seed)
+        self.crop, self.batch, self.grey_share = crop, batch, grey_share
+        self.full = [p for p in pictures if min(p.shape[:2]) >= crop]
+        self.half = [halve(p) for p in pictures if min(p.shape[:2]) >= 2 * crop]
+        self.synthetic = synthetic_pictures(96, 512, seed) if synthetic_share else []
+        self.synthetic_share = synthetic_share
+        if not self.full:
+            raise ValueError(f"no training picture is as large as the crop, {crop} pixels")
+
+    def _crop(self) -> Picture:
+        kind = self.random.random()
+        pool = self.full
+        if kind < self.synthetic_share:
+            pool = self.synthetic
+        elif kind < self.synthetic_share + HALF_SCALE_SHARE and self.half:
+            pool = self.half
+        picture = pool[self.random.integers(len(pool))]
+        top = self.random.integers(picture.shape[0] - self.crop + 1)
+        left = self.random.integers(picture.shape[1] - self.crop + 1)
+        out = picture[top : top + self.crop, left : left + self.crop]
+        out = np.rot90(out, self.random.integers(4))
+        if self.random.random() < 0.5:
+            out = out[:, ::-1]
+        if self.random.random() < self.grey_share:
+            out = np.repeat(out @ np.array([0.299, 0.587, 0.114]) + 0.5, 3).reshape(out.shape).astype(np.uint8)
+        return out
+
+    def next(self) -> Tensor:
+        """uint8 [B, 3, crop, crop]."""
+        crops = np.stack([self._crop() for _ in range(self.batch)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+
+def halve(picture: Picture) -> Picture:
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS))
+
+
+def split_validation(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """(training, validation); validation pictures are cut to multiples of 64, at most 512 pixels a side."""
+    held_out = [p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64] for p in pictures[::VALIDATION_EVERY]]
+    return [p for i, p in enumerate(pictures) if i % VALIDATION_EVERY], held_out
+
+
+def to_signal(crops: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] → float in [-0.5, 0.5], channels last in memory."""
+    return (crops.float() / 255 - 0.5).contiguous(memory_format=torch.channels_last)

@@ -77,12 +77,12 @@ class _SliceCoder:
         return self.transforms.scale_context(scale_features, residual1[None].astype(np.float32))[0]
 
     def second_mean(self, features: Tensor, mean1: Tensor, residual1: NDArray[np.int32]) -> Tensor:
-        y_hat1 = np.where(self.step1, mean1 + residual1, np.float32(0))
+        y_hat1 = np.where(self.step1, mean1 + residual1.astype(np.float32), np.float32(0))
         return mean1 + self.transforms.mean_context(features, y_hat1)
 
     def reconstruct(self, mean: Tensor, residual: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Means and residuals → pixels uint8 [16h, 16w, 3]."""
-        y_hat = (mean + residual) * self.inverse_gain
+        y_hat = (mean + residual.astype(np.float32)) * self.inverse_gain
         return self.transforms.synthesis(y_hat, self.synthesis_condition)[0]
 
 

@@ -95,7 +95,9 @@ def halve(picture: Picture) -> Picture:
 
 def split_validation(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
     """(training, validation); validation pictures are cut to multiples of 64, at most 512 pixels a side."""
-    held_out = [p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64] for p in pictures[::VALIDATION_EVERY]]
+    held_out = [
+        p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64] for p in pictures[::VALIDATION_EVERY]
+    ]
     return [p for i, p in enumerate(pictures) if i % VALIDATION_EVERY], held_out
 
 

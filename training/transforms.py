@@ -131,7 +131,7 @@ def dct_matrix(n: int) -> NDArray[np.float64]:
 
 
 def block_transform() -> NDArray[np.float64]:
-    """Orthonormal [192, 192]: opponent colours times 8x8 DCT, over PixelUnshuffle(8)'s channel order (colour, row, column)."""
+    """Orthonormal [192, 192]: opponent colours times 8x8 DCT, in PixelUnshuffle(8)'s order (colour, row, column)."""
     colours = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
     dct = dct_matrix(BLOCK)
     return np.kron(colours, np.kron(dct, dct))
@@ -141,19 +141,25 @@ def block_transform() -> NDArray[np.float64]:
 def initialise_as_transform_codec(analysis: AnalysisTransform, synthesis: SynthesisTransform, crops: Tensor) -> None:
     """Set the linear path to a KLT learned from ``crops`` [N, 3, H, W] in [-0.5, 0.5]."""
     basis = torch.from_numpy(block_transform()).float()
-    coefficients = F.conv2d(F.pixel_unshuffle(crops, BLOCK), basis[:, :, None, None])
-    groups = F.pixel_unshuffle(coefficients, 2).permute(0, 2, 3, 1).reshape(-1, 4 * BLOCK_CHANNELS)  # (channel, row, col)
-    klt = _principal_axes(groups, analysis.merge.out_channels)  # [M, 768]
-    cells = coefficients.permute(0, 2, 3, 1).reshape(-1, BLOCK_CHANNELS)
-    kept = _principal_axes(cells, min(synthesis.project.in_channels, BLOCK_CHANNELS))  # [C', 192] on DCT coefficients
+    blocks = F.pixel_unshuffle(crops, BLOCK)  # [N, 192, H/8, W/8]
+    cells = blocks.permute(0, 2, 3, 1).reshape(-1, BLOCK_CHANNELS) @ basis.T
+    width = analysis.embed.out_channels
+    if width < BLOCK_CHANNELS:
+        basis = _principal_axes(cells, width) @ basis
+        cells = blocks.permute(0, 2, 3, 1).reshape(-1, BLOCK_CHANNELS) @ basis.T
+    used = len(basis)
+    coefficients = F.conv2d(blocks, basis[:, :, None, None])
+    groups = F.pixel_unshuffle(coefficients, 2).permute(0, 2, 3, 1).reshape(-1, 4 * used)  # (channel, row, column)
+    klt = _principal_axes(groups, analysis.merge.out_channels).reshape(-1, used, 2, 2)
+    kept = _principal_axes(cells, min(synthesis.project.in_channels, used))  # [C', used]
 
     for layer in (analysis.embed, analysis.merge, synthesis.split, synthesis.project):
         layer.weight.zero_()
         layer.bias.zero_()  # type: ignore[union-attr]
-    analysis.embed.weight[:BLOCK_CHANNELS, :, 0, 0] = basis
-    analysis.merge.weight[:, :BLOCK_CHANNELS] = klt.reshape(-1, BLOCK_CHANNELS, 2, 2)
-    split = torch.einsum("kc,mcij->kijm", kept, klt.reshape(-1, BLOCK_CHANNELS, 2, 2))  # [C', 2, 2, M]
-    synthesis.split.weight[: 4 * len(kept), :, 0, 0] = split.reshape(-1, klt.shape[0])
+    analysis.embed.weight[:used, :, 0, 0] = basis
+    analysis.merge.weight[:, :used] = klt
+    split = torch.einsum("kc,mcij->kijm", kept, klt)  # [C', 2, 2, M]
+    synthesis.split.weight[: 4 * len(kept), :, 0, 0] = split.reshape(-1, len(klt))
     synthesis.project.weight[:, : len(kept), 0, 0] = (kept @ basis).T
 
 

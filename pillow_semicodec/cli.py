@@ -1,0 +1,216 @@
+"""Command line: ``sgc`` or ``python -m pillow_semicodec``.
+
+Exit code 0: all done; 1: at least one file failed, each with a line on standard error; 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from . import container, options
+from ._version import __version__
+from .errors import SemicodecError
+from .files import walk, write_atomically
+
+SGC = ".sgc"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    options.THREADS = getattr(args, "threads", 0)
+    try:
+        return int(args.run(args))
+    except (OSError, ValueError, SemicodecError, UnidentifiedImageError) as error:
+        print(f"sgc: {_reason(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sgc: interrupted", file=sys.stderr)
+        return 130
+
+
+def _quality(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"quality must be from 1 to 100, not {text}")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("threads must be 0 (one per core) or more")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sgc", description="The learned image format .sgc.")
+    parser.add_argument("--version", action="version", version=f"pillow-semicodec {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    coding = argparse.ArgumentParser(add_help=False)
+    coding.add_argument("-q", "--quality", type=_quality, default=75, help="1 to 100, as with JPEG; default 75")
+    coding.add_argument("--model", help="name or id of an installed model")
+    coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
+    threads = argparse.ArgumentParser(add_help=False)
+    threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
+
+    encode = commands.add_parser("encode", parents=[coding, threads], help="any picture that Pillow reads → .sgc")
+    encode.add_argument("source", type=Path)
+    encode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .sgc")
+    encode.set_defaults(run=_encode)
+
+    decode = commands.add_parser("decode", parents=[threads], help=".sgc → any format that Pillow writes")
+    decode.add_argument("source", type=Path)
+    decode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .png")
+    decode.set_defaults(run=_decode)
+
+    info = commands.add_parser("info", help="what a file holds; runs no network")
+    info.add_argument("sources", type=Path, nargs="+")
+    info.set_defaults(run=_info)
+
+    convert = commands.add_parser("convert", parents=[coding, threads], help="files and folders, to .sgc or from it")
+    convert.add_argument("sources", type=Path, nargs="+", help="files, or folders that are searched through")
+    convert.add_argument("-o", "--output", type=Path, help="folder for the results; default: beside each source")
+    convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
+    convert.add_argument("--overwrite", action="store_true", help="replace results that exist; otherwise they are skipped")
+    convert.set_defaults(run=_convert)
+
+    demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
+    demo.add_argument("picture", type=Path, nargs="?", help="default: a bundled photograph")
+    demo.add_argument("-q", "--quality", type=_quality, default=40)
+    demo.add_argument("-o", "--output", type=Path, default=Path("sgc-demo.png"), help="side-by-side PNG")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+# ---- one file --------------------------------------------------------------------------------------------------
+
+
+def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False) -> int:
+    """Read one picture, write another, keep EXIF and ICC profile; returns the bytes written."""
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{source}: source and target are the same file")
+    # Formats are looked up before anything is read: an unknown extension must not cost a decode.
+    name = Image.registered_extensions().get(target.suffix.lower())
+    if name is None or name not in Image.SAVE:
+        raise ValueError(f"{target}: no format that can be written has the extension {target.suffix!r}")
+    with Image.open(source) as image:
+        metadata = {key: image.info[key] for key in ("exif", "icc_profile") if image.info.get(key)}
+        picture: Image.Image = image
+        if name == "SGC" and flatten and image.has_transparency_data:
+            picture = Image.new("RGBA", image.size, "white")
+            picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
+        elif name == "SGC" and getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"it has {image.n_frames} frames; this version stores one")  # type: ignore[attr-defined]
+
+        def write(file: IO[bytes]) -> None:
+            picture.save(file, name, **metadata, **(settings if name == "SGC" else {}))
+
+        return write_atomically(target, write)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {"quality": args.quality, "model": args.model}
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _encode(args: argparse.Namespace) -> int:
+    target = args.target or args.source.with_suffix(SGC)
+    if target.suffix.lower() != SGC:
+        raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
+    size = _recode(args.source, target, _settings(args), flatten=args.flatten)
+    print(f"{target}: {size} bytes, {100 * size / args.source.stat().st_size:.1f} % of {args.source}")
+    return 0
+
+
+def _decode(args: argparse.Namespace) -> int:
+    target = args.target or args.source.with_suffix(".png")
+    size = _recode(args.source, target, {})
+    print(f"{target}: {size} bytes")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    failures = 0
+    for source in args.sources:
+        try:
+            _describe(source)
+        except (OSError, SemicodecError) as error:
+            failures += 1
+            print(f"sgc: {source}: {_reason(error)}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _describe(source: Path) -> None:
+    from .bundle import list_models
+
+    with source.open("rb") as file:
+        prologue = container.read_prologue(file.read, options.LIMITS)
+        head = file.tell()
+        slices = container.read_slices(file.read, prologue.index, options.LIMITS)
+        end = file.tell()
+    header = prologue.header
+    names = {model.model_id: model.name for model in list_models()}
+    pixels = header.width * header.height
+    print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
+    print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
+    print(
+        f"  header, index and metadata {head} bytes; {len(slices)} slice of {', '.join(str(len(s)) for s in slices)} bytes"
+    )
+    for kind, payload in prologue.metadata.items():
+        title = {container.EXIF: "EXIF", container.ICC_PROFILE: "ICC profile"}.get(kind, f"chunk {kind.decode()}")
+        print(f"  {title}: {len(payload)} bytes")
+    print("  checksums: good")
+
+
+# ---- many files ------------------------------------------------------------------------------------------------
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    suffix = "." + args.to.lower().lstrip(".")
+    extensions = frozenset(Image.registered_extensions()) - {suffix} if suffix == SGC else frozenset({SGC})
+    jobs, failures, before, after, skipped = list(walk(args.sources, extensions)), [], 0, 0, 0
+    taken: dict[Path, Path] = {}
+    for source, relative in tqdm(jobs, unit="file", disable=None):
+        target = (args.output / relative if args.output else source).with_suffix(suffix)
+        try:
+            if target in taken:
+                raise ValueError(f"its result {target} is that of {taken[target]} too")
+            taken[target] = source
+            if target.exists() and not args.overwrite:
+                skipped += 1
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written = _recode(source, target, _settings(args), flatten=args.flatten)
+            before, after = before + source.stat().st_size, after + written
+        except (OSError, ValueError, SemicodecError, Image.DecompressionBombError) as error:
+            failures.append(f"{source}: {_reason(error)}")
+    done = len(jobs) - skipped - len(failures)
+    share = f", {before} → {after} bytes ({100 * after / before:.1f} %)" if before else ""
+    print(f"{done} converted{share}, {skipped} skipped (exist already), {len(failures)} failed")
+    for failure in failures:
+        print(f"sgc: {failure}", file=sys.stderr)
+    return 1 if failures or not jobs else 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import compare
+
+    if args.picture:
+        with Image.open(args.picture) as image:
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+    else:
+        with Image.open(Path(__file__).parent / "demo.png") as image:
+            picture = image.convert("RGB")
+    print(compare(picture, args.quality, args.output))
+    return 0

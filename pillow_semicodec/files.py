@@ -1,0 +1,44 @@
+"""Files on disk: written whole or not at all, and found in folders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it; returns its bytes.
+
+    Whatever fails, ``path`` keeps what it held, and no temporary file stays behind.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            size = file.tell()
+        os.chmod(name, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return size
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def walk(sources: list[Path], extensions: frozenset[str]) -> Iterator[tuple[Path, Path]]:
+    """(file, its path relative to the source it was found under), files before folders' contents, sorted."""
+    for source in sources:
+        if source.is_dir():
+            for path in sorted(source.rglob("*")):
+                if path.is_file() and path.suffix.lower() in extensions:
+                    yield path, path.relative_to(source)
+        else:
+            yield source, Path(source.name)

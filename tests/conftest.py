@@ -1,0 +1,65 @@
+"""Fixtures: fast tests run on a tiny bundle, tests marked ``model`` on the shipped one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+import imageio_plugin
+import pillow_semicodec
+from pillow_semicodec import bundle
+
+TESTS = Path(__file__).parent
+TINY = TESTS / "data" / "tiny_bundle"
+SHARED = TESTS.parent.parent / "shared" / "data"
+
+settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("fast")
+imageio_plugin.register()
+
+
+@pytest.fixture(autouse=True)
+def chosen_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bundle.ModelBundle:
+    """The tiny bundle is the default model, unless the test is marked ``model``."""
+    monkeypatch.setattr(pillow_semicodec.options, "THREADS", 1)
+    if request.node.get_closest_marker("model"):
+        monkeypatch.delenv(bundle.PATH_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(bundle.PATH_VARIABLE, str(TINY))
+    return bundle.find_model()
+
+
+def photo(height: int = 96, width: int = 160, seed: int = 0) -> np.ndarray:
+    """A picture with smooth shading, edges and texture, uint8 [H, W, 3]."""
+    random = np.random.default_rng(seed)
+    i, j = np.mgrid[:height, :width]
+    base = np.stack([120 + 80 * np.sin(i / (17 + 9 * k) + j / (23 + 5 * k) + k) for k in range(3)], 2)
+    base[(i // 24 + j // 40) % 2 == 0] *= 0.6
+    return np.clip(base + random.normal(0, 6, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return photo()
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(photo())
+
+
+@pytest.fixture
+def sgc_bytes() -> bytes:
+    return pillow_semicodec.encode(photo(), 60, threads=1)
+
+
+@pytest.fixture
+def kodak() -> list[Path]:
+    paths = sorted((SHARED / "kodak").glob("*.png"))
+    if not paths:
+        pytest.skip("the Kodak pictures are not here")
+    return paths

@@ -1,0 +1,268 @@
+"""A second decoder, laid out like FORMAT.md: slow, plain, and sharing no code with the package.
+
+The range decoder and the integer networks are plain Python and NumPy integers; only the float networks run in ONNX
+Runtime. It is the oracle for indexes and latents, and the proof that FORMAT.md says enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnxruntime
+
+# ---- 1 to 4: file, header, chunks, slice index -------------------------------------------------------------------
+
+
+def leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def parse(data: bytes) -> dict:
+    signature, version, mode, width, height, model = struct.unpack(">4sBBII8s", data[:22])
+    assert signature == b"\x8aSGC" and version == 0
+    assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
+    file = {"mode": {1: "L", 2: "RGB"}[mode], "size": (width, height), "model": model, "metadata": {}}
+    at = 26
+    while "slice" not in file:
+        start, kind = at, chr(data[at])
+        size, at = leb128(data, at + 1)
+        payload = data[at : at + size]
+        at += size
+        assert struct.unpack(">I", data[at : at + 4])[0] == zlib.crc32(data[start:at])
+        at += 4
+        if kind == "I":
+            file["rate"], side = struct.unpack(">HB", payload[:3])
+            assert side == 255
+            count, position = leb128(payload, 3)
+            assert count == 1
+            file["slice size"], _ = leb128(payload, position)
+        elif kind == "S":
+            assert size == file["slice size"]
+            file["slice"] = payload
+        else:
+            assert kind.islower()
+            file["metadata"][kind] = payload
+    return file
+
+
+# ---- 5: the range coder ------------------------------------------------------------------------------------------
+
+PRECISION = 24
+
+
+class RangeDecoder:
+    """Range decoder with 64-bit state and 32-bit words."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.words = list(struct.unpack(f"<{len(stream) // 4}I", stream))
+        self.lower, self.range = 0, 2**64 - 1
+        self.point = self.next_word() << 32 | self.next_word()
+
+    def next_word(self) -> int:
+        return self.words.pop(0) if self.words else 0
+
+    def decode(self, cumulative: list[int]) -> int:
+        """``cumulative`` rises from 0 to 2**24; returns the symbol."""
+        scale = self.range >> PRECISION
+        quantile = ((self.point - self.lower) % 2**64) // scale
+        assert quantile < 2**PRECISION, "invalid stream"
+        symbol = int(np.searchsorted(cumulative, quantile, side="right")) - 1
+        self.lower = (self.lower + scale * cumulative[symbol]) % 2**64
+        self.range = scale * (cumulative[symbol + 1] - cumulative[symbol])
+        if self.range < 2**32:
+            self.lower = self.lower << 32 & 2**64 - 1
+            self.range <<= 32
+            self.point = (self.point << 32 & 2**64 - 1) | self.next_word()
+        return symbol
+
+
+def categorical(frequencies: np.ndarray) -> list[int]:
+    """Every symbol gets one part of 2**24, the rest is shared out by rounding down the cumulative frequencies."""
+    n = len(frequencies)
+    scale = np.float64(2**PRECISION - n) / np.float64(frequencies.sum())
+    before = np.concatenate([[0], np.cumsum(frequencies.astype(np.int64))[:-1]]).astype(np.float64)
+    return [int(c * scale) + k for k, c in enumerate(before)] + [2**PRECISION]
+
+
+def uniform(size: int) -> list[int]:
+    """Equal parts of 2**24; the last symbol takes what is left over."""
+    return [k * (2**PRECISION // size) for k in range(size)] + [2**PRECISION]
+
+
+class Tables:
+    def __init__(self, arrays: dict, which: str) -> None:
+        sizes = arrays[f"{which}_sizes"]
+        ends = np.cumsum(sizes)
+        self.minimums = arrays[f"{which}_minimums"]
+        self.models = [
+            categorical(arrays[f"{which}_frequencies"][e - s : e]) if s else None for s, e in zip(sizes, ends, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+
+def decode_array(coder: RangeDecoder, tables: Tables, indexes: np.ndarray) -> np.ndarray:
+    values = np.zeros(len(indexes), np.int64)
+    escaped = []
+    for position in np.argsort(indexes, kind="stable"):
+        model = tables.models[indexes[position]]
+        if model is None:
+            continue
+        symbol = coder.decode(model)
+        if symbol == len(model) - 2:
+            escaped.append(position)
+        values[position] = symbol + tables.minimums[indexes[position]]
+    classes = [coder.decode(uniform(32)) for _ in escaped]
+    for position, k in zip(escaped, classes, strict=True):
+        n = 2**k + (coder.decode(uniform(2**k)) if k else 0)
+        values[position] = (n - 1) // 2 if n % 2 else -n // 2
+    return values
+
+
+# ---- 5: the integer networks ---------------------------------------------------------------------------------------
+
+
+class IntegerGraph:
+    """Runs the operators of an exported integer network in int64, and checks that nothing leaves float32's range."""
+
+    def __init__(self, data: bytes) -> None:
+        self.graph = onnx.load_from_string(data).graph
+        self.constants = {t.name: onnx.numpy_helper.to_array(t) for t in self.graph.initializer}
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        values = dict(self.constants)
+        values.update({i.name: x.astype(np.float64) for i, x in zip(self.graph.input, inputs, strict=True)})
+        for node in self.graph.node:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            values[node.output[0]] = self.operator(node.op_type, attributes, [values[n] if n else None for n in node.input])
+        return [values[o.name] for o in self.graph.output]
+
+    def operator(self, kind: str, attributes: dict, x: list) -> np.ndarray:
+        if kind == "Conv":
+            return convolve(*x, groups=attributes.get("group", 1))
+        if kind == "Constant":
+            return onnx.numpy_helper.to_array(attributes["value"])
+        if kind == "Mul":
+            return x[0] * x[1]  # by a power of two: exact
+        if kind == "Floor":
+            return np.floor(x[0])
+        if kind == "Clip":
+            low, high = (x + [None, None])[1:3]
+            return np.clip(x[0], -np.inf if low is None else low, np.inf if high is None else high)
+        if kind == "Min":
+            return np.minimum(x[0], x[1])
+        if kind == "Max":
+            return np.maximum(x[0], x[1])
+        if kind == "DepthToSpace":
+            assert attributes["mode"] == b"CRD"
+            b, (_, c, h, w) = attributes["blocksize"], x[0].shape
+            return x[0].reshape(1, c // b**2, b, b, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(1, c // b**2, h * b, w * b)
+        if kind == "Concat":
+            return np.concatenate(x, attributes["axis"])
+        if kind == "Add":
+            return x[0] + x[1]
+        if kind == "Abs":
+            return np.abs(x[0])
+        if kind == "Cast":
+            return x[0]
+        raise NotImplementedError(kind)
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int) -> np.ndarray:
+    """Stride 1, zero padding that keeps the size; integers in, integers out."""
+    x, weight, bias = (np.asarray(v) for v in (x, weight, bias))
+    for values in (x, weight, bias):
+        assert (values == np.round(values)).all(), "an integer network holds a fraction"
+    x, weight, bias = (v.astype(np.int64) for v in (x, weight, bias))
+    size = weight.shape[2]
+    padded = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
+    h, w = x.shape[2:]
+    out = np.zeros((1, len(weight), h, w), np.int64) + bias[None, :, None, None]
+    per_group = len(weight) // groups
+    for i in range(size):
+        for j in range(size):
+            window = padded[0, :, i : i + h, j : j + w].reshape(groups, -1, h * w)
+            taps = weight[:, :, i, j].reshape(groups, per_group, -1)
+            out += (taps @ window).reshape(1, -1, h, w)
+    assert np.abs(out).max() < 2**24
+    return out.astype(np.float64)
+
+
+# ---- 5 to 7: slice, rate, model ------------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self, directory: Path) -> None:
+        raw = (directory / "manifest.json").read_bytes()
+        self.manifest, self.id, self.directory = json.loads(raw), hashlib.sha256(raw).digest()[:8], directory
+        tables = dict(np.load(BytesIO(self.part("tables.npz"))))
+        self.prior, self.residual = Tables(tables, "z"), Tables(tables, "r")
+        self.rates = dict(np.load(BytesIO(self.part("rates.npz"))))
+
+    def part(self, name: str) -> bytes:
+        data = (self.directory / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == self.manifest["sha256"][name]
+        return data
+
+    def float_graph(self, name: str, *inputs: np.ndarray) -> list[np.ndarray]:
+        session = onnxruntime.InferenceSession(self.part(f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        named = {i.name: x.astype(np.float32) for i, x in zip(session.get_inputs(), inputs, strict=True)}
+        return session.run(None, named)
+
+    def row(self, bank: str, rate: int) -> np.ndarray:
+        values, p = self.rates[bank].astype(np.float64), rate / 4096 - 1
+        low = int(np.clip(np.floor(p), 0, len(values) - 2))
+        return (values[low] + (p - low) * (values[low + 1] - values[low]))[None, :, None, None]
+
+
+def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(pixels, z, residual, indexes)."""
+    file = parse(data)
+    assert file["model"] == model.id
+    (width, height), rate = file["size"], file["rate"]
+    h, w = -(-height // 16), -(-width // 16)
+    hz, wz = -(-h // 4), -(-w // 4)
+    channels, latents = model.manifest["hyper_channels"], model.manifest["latent_channels"]
+    c, i, j = np.indices((latents, h, w))
+    step1 = (c + i + j) % 2 == 0
+
+    anchors, bands = len(model.rates["log_gain"]), len(model.prior) // channels
+    inside = min(max(rate - 4096, 0), 4096 * (anchors - 1))
+    band = min(inside * bands // (4096 * (anchors - 1)), bands - 1)
+    coder = RangeDecoder(file["slice"])
+    z_indexes = band * channels + np.arange(channels).repeat(hz * wz)
+    z = decode_array(coder, model.prior, z_indexes).reshape(1, channels, hz, wz)
+
+    features, indexes1 = IntegerGraph(model.part("scale_hyper_synthesis.onnx")).run(z)
+    features, indexes1 = features[:, :, :h, :w], indexes1[0, :, :h, :w].astype(int)
+    residual = np.zeros((latents, h, w), np.int64)
+    residual[step1] = decode_array(coder, model.residual, indexes1[step1])
+    (indexes2,) = IntegerGraph(model.part("scale_context.onnx")).run(features, residual[None])
+    indexes = np.where(step1, indexes1, indexes2[0].astype(int))
+    first = residual.copy()
+    residual[~step1] = decode_array(coder, model.residual, indexes[~step1])
+
+    context, mean1 = (x[:, :, :h, :w] for x in model.float_graph("hyper_synthesis", z, model.row("hyper_condition", rate)))
+    (correction,) = model.float_graph("mean_context", context, np.where(step1, mean1 + first, 0))
+    mean = np.where(step1, mean1, mean1 + correction)
+    y = (mean + residual) * np.exp(model.row("log_inverse_gain", rate))
+    (pixels,) = model.float_graph("synthesis", y, model.row("synthesis_condition", rate))
+    pixels = pixels[0, :height, :width]
+    if file["mode"] == "L":
+        pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    return pixels, z[0], residual, indexes

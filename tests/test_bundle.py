@@ -1,0 +1,106 @@
+"""Bundles: verified, found by id and never by a path from a file, several side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, photo
+
+import pillow_semicodec as sgc
+from pillow_semicodec import bundle
+from pillow_semicodec.errors import BundleError, UnknownModelError
+
+
+def copy_of(tmp_path: Path, folder: str = "copy", **changes: object) -> Path:
+    target = tmp_path / folder
+    shutil.copytree(TINY, target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    (target / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    return target
+
+
+def test_every_changed_part_is_noticed(tmp_path: Path) -> None:
+    """A part that does not match its hash is never used."""
+    for part in sorted(p.name for p in TINY.iterdir() if p.name != "manifest.json"):
+        broken = copy_of(tmp_path, part)
+        data = bytearray((broken / part).read_bytes())
+        data[len(data) // 2] ^= 1
+        (broken / part).write_bytes(data)
+        with pytest.raises(BundleError, match=part):
+            bundle.ModelBundle(broken).part(part)
+
+
+def test_missing_parts_and_broken_manifests(tmp_path: Path) -> None:
+    """What is wrong with an installation is named."""
+    broken = copy_of(tmp_path)
+    (broken / "synthesis.onnx").unlink()
+    with pytest.raises(BundleError, match=r"synthesis\.onnx"):
+        bundle.ModelBundle(broken).part("synthesis.onnx")
+    with pytest.raises(BundleError, match="no part"):
+        bundle.ModelBundle(broken).part("../../secret")
+    for text in ("", "[]", "{}", '{"bundle_version": 1}', '{"sha256": 3}'):
+        (broken / "manifest.json").write_text(text)
+        with pytest.raises(BundleError, match=r"manifest\.json"):
+            bundle.ModelBundle(broken)
+    with pytest.raises(BundleError, match="version 99"):
+        bundle.ModelBundle(copy_of(tmp_path, "other", bundle_version=99))
+
+
+def test_models_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is decoded by the model that wrote it, whatever the default is; other models are chosen by name or id."""
+    copy_of(tmp_path, "second", name="second")
+    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:{tmp_path}")
+    tiny, second = bundle.find_model("tiny"), bundle.find_model("second")
+    assert tiny.model_id != second.model_id
+    assert bundle.find_model().name == "tiny"
+    assert bundle.find_model(second.model_id.hex()) is second
+    data = sgc.encode(photo(), 50, model="second")
+    assert sgc.read_prologue(data).header.model_id == second.model_id
+    assert np.array_equal(sgc.decode(data), sgc.decode(sgc.encode(photo(), 50)))
+
+
+def test_unknown_model_says_what_to_do(sgc_bytes: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The message names the model, what is installed and how to add it."""
+    wanted = sgc.read_prologue(sgc_bytes).header.model_id.hex()
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    with pytest.raises(UnknownModelError, match=f"{wanted}.*SGC_MODEL_PATH"):
+        sgc.decode(sgc_bytes)
+
+
+def test_broken_bundles_do_not_hide_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken directory on the path is passed over."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "manifest.json").write_text("{")
+    copy_of(tmp_path, "b", name="good")
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    assert bundle.find_model().name == "good"
+
+
+def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package offers models through an entry point; it is located, not imported."""
+    package = tmp_path / "some_models"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    copy_of(package, "m", name="from-entry-point")
+    info = tmp_path / "some_models-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-models\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{bundle.ENTRY_POINT_GROUP}]\nsome = some_models\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert bundle.find_model("from-entry-point").directory.parent == package
+    assert "some_models" not in sys.modules
+
+
+def test_rates() -> None:
+    """Rates rise with quality; bands depend on integers alone and stay within range."""
+    bank = bundle.ModelBundle(TINY).rate_bank
+    rates = [bank.rate_of_quality(q) for q in np.linspace(1, 100, 199)]
+    assert rates == sorted(set(rates))
+    assert {bank.band(rate, 8) for rate in range(0, 65536, 17)} == set(range(8))
+    middle = bank.interpolate(bank.log_gain, bundle.RATE_UNIT + bundle.RATE_UNIT // 2).ravel()
+    assert np.allclose(middle, bank.log_gain[:2].mean(0), atol=1e-6)

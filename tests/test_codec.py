@@ -1,0 +1,186 @@
+"""Laws of the codec: sizes, exactness of what is coded, the second decoder, threads, forks and hostile bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference_decoder
+from conftest import TINY, photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import pictures
+
+import pillow_semicodec as sgc
+from pillow_semicodec import codec, container, inference
+from pillow_semicodec.bundle import ModelBundle
+from pillow_semicodec.limits import Limits
+
+
+@given(pictures(), st.integers(1, 100))
+def test_round_trip(picture: np.ndarray, quality: int) -> None:
+    """Any picture from 1x1 comes back with its shape; encoding is deterministic."""
+    data = sgc.encode(picture, quality, threads=1)
+    decoded = sgc.decode(data, threads=1)
+    assert decoded.shape == picture.shape
+    assert decoded.dtype == np.uint8
+    assert data == sgc.encode(picture, quality, threads=1)
+
+
+@settings(max_examples=8)
+@given(pictures(40), st.sampled_from([1, 50, 100]))
+def test_the_second_decoder_agrees(picture: np.ndarray, quality: int) -> None:
+    """Integer networks in int64 and a plain range decoder arrive at the same latents; pixels within one level."""
+    data = sgc.encode(picture, quality, threads=1)
+    pixels, z, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(TINY))
+    prologue = sgc.read_prologue(data)
+    stream = reference_decoder.parse(data)["slice"]
+    height, width = picture.shape[:2]
+    _, latents = codec.decode_slice(stream, prologue.index.rate, ModelBundle(TINY), height, width, 1)
+    assert np.array_equal(latents.z_hat, z)
+    assert np.array_equal(latents.residual, residual)
+    assert np.array_equal(latents.indexes, indexes)
+    assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
+
+
+@settings(max_examples=15)
+@given(pictures(), st.integers(0, 65535))
+def test_encoder_and_decoder_hold_the_same_latents(picture: np.ndarray, rate: int) -> None:
+    """Every rate of 16 bits is coded exactly, and within 0.5 % and 64 bytes of what the tables promise."""
+    bundle, rgb = ModelBundle(TINY), picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, 2)
+    coded = codec.encode_slice(rgb, rate, bundle, 1)
+    _, latents = codec.decode_slice(coded.stream, rate, bundle, *picture.shape[:2], 1)
+    for a, b in zip(coded.latents, latents, strict=True):
+        assert np.array_equal(a, b)
+    assert len(coded.stream) <= coded.ideal_bits / 8 * 1.005 + 64
+
+
+def test_neither_threads_nor_optimisation_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes and latents are the same for 1 and 2 threads, and with graph optimisation off."""
+    bundle, picture = ModelBundle(TINY), photo(200, 300)
+    results = []
+    for threads, optimise in ((1, True), (2, True), (2, False), (1, False)):
+        monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimise)
+        coded = codec.encode_slice(picture, 9000, bundle, threads)
+        results.append(coded.latents)
+        first = codec.encode_slice(picture, 9000, bundle, 1).stream
+        _, latents = codec.decode_slice(first, 9000, bundle, 200, 300, threads)
+        assert np.array_equal(latents.indexes, codec.decode_slice(first, 9000, bundle, 200, 300, 1)[1].indexes)
+    for latents in results[1:]:
+        assert np.array_equal(latents.z_hat, results[0].z_hat)
+
+
+def test_grey_is_grey(picture: np.ndarray) -> None:
+    """A grey picture decodes to one channel, close to the luma of the same picture in RGB."""
+    grey = picture[:, :, 1]
+    decoded = sgc.decode(sgc.encode(grey, 80))
+    rgb = sgc.decode(sgc.encode(np.repeat(grey[:, :, None], 3, 2), 80))
+    assert decoded.shape == grey.shape
+    assert np.abs(decoded.astype(float) - rgb.mean(2)).mean() < 3
+
+
+def test_metadata_is_kept(picture: np.ndarray) -> None:
+    """ICC profile and EXIF come back byte for byte."""
+    data = sgc.encode(picture, icc_profile=b"profile", exif=b"Exif\0\0data")
+    assert sgc.read_prologue(data).metadata == {container.ICC_PROFILE: b"profile", container.EXIF: b"Exif\0\0data"}
+
+
+@pytest.mark.parametrize("quality", [0, 101, -1, 0.5, float("nan"), float("inf")])
+def test_quality_out_of_range(picture: np.ndarray, quality: float) -> None:
+    """Values outside 1 to 100 are told the range."""
+    with pytest.raises(ValueError, match="1 to 100"):
+        sgc.encode(picture, quality)
+
+
+@pytest.mark.parametrize("quality", ["75", None, True, [75]])
+def test_quality_of_wrong_type(picture: np.ndarray, quality: object) -> None:
+    """Only numbers are qualities."""
+    with pytest.raises(TypeError, match="1 to 100"):
+        sgc.encode(picture, quality)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0, 3), (4, 4, 4), (4, 4, 1), (4,), (1, 2, 3, 4)])
+def test_shapes_that_are_no_picture(shape: tuple[int, ...]) -> None:
+    """Only [H, W] and [H, W, 3] are pictures."""
+    with pytest.raises(ValueError, match="picture"):
+        sgc.encode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, bool, np.int8])
+def test_dtypes_that_are_no_picture(dtype: type) -> None:
+    """Nothing is rounded or scaled silently."""
+    with pytest.raises(TypeError, match="uint8"):
+        sgc.encode(np.zeros((4, 4), dtype))
+
+
+def test_limits(picture: np.ndarray, sgc_bytes: bytes) -> None:
+    """Encoder and decoder keep within the caller's limits."""
+    for limits in (Limits(max_pixels=100), Limits(max_side=100)):
+        with pytest.raises(sgc.LimitExceededError):
+            sgc.decode(sgc_bytes, limits=limits)
+        with pytest.raises(sgc.LimitExceededError):
+            sgc.encode(picture, limits=limits)
+
+
+def test_threads_share_a_codec(picture: np.ndarray) -> None:
+    """Many threads at once get what one gets."""
+    data = sgc.encode(picture, 70)
+    expected = sgc.decode(data)
+    with ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(lambda _: sgc.encode(picture, 70, threads=1), range(8)))
+        decoded = list(pool.map(lambda f: sgc.decode(f, threads=1), files))
+    assert set(files) == {data}
+    assert all(np.array_equal(d, expected) for d in decoded)
+
+
+def _encode_in_child(picture: np.ndarray) -> bytes:
+    return sgc.encode(picture, 70, threads=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_builds_its_own_sessions(picture: np.ndarray) -> None:
+    """A process forked after the codec was used works."""
+    data = sgc.encode(picture, 70, threads=1)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_encode_in_child, (picture,)).get(60) == data
+
+
+def reseal(data: bytes, position: int, value: int) -> bytes:
+    """A file with one byte of its slice changed, and every checksum right."""
+    stream = bytearray(reference_decoder.parse(data)["slice"])
+    stream[position % len(stream)] ^= value
+    prologue = sgc.read_prologue(data)
+    return container.write_container(prologue.header, prologue.index.rate, (bytes(stream),), {})
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_forged_stream_decodes_or_is_refused(position: int, value: int) -> None:
+    """Even with good checksums a wrong stream gives a picture or a SemicodecError."""
+    try:
+        assert sgc.decode(reseal(FORGED, position, value)).shape == (40, 56, 3)
+    except sgc.SemicodecError:
+        pass
+
+
+@given(st.integers(0, 65535), st.integers(1, 300), st.integers(1, 300))
+def test_a_forged_header_decodes_or_is_refused(rate: int, width: int, height: int) -> None:
+    """A stream under another size or rate gives a picture of that size or a SemicodecError."""
+    prologue, stream = sgc.read_prologue(FORGED), reference_decoder.parse(FORGED)["slice"]
+    header = container.Header(width, height, "RGB", prologue.header.model_id)
+    try:
+        assert sgc.decode(container.write_container(header, rate, (stream,), {})).shape == (height, width, 3)
+    except sgc.SemicodecError:
+        pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forged() -> None:
+    global FORGED
+    bundle = ModelBundle(TINY)
+    coded = codec.encode_slice(photo(40, 56), 9000, bundle, 1)
+    FORGED = container.write_container(container.Header(56, 40, "RGB", bundle.model_id), 9000, (coded.stream,), {})
+
+
+FORGED = b""

@@ -1,0 +1,168 @@
+"""Laws of the container: what is written is read, and every damage is noticed."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import headers, metadata
+
+from pillow_semicodec import container
+from pillow_semicodec.errors import (
+    ChecksumError,
+    FormatError,
+    LimitExceededError,
+    SemicodecError,
+    TruncatedError,
+    UnsupportedError,
+)
+from pillow_semicodec.limits import Limits
+
+HEADER = container.Header(640, 480, "RGB", b"12345678")
+FILE = container.write_container(HEADER, 4096, (b"payload!",), {b"e": b"exif", b"c": b"icc"})
+
+# One table drives reader and writer: value ↔ bytes.
+VARINTS = [(0, "00"), (1, "01"), (127, "7f"), (128, "8001"), (300, "ac02"), (2**14, "808001"), (2**32, "8080808010")]
+
+
+def read(data: bytes, limits: Limits = Limits()) -> tuple[container.Prologue, tuple[bytes, ...]]:  # noqa: B008
+    stream = BytesIO(data)
+    prologue = container.read_prologue(stream.read, limits)
+    return prologue, container.read_slices(stream.read, prologue.index, limits)
+
+
+@pytest.mark.parametrize(("value", "raw"), VARINTS)
+def test_varint(value: int, raw: str) -> None:
+    """Numbers have the stated bytes, both ways."""
+    assert container.write_varint(value).hex() == raw
+    assert container.read_varint(BytesIO(bytes.fromhex(raw)).read) == (value, bytes.fromhex(raw))
+
+
+@pytest.mark.parametrize("raw", ["8000", "808080808001", "ffffffffffff"])
+def test_varint_rejects_other_forms(raw: str) -> None:
+    """Only the shortest form of at most five bytes is a number."""
+    with pytest.raises(FormatError):
+        container.read_varint(BytesIO(bytes.fromhex(raw)).read)
+
+
+@given(headers, st.integers(0, 65535), st.binary(max_size=500), metadata)
+def test_round_trip(header: container.Header, rate: int, payload: bytes, extra: dict[bytes, bytes]) -> None:
+    """Everything written is read back."""
+    prologue, slices = read(container.write_container(header, rate, (payload,), extra))
+    assert (prologue.header, prologue.index.rate, slices, prologue.metadata) == (header, rate, (payload,), extra)
+
+
+def test_header_layout() -> None:
+    """Size, mode and model id stand at fixed places within the first 26 bytes."""
+    raw = container.write_header(HEADER)
+    assert len(raw) == container.HEADER_SIZE == 26
+    assert raw[:22] == b"\x8aSGC\x00\x02" + struct.pack(">II", 640, 480) + b"12345678"
+    assert raw[22:] == struct.pack(">I", zlib.crc32(raw[:22]))
+
+
+@pytest.mark.parametrize("length", range(len(FILE)))
+def test_every_prefix_is_truncated(length: int) -> None:
+    """A file cut anywhere is noticed, as truncated wherever the signature is whole."""
+    with pytest.raises(TruncatedError if length >= 4 else FormatError):
+        read(FILE[:length])
+
+
+@given(st.integers(0, len(FILE) - 1), st.integers(1, 255))
+def test_every_changed_byte_is_noticed(position: int, difference: int) -> None:
+    """No byte of a file can change unnoticed."""
+    damaged = bytearray(FILE)
+    damaged[position] ^= difference
+    with pytest.raises(SemicodecError):
+        read(bytes(damaged))
+
+
+def test_bytes_behind_the_last_slice_are_ignored() -> None:
+    """Padding behind a file does no harm."""
+    assert read(FILE + b"anything")[1] == (b"payload!",)
+
+
+def resealed(data: bytes) -> bytes:
+    return data[:22] + struct.pack(">I", zlib.crc32(data[:22])) + data[26:]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({0: 0x89}, FormatError),
+        ({4: 9}, UnsupportedError),
+        ({5: 77}, UnsupportedError),
+        ({6: 0, 7: 0, 8: 0, 9: 0}, FormatError),
+        ({6: 0x7F}, LimitExceededError),
+        ({7: 1, 11: 1}, LimitExceededError),
+    ],
+)
+def test_hostile_headers(change: dict[int, int], error: type[Exception]) -> None:
+    """Foreign signatures, versions, modes and sizes have their own errors, although the checksum matches."""
+    data = bytearray(FILE)
+    for position, value in change.items():
+        data[position] = value
+    with pytest.raises(error):
+        read(resealed(bytes(data)))
+
+
+def test_version_is_told_before_the_checksum() -> None:
+    """The header of another version may look different; its version is the message."""
+    with pytest.raises(UnsupportedError, match="format version 7"):
+        read(FILE[:4] + b"\x07" + FILE[5:])
+
+
+def chunk(kind: bytes, payload: bytes = b"") -> bytes:
+    return container.write_chunk(container.Chunk(kind, payload))
+
+
+INDEX = container.write_index(container.SliceIndex(0, (3,)))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "error"),
+    [
+        ([chunk(b"Q"), chunk(b"I", INDEX), chunk(b"S", b"abc")], UnsupportedError),
+        ([chunk(b"S", b"abc")], FormatError),
+        ([chunk(b"e"), chunk(b"e"), chunk(b"I", INDEX), chunk(b"S", b"abc")], FormatError),
+        ([chunk(b"I", INDEX), chunk(b"S", b"abcd")], FormatError),
+        ([chunk(b"I", INDEX), chunk(b"e", b"abc")], FormatError),
+        ([chunk(b"I", INDEX[:2])], FormatError),
+        ([chunk(b"I", INDEX + b"\0")], FormatError),
+        ([chunk(b"I", INDEX[:2] + b"\x04" + INDEX[3:])], UnsupportedError),
+        ([chunk(b"I", INDEX[:3] + b"\x02" + INDEX[4:])], FormatError),
+        ([b"1\0" + struct.pack(">I", zlib.crc32(b"1\0"))], FormatError),
+        ([chunk(b"x", bytes([k])) for k in range(3)], FormatError),
+        ([chunk(b"e", b"12345")], LimitExceededError),
+        ([chunk(bytes([k])) for k in b"abcd"], LimitExceededError),
+    ],
+)
+def test_hostile_chunks(chunks: list[bytes], error: type[Exception]) -> None:
+    """Well-sealed chunks that make no file have their own errors."""
+    with pytest.raises(error):
+        read(container.write_header(HEADER) + b"".join(chunks), Limits(max_metadata_bytes=4, max_chunks=4))
+
+
+def test_a_stated_size_allocates_nothing() -> None:
+    """A chunk that states 32 GB costs what the file holds."""
+    hostile = container.write_header(HEADER) + b"S" + b"\xff\xff\xff\xff\x7f" + b"x"
+    asked: list[int] = []
+    stream = BytesIO(hostile)
+
+    def reader(size: int) -> bytes:
+        asked.append(size)
+        return stream.read(size)
+
+    with pytest.raises(TruncatedError):
+        container.read_prologue(reader)
+    assert max(asked) <= 2**20
+
+
+def test_the_wrong_checksum_names_its_chunk() -> None:
+    """Messages say where the damage is."""
+    damaged = FILE.replace(b"payload!", b"payloadX")
+    with pytest.raises(ChecksumError, match="chunk S"):
+        read(damaged)

@@ -1,0 +1,164 @@
+"""Manners of the imageio v3 plugin."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import imageio
+import imageio.v2 as iio2
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import photo
+from imageio.core.request import InitializationError, Request
+from PIL import Image
+
+import imageio_plugin
+import pillow_semicodec as sgc
+from imageio_plugin.plugin import SemicodecPlugin
+
+PICTURE = photo()
+EXIF = Image.Exif()
+EXIF[0x0112] = 1
+EXIF = EXIF.tobytes()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    target = tmp_path / "x.sgc"
+    iio.imwrite(target, PICTURE, quality=80, exif=EXIF, icc_profile=b"icc")
+    return target
+
+
+def test_round_trip(path: Path) -> None:
+    """Written by extension, read by signature, the same pixels as the codec's."""
+    assert path.read_bytes() == sgc.encode(PICTURE, 80, exif=EXIF, icc_profile=b"icc")
+    expected = sgc.decode(path.read_bytes())
+    assert np.array_equal(iio.imread(path), expected)
+    assert np.array_equal(iio.imread(path.read_bytes()), expected)
+    assert np.array_equal(iio.imread(io.BytesIO(path.read_bytes())), expected)
+    assert np.array_equal(iio.imread(path, plugin="pillow"), expected)
+    with iio.imopen(path, "r") as file:
+        assert isinstance(file, SemicodecPlugin)
+
+
+def test_grey() -> None:
+    """Grey pictures keep two axes."""
+    data = iio.imwrite("<bytes>", PICTURE[:, :, 0], extension=".sgc")
+    assert iio.imread(data).shape == PICTURE.shape[:2]
+
+
+def test_bytes_target() -> None:
+    """The bytes target returns the file."""
+    assert iio.imwrite("<bytes>", PICTURE, extension=".sgc", quality=30) == sgc.encode(PICTURE, 30)
+    assert iio.imwrite("<bytes>", PICTURE, plugin="sgc", quality=30) == sgc.encode(PICTURE, 30)
+
+
+def test_file_object() -> None:
+    """An open file as target, with the extension given."""
+    target = io.BytesIO()
+    iio.imwrite(target, PICTURE, extension=".sgc")
+    assert target.getvalue() == sgc.encode(PICTURE)
+
+
+def test_index(path: Path) -> None:
+    """0 and None are the picture, … a batch of one, anything else out of range."""
+    picture = iio.imread(path)
+    assert np.array_equal(iio.imread(path, index=None), picture)
+    assert np.array_equal(iio.imread(path, index=...), picture[None])
+    assert [p.shape for p in iio.imiter(path)] == [picture.shape]
+    for index in (1, -1, 200):
+        with pytest.raises(ValueError, match="out of range"):
+            iio.imread(path, index=index, plugin="sgc")
+
+
+def test_properties_and_metadata_decode_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shape, dtype and metadata come from the header."""
+    monkeypatch.setattr("pillow_semicodec.codec.decode_slice", lambda *a, **k: pytest.fail("decoded"))
+    properties = iio.improps(path)
+    assert (properties.shape, properties.dtype, properties.is_batch) == (PICTURE.shape, np.uint8, False)
+    batch = iio.improps(path, index=...)
+    assert (batch.shape, batch.n_images, batch.is_batch) == ((1, *PICTURE.shape), 1, True)
+    metadata = iio.immeta(path)
+    assert metadata["exif"] == EXIF
+    assert metadata["icc_profile"] == b"icc"
+    assert metadata["mode"] == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("picture", "error", "text"),
+    [
+        (np.full((4, 4), np.nan), ValueError, "NaN"),
+        (np.zeros((4, 4), np.float32), TypeError, "float32"),
+        (np.zeros((4, 4), np.uint16), TypeError, "uint16"),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, "alpha"),
+        (np.zeros((4, 4, 1), np.uint8), ValueError, "shape"),
+        (np.zeros((0, 4), np.uint8), ValueError, "empty"),
+        ([np.zeros((4, 4), np.uint8)] * 2, ValueError, "one picture"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path: Path, picture: object, error: type[Exception], text: str) -> None:
+    """Each wrong array has a message of its own, and no broken file stays under the name."""
+    with pytest.raises(error, match=text):
+        iio.imwrite(tmp_path / "x.sgc", picture)
+    assert not (tmp_path / "x.sgc").exists() or not (tmp_path / "x.sgc").stat().st_size
+
+
+def test_options_are_checked() -> None:
+    """Quality and model are checked as everywhere."""
+    with pytest.raises(ValueError, match="1 to 100"):
+        iio.imwrite("<bytes>", PICTURE, extension=".sgc", quality=0)
+    with pytest.raises(ValueError, match="not installed"):
+        iio.imwrite("<bytes>", PICTURE, extension=".sgc", model="nonesuch")
+    with pytest.raises(TypeError):
+        iio.imwrite("<bytes>", PICTURE, extension=".sgc", nonesuch=1)
+
+
+def test_a_batch_of_one() -> None:
+    """A list of one picture, or a batch of one, is written."""
+    expected = sgc.encode(PICTURE)
+    assert iio.imwrite("<bytes>", [PICTURE], extension=".sgc") == expected
+    assert iio.imwrite("<bytes>", PICTURE[None], extension=".sgc", is_batch=True) == expected
+
+
+def test_a_second_write_is_refused() -> None:
+    """Animation is not there yet; the second picture is not dropped silently."""
+    with iio.imopen("<bytes>", "w", extension=".sgc") as file:
+        file.write(PICTURE)
+        with pytest.raises(ValueError, match="second"):
+            file.write(PICTURE)
+
+
+def test_damaged_files(path: Path) -> None:
+    """After the signature matched, every error is an OSError."""
+    data = path.read_bytes()
+    for broken in (data[:12], data[:60], data[:-3], data[:-10] + b"x" + data[-9:]):
+        with pytest.raises(OSError):
+            iio.imread(broken, plugin="sgc")
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    """Other formats are left to other plugins."""
+    with pytest.raises(InitializationError):
+        SemicodecPlugin(Request(b"\x89PNG\r\n\x1a\n", "r"))
+    with pytest.raises(InitializationError):
+        SemicodecPlugin(Request("<bytes>", "w", extension=".png"))
+    (tmp_path / "x.sgc").write_bytes(b"GIF89a")
+    with pytest.raises(OSError):
+        iio.imread(tmp_path / "x.sgc", plugin="sgc")
+
+
+def test_v2(path: Path) -> None:
+    """The v2 functions work."""
+    assert np.array_equal(iio2.imread(path), iio.imread(path))
+    iio2.imwrite(path.with_name("y.sgc"), PICTURE)
+    assert np.array_equal(np.asarray(iio2.mimread(path)[0]), iio.imread(path))
+    with pytest.raises(RuntimeError):
+        _ = imageio.config.known_plugins["sgc"].format
+
+
+def test_registration_may_be_repeated() -> None:
+    """Registering again changes nothing."""
+    imageio_plugin.register()
+    assert [e.extension for e in imageio.config.known_extensions[".sgc"]] == [".sgc"]

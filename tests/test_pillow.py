@@ -1,0 +1,268 @@
+"""Manners of the Pillow plugin."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+
+import pillow_semicodec
+from pillow_semicodec import container
+from pillow_semicodec.limits import Limits
+from pillow_semicodec.SemicodecImagePlugin import SgcImageFile
+
+
+def saved(image: Image.Image, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, "SGC", **options)
+    file.seek(0)
+    return file
+
+
+def test_save_and_open_by_extension(tmp_path: Path, image: Image.Image) -> None:
+    """The extension chooses the format; opening finds it by its signature."""
+    image.save(tmp_path / "x.sgc")
+    with Image.open(tmp_path / "x.sgc") as opened:
+        assert (opened.format, opened.size, opened.mode) == ("SGC", image.size, "RGB")
+        assert opened.get_format_mimetype() == "image/x-sgc"
+        difference = np.abs(np.asarray(opened).astype(float) - np.asarray(image)).mean()
+    assert difference < 20
+    os.rename(tmp_path / "x.sgc", tmp_path / "no-extension")
+    with Image.open(tmp_path / "no-extension", formats=["SGC"]) as opened:
+        assert opened.format == "SGC"
+
+
+def test_opening_decodes_nothing(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Size, mode and metadata need no network, and no slice is read."""
+    file = saved(image, exif=b"Exif\0\0x")
+    monkeypatch.setattr("pillow_semicodec.codec.decode_picture", lambda *a, **k: pytest.fail("decoded"))
+    head = io.BytesIO(file.getvalue()[:80])
+    with Image.open(head) as opened:
+        assert opened.size == image.size
+        assert opened.info["exif"] == b"Exif\0\0x"
+
+
+MODES = {
+    "1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "result"), MODES.items())
+def test_modes_that_are_written(image: Image.Image, mode: str, result: str) -> None:
+    """L and RGB are native; other opaque modes are converted as Pillow converts them."""
+    source = Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
+    decoded = Image.open(saved(source, quality=90))
+    expected = Image.open(saved(source.convert(result), quality=90))
+    assert decoded.mode == result
+    assert decoded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa", "I;16", "I", "F"])
+def test_modes_that_would_lose_something(mode: str) -> None:
+    """Alpha and more than 8 bits are refused, with a message that says so."""
+    with pytest.raises(OSError, match=f"cannot write mode {mode}.* as SGC"):
+        saved(Image.new(mode, (8, 8)))
+
+
+def test_palette_transparency_is_not_lost_silently() -> None:
+    """Transparency in info counts as alpha."""
+    palette = Image.new("P", (8, 8))
+    palette.info["transparency"] = 0
+    with pytest.raises(OSError, match="transparency"):
+        saved(palette)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_empty_pictures(size: tuple[int, int]) -> None:
+    """There is no empty SGC file."""
+    with pytest.raises(ValueError, match="empty"):
+        saved(Image.new("RGB", size))
+
+
+@pytest.mark.parametrize(("quality", "error"), [(0, ValueError), (101, ValueError), ("high", TypeError), (None, TypeError)])
+def test_quality_is_checked(image: Image.Image, tmp_path: Path, quality: object, error: type[Exception]) -> None:
+    """A wrong quality is told the range, and leaves no file behind."""
+    with pytest.raises(error, match="1 to 100"):
+        image.save(tmp_path / "x.sgc", quality=quality)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_model(image: Image.Image) -> None:
+    """A model that is not installed is a wrong option."""
+    with pytest.raises(ValueError, match="nonesuch is not installed"):
+        saved(image, model="nonesuch")
+
+
+def test_better_quality_takes_more_bytes(image: Image.Image) -> None:
+    """Bytes rise with quality; unknown keywords are ignored, as Pillow documents."""
+    sizes = [len(saved(image, quality=quality, unknown=1).getvalue()) for quality in (5, 30, 60, 90)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_metadata(image: Image.Image) -> None:
+    """ICC goes with the picture, EXIF when passed, as bytes or as an Exif object that stays as it was."""
+    image.info["icc_profile"] = b"profile"
+    assert Image.open(saved(image)).info["icc_profile"] == b"profile"
+    assert "icc_profile" not in Image.open(saved(image, icc_profile=None)).info
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    before = exif.tobytes()
+    for form in (exif, before):
+        opened = Image.open(saved(image, exif=form))
+        assert dict(opened.getexif()) == {0x0112: 6, 0x010E: "a description"}
+    assert exif.tobytes() == before
+    assert "exif" not in Image.open(saved(image)).info
+
+
+def test_truncated_files(image: Image.Image) -> None:
+    """A cut in the header is no picture; a cut in the slice is an OSError at load."""
+    data = saved(image).getvalue()
+    for length in (0, 3, 20, 30):
+        with pytest.raises(UnidentifiedImageError):
+            Image.open(io.BytesIO(data[:length]))
+    with Image.open(io.BytesIO(data[:-5])) as opened, pytest.raises(OSError, match="ends inside"):
+        opened.load()
+
+
+def test_damaged_files(image: Image.Image) -> None:
+    """A flipped bit in the slice is an OSError at load and in verify."""
+    data = bytearray(saved(image).getvalue())
+    data[-20] ^= 4
+    with Image.open(io.BytesIO(data)) as opened, pytest.raises(OSError, match="checksum"):
+        opened.load()
+    with Image.open(io.BytesIO(data)) as opened, pytest.raises(OSError, match="checksum"):
+        opened.verify()
+    with Image.open(saved(image)) as opened:
+        opened.verify()
+
+
+def test_what_another_build_could_read(image: Image.Image) -> None:
+    """A newer version and a foreign model are told as such, not as an unknown file."""
+    data = saved(image).getvalue()
+    with pytest.raises(OSError, match="format version 9") as caught:
+        Image.open(io.BytesIO(data[:4] + b"\x09" + data[5:]))
+    assert not isinstance(caught.value, UnidentifiedImageError)
+    header = container.Header(8, 8, "RGB", b"nonesuch")
+    with Image.open(io.BytesIO(container.write_container(header, 0, (b"",), {}))) as opened:
+        with pytest.raises(OSError, match=b"nonesuch".hex()):
+            opened.load()
+
+
+def test_limits_apply(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our limits and Pillow's own both guard opening."""
+    file = saved(image)
+    monkeypatch.setattr(pillow_semicodec.options, "LIMITS", Limits(max_pixels=10))
+    with pytest.raises(OSError, match="limit"):
+        Image.open(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(file)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, image: Image.Image) -> None:
+    """Saving fails before a byte is written."""
+    target = io.BytesIO(b"old")
+    with pytest.raises(ValueError, match="quality"):
+        image.save(target, "SGC", quality=0)
+    assert target.getvalue() == b"old"
+    with pytest.raises(OSError, match="No such file"):
+        image.save(tmp_path / "nowhere" / "x.sgc")
+
+
+def test_sinks_and_sources(tmp_path: Path, image: Image.Image) -> None:
+    """Write-only sinks, unseekable sources and incremental parsers work."""
+
+    class Sink(io.RawIOBase):
+        data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            self.data += bytes(data)
+            return len(data)
+
+    sink = Sink()
+    image.save(sink, "SGC")
+    assert sink.data == saved(image).getvalue()
+    parser = ImageFile.Parser()
+    for k in range(0, len(sink.data), 64):
+        parser.feed(sink.data[k : k + 64])
+        if k >= 64:
+            assert parser.image is not None
+            assert parser.image.size == image.size
+    assert parser.close().tobytes() == Image.open(saved(image)).tobytes()
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
+        writer = threading.Thread(target=lambda: (pipe.write(sink.data), pipe.close()))
+        writer.start()
+        with os.fdopen(read_end, "rb") as source, Image.open(io.BytesIO(source.read())) as opened:
+            assert opened.size == image.size
+        writer.join()
+
+
+def test_file_handling(tmp_path: Path, image: Image.Image) -> None:
+    """A path's file is closed after loading; a caller's file stays open and can be read again."""
+    image.save(tmp_path / "x.sgc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = Image.open(tmp_path / "x.sgc")
+        opened.load()
+        assert opened.fp is None
+        del opened
+    with (tmp_path / "x.sgc").open("rb") as file:
+        for _ in range(2):
+            Image.open(file).load()
+        assert not file.closed
+
+
+def test_a_grey_picture_by_path_is_not_mapped(tmp_path: Path) -> None:
+    """Pillow would map raw L pixels straight from the file; ours are compressed."""
+    grey = Image.fromarray(photo()[:, :, 0])
+    grey.save(tmp_path / "x.sgc", quality=90)
+    with Image.open(tmp_path / "x.sgc") as opened:
+        assert np.abs(np.asarray(opened).astype(float) - np.asarray(grey)).mean() < 20
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(image: Image.Image, protocol: int) -> None:
+    """A loaded picture survives pickling."""
+    opened = Image.open(saved(image))
+    assert pickle.loads(pickle.dumps(opened, protocol)).tobytes() == opened.tobytes()
+
+
+def test_frames(image: Image.Image) -> None:
+    """One frame, and the end behind it."""
+    opened = Image.open(saved(image))
+    opened.seek(0)
+    with pytest.raises(EOFError):
+        opened.seek(1)
+
+
+def test_registration_may_be_repeated() -> None:
+    """Registering again changes nothing; options can be set with it."""
+    before = dict(Image.registered_extensions())
+    threads = pillow_semicodec.options.THREADS
+    pillow_semicodec.register(threads=1)
+    pillow_semicodec.options.THREADS = threads
+    assert Image.registered_extensions() == before
+    assert before[".sgc"] == "SGC"
+    assert Image.OPEN["SGC"][0] is SgcImageFile
+    assert features.check("jpg")
+
+
+def test_unwritable_target(tmp_path: Path, image: Image.Image) -> None:
+    """A directory as target is an OSError and stays a directory."""
+    (tmp_path / "x.sgc").mkdir()
+    with pytest.raises(OSError, match=r"x\.sgc"):
+        image.save(tmp_path / "x.sgc")
+    assert (tmp_path / "x.sgc").is_dir()

@@ -1,0 +1,325 @@
+"""Write a bundle: ``python -m training.export --checkpoint RUN/checkpoint.pt --data FOLDER --name NAME --out FOLDER``.
+
+Graphs come from the moving average of the weights. Probability tables are counted on training pictures, coded as the
+runtime codes them. Quality numbers are calibrated on validation pictures against JPEG's. Export refuses to write a
+bundle whose graphs disagree with PyTorch (table indexes exactly, tensors to a tolerance), or whose integer networks
+could leave the range in which float32 is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from pillow_semicodec import codec
+from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
+from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
+
+from .config import ModelConfig
+from .data import Picture, read_folder, split_validation, to_signal
+from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
+from .graphs import GRAPHS, ScaleContextGraph, ScaleGraph, example_inputs, export_graph
+from .model import SemicodecModel, step_mask
+
+EXACT_LIMIT = 2**24  # float32 holds every integer below it
+RESIDUAL_RANGE = 1024  # residuals beyond it are escapes
+HYPER_RANGE = 64
+PRIOR_BANDS = 8
+PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
+EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
+TOLERANCE = {"pixels": 1.0}  # grey levels; other tensors: relative to their spread
+RELATIVE_TOLERANCE = 1e-3
+
+
+class ExportError(RuntimeError):
+    """The exported graphs do not do what the model does; nothing was written."""
+
+
+def load_model(checkpoint: Path) -> SemicodecModel:
+    """The moving average of a checkpoint, ready for evaluation."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = SemicodecModel(ModelConfig(**state["model_config"]))
+    model.load_state_dict({k: v.float() for k, v in state["ema"].items()})
+    return model.eval()
+
+
+# ---- parity ----------------------------------------------------------------------------------------------------
+
+
+def check_integer_range(model: SemicodecModel) -> dict[str, int]:
+    """Largest possible partial sum of every integer layer; ExportError where one could reach 2**24."""
+    sums: dict[str, int] = {}
+    for graph in (ScaleGraph(model), ScaleContextGraph(model)):
+        sums.update({f"{type(graph).__name__}.{name}": largest for name, largest in graph.integer_layers()})
+    for name, largest in sums.items():
+        if largest >= EXACT_LIMIT:
+            raise ExportError(f"{name}: a partial sum could reach {largest}, beyond 2**24")
+    return sums
+
+
+@torch.no_grad()
+def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel) -> None:
+    """Compare ONNX Runtime with PyTorch at three sizes.
+
+    Raises:
+        ExportError: exact outputs differ at all, or float ones by more than their tolerance.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    for seed, (height, width) in enumerate(((64, 64), (128, 320), (256, 192))):
+        torch.manual_seed(seed)
+        inputs = example_inputs(name, model, height, width)
+        expected = graph(*inputs)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        got = session.run(None, {k: v.numpy() for k, v in zip(graph.inputs, inputs, strict=True)})  # type: ignore[call-overload]
+        for output, a, b in zip(graph.outputs, expected, got, strict=True):  # type: ignore[call-overload]
+            difference = float(np.abs(a.numpy().astype(np.float64) - b).max())
+            spread = max(float(a.double().std()), 1e-3)
+            allowed = 0.0 if name in EXACT_GRAPHS else TOLERANCE.get(output, RELATIVE_TOLERANCE * spread)
+            if a.shape != b.shape or difference > allowed:
+                raise ExportError(f"{name}: {output} differs by {difference:g} at {height}x{width}; {allowed:g} is allowed")
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def count_symbols(
+    model: SemicodecModel, pictures: list[Picture], passes: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Histograms of residuals [64, 2R+1] and of z [bands, Z, 2H+1] over ``passes`` crops at random rates."""
+    residuals = np.zeros((SCALE_COUNT, 2 * RESIDUAL_RANGE + 1))
+    hypers = np.zeros((PRIOR_BANDS, model.config.hyper_channels, 2 * HYPER_RANGE + 1))
+    random = np.random.default_rng(seed)
+    bank, last = model.rate_bank, model.config.rate_anchors - 1
+    for k in tqdm(range(passes), desc="counting symbols", mininterval=5):
+        picture = pictures[random.integers(len(pictures))]
+        size = [min(n // 64 * 64, 512) for n in picture.shape[:2]]
+        top, left = (int(random.integers(n - s + 1)) for n, s in zip(picture.shape, size, strict=False))
+        crop = picture[top : top + size[0], left : left + size[1]].copy()
+        x = to_signal(torch.from_numpy(crop).permute(2, 0, 1)[None])
+        rate = torch.tensor([(k % 64 + random.random()) / 64])
+        weights = bank.weights(rate)
+        y = model.analysis(x) * torch.exp(weights @ bank.log_gain)[:, :, None, None]
+        z_hat = torch.round(model.hyper_analysis(y))
+        features, mean1 = model.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
+        scale_features, index1 = model.scale_hyper_synthesis(z_hat)
+        mask = step_mask(y)
+        residual1 = torch.where(mask, torch.round(y - mean1), 0)
+        mean2 = mean1 + model.mean_context(features, torch.where(mask, mean1 + residual1, 0))
+        index2 = model.scale_context(scale_features, residual1)
+        residual = torch.where(mask, residual1, torch.round(y - mean2)).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
+        index = torch.where(mask, index1, index2).round().long()
+        cells = index * (2 * RESIDUAL_RANGE + 1) + residual.long() + RESIDUAL_RANGE
+        residuals += np.bincount(cells.flatten().numpy(), minlength=residuals.size).reshape(residuals.shape)
+        band = min(int(rate.item() * last) * PRIOR_BANDS // last, PRIOR_BANDS - 1)
+        z = z_hat[0].flatten(1).clamp(-HYPER_RANGE, HYPER_RANGE).long() + HYPER_RANGE
+        for channel, values in enumerate(z.numpy()):
+            hypers[band, channel] += np.bincount(values, minlength=2 * HYPER_RANGE + 1)
+    return residuals, hypers
+
+
+def residual_tables(counts: NDArray[np.float64]) -> TableSet:
+    """A symmetric table for every scale: counts, with the Gaussian of that scale as a prior. Table 0 codes nothing."""
+    tables: list[tuple[int, Frequencies]] = [(0, np.zeros(0, np.uint32))]
+    values = torch.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1).double()
+    for k in range(1, SCALE_COUNT):
+        gaussian = 2.0 ** -gaussian_bits(values, scale_of_index(torch.tensor(float(k))).double()).numpy()
+        tables.append(_table((counts[k] + counts[k, ::-1]) / 2, gaussian / gaussian.sum(), RESIDUAL_RANGE))
+    # join() wants two symbols or none; the empty table 0 is the one that codes nothing.
+    return join(tables)
+
+
+def hyper_tables(counts: NDArray[np.float64], model: SemicodecModel) -> TableSet:
+    """A table for every band of rates and channel of z, with the trained Gaussian as a prior."""
+    values = torch.arange(-HYPER_RANGE, HYPER_RANGE + 1).double()
+    log_scale = model.prior.log_scale.detach().double()
+    tables = []
+    for band in range(PRIOR_BANDS):
+        position = (band + 0.5) / PRIOR_BANDS * (len(log_scale) - 1)
+        low = min(int(position), len(log_scale) - 2)
+        scale = torch.exp(log_scale[low] + (position - low) * (log_scale[low + 1] - log_scale[low])).clamp_min(0.05)
+        for channel in range(model.config.hyper_channels):
+            gaussian = 2.0 ** -gaussian_bits(values, scale[channel]).numpy()
+            neighbours = counts[max(band - 1, 0) : band + 2, channel].sum(0)  # bands overlap: rates between are alike
+            tables.append(_table(neighbours, gaussian / gaussian.sum(), HYPER_RANGE))
+    return join(tables)
+
+
+def _table(counts: NDArray[np.float64], prior: NDArray[np.float64], reach: int) -> tuple[int, Frequencies]:
+    """(first value, frequencies): the values worth a place of their own, and an escape for the rest."""
+    probabilities = (counts + PSEUDO_COUNTS * prior) / (counts.sum() + PSEUDO_COUNTS)
+    kept = np.flatnonzero(probabilities * TOTAL > 0.5)
+    low, high = (int(kept[0]), int(kept[-1])) if len(kept) else (reach, reach)
+    inside = probabilities[low : high + 1]
+    escape = max(1 - inside.sum(), 0.25 / TOTAL)
+    return low - reach, quantise(np.append(inside, escape))
+
+
+# ---- rates and quality -----------------------------------------------------------------------------------------
+
+
+def rate_arrays(model: SemicodecModel, quality_positions: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    bank = model.rate_bank
+    return {
+        "log_gain": bank.log_gain.detach().numpy(),
+        "log_inverse_gain": bank.log_inverse_gain.detach().numpy(),
+        "synthesis_condition": bank.synthesis_bias.detach().numpy(),
+        "hyper_condition": bank.hyper_bias.detach().numpy(),
+        "quality_positions": quality_positions,
+    }
+
+
+def default_quality_positions(anchors: int) -> NDArray[np.float64]:
+    return np.array([[1, 0.0], [100, anchors - 1.0]])
+
+
+JPEG_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
+
+
+def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[int, float]) -> NDArray[np.float64]:
+    """Positions on the rate bank at which a picture looks at least as good as JPEG at the same number.
+
+    "As good" is the mean over ``pictures`` of SSIMULACRA2 and of MS-SSIM, both.
+
+    Args:
+        floor: quality → least position, whatever JPEG does there.
+    """
+    from pillow_semicodec.metrics import msssim, ssimulacra2
+
+    metrics = (ssimulacra2, msssim)
+    positions = np.arange(-0.75, bundle.rate_bank.anchors + 0.26, 0.5)
+    ours = np.zeros((len(positions), len(metrics)))
+    theirs = np.zeros((len(JPEG_QUALITIES), len(metrics)))
+    for picture in tqdm(pictures, desc="calibrating", mininterval=5):
+        height, width = picture.shape[:2]
+        for k, position in enumerate(positions):
+            rate = round((position + 1) * RATE_UNIT)
+            coded = codec.encode_slice(picture, rate, bundle)
+            decoded, _ = codec.decode_slice(coded.stream, rate, bundle, height, width)
+            ours[k] += [metric(picture, decoded) for metric in metrics]
+        for k, quality in enumerate(JPEG_QUALITIES):
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "JPEG", quality=quality)
+            theirs[k] += [metric(picture, np.asarray(Image.open(file))) for metric in metrics]
+    ours = np.maximum.accumulate(ours, 0)
+    rows = []
+    for quality, looks in zip(JPEG_QUALITIES, theirs, strict=True):
+        needed = max(float(np.interp(look, curve, positions)) for look, curve in zip(looks, ours.T, strict=True))
+        rows.append((float(quality), max(needed, floor.get(quality, -1.0))))
+    table = np.array(rows)
+    steps = np.diff(table[:, 0], prepend=table[0, 0] - 1) * 0.01  # strictly rising: bytes grow with every number
+    for k in range(1, len(table)):
+        table[k, 1] = max(table[k, 1], table[k - 1, 1] + steps[k])
+    return table
+
+
+# ---- the bundle ------------------------------------------------------------------------------------------------
+
+
+def write_parts(model: SemicodecModel, residuals: NDArray[np.float64], hypers: NDArray[np.float64], folder: Path) -> None:
+    """Graphs, tables and rates, checked; no manifest yet."""
+    check_integer_range(model)
+    for name in GRAPHS:
+        path = folder / f"{name}.onnx"
+        check_parity(name, export_graph(name, model, path), path, model)
+    sets = {"z": hyper_tables(hypers, model), "r": residual_tables(residuals)}
+    arrays = {f"{k}_{f}": getattr(s, f) for k, s in sets.items() for f in ("minimums", "sizes", "frequencies")}
+    np.savez_compressed(folder / "tables.npz", **arrays)
+    write_rates(model, default_quality_positions(model.config.rate_anchors), folder)
+
+
+def write_rates(model: SemicodecModel, quality_positions: NDArray[np.float64], folder: Path) -> None:
+    np.savez_compressed(folder / "rates.npz", **rate_arrays(model, quality_positions))  # type: ignore[arg-type]
+
+
+def write_manifest(model: SemicodecModel, name: str, notes: dict[str, Any], folder: Path) -> None:
+    parts = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    manifest = {
+        "bundle_version": BUNDLE_VERSION,
+        "name": name,
+        "latent_channels": model.config.latent_channels,
+        "hyper_channels": model.config.hyper_channels,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **notes,
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def export_bundle(
+    model: SemicodecModel,
+    name: str,
+    out: Path,
+    pictures: list[Picture],
+    *,
+    passes: int = 384,
+    calibration: list[Picture] | None = None,
+    floor: dict[int, float] | None = None,
+    notes: dict[str, Any] | None = None,
+) -> Path:
+    """Write ``out/<model id>/`` and return it; on any failure nothing is left behind.
+
+    Raises:
+        ExportError: see ``check_integer_range`` and ``check_parity``.
+    """
+    residuals, hypers = count_symbols(model, pictures, passes, seed=1)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as temporary:
+        folder = Path(temporary) / "bundle"
+        folder.mkdir()
+        write_parts(model, residuals, hypers, folder)
+        if calibration:
+            write_manifest(model, name, notes or {}, folder)
+            positions = calibrate_quality(ModelBundle(folder), calibration, floor or {})
+            write_rates(model, positions, folder)
+        write_manifest(model, name, notes or {}, folder)
+        target = out / ModelBundle(folder).model_id.hex()
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(folder, target)
+    return target
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of training pictures, for tables and calibration")
+    parser.add_argument("--name", required=True, help="name of the model")
+    parser.add_argument("--out", type=Path, required=True, help="folder that the bundle's folder is made in")
+    parser.add_argument("--passes", type=int, default=384, help="crops to count symbols on")
+    parser.add_argument("--no-calibration", action="store_true", help="spread quality evenly over the rates")
+    args = parser.parse_args(arguments)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    model = load_model(args.checkpoint)
+    training, validation = split_validation(read_folder(args.data))
+    last = model.config.rate_anchors - 1.0
+    target = export_bundle(
+        model, args.name, args.out, training, passes=args.passes,
+        calibration=None if args.no_calibration else validation, floor={95: last, 100: last + 0.75},
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(
+        f"{target}: {size / 1e6:.2f} MB, largest integer sum {max(check_integer_range(model).values()) / EXACT_LIMIT:.2f} of 2**24"
+    )
+    assert math.isfinite(size)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,8 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     grad_clip: float = 1.0
-    hard_rate_from: float = 0.5  # share of the run from which rates come from rounded latents instead of noise
+    final_rate_from: float = 0.5  # share of the run from which rates come from final_rate instead of noise
+    final_rate: str = "split"  # "noise", "rounded" or "split": see SemicodecModel.forward
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion; the rest is MSE
     msssim_weight: float = 0.0205  # brings 1 - MS-SSIM to the size of MSE on [0, 1]

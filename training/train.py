@@ -82,7 +82,7 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
         for picture in pictures:
             x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
             q = torch.tensor([rate], device=device)
-            rd = rate_distortion_loss(model(x, q, hard_rate=True), x, model.rate_bank.rd_lambda(q), config)
+            rd = rate_distortion_loss(model(x, q, "rounded"), x, model.rate_bank.rd_lambda(q), config)
             rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item()))
         for name, values in zip(("val_bpp", "val_psnr", "val_msssim"), zip(*rows, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)
@@ -175,8 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
             group["lr"] = lr
         x = to_signal(sampler.next().to(device, non_blocking=True))
         rate = torch.rand(len(x), generator=generator).to(device)
+        rate_mode = config.final_rate if progress >= config.final_rate_from else "noise"
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            output = forward(x, rate, hard_rate=progress >= config.hard_rate_from)
+            output = forward(x, rate, rate_mode)
         rd = rate_distortion_loss(output, x, model.rate_bank.rd_lambda(rate), config)
         optimiser.zero_grad(set_to_none=True)
         rd.loss.backward()

@@ -1,0 +1,95 @@
+"""Mutate files and decode them: ``python tests/fuzz/mutate.py [COUNT] [SEED]``. Only the typed errors may come out.
+
+Half of the files are changed as they are, half are sealed again with good checksums, so that the damage reaches the
+entropy decoder and the networks.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).parent.parent
+os.environ.setdefault("SGC_MODEL_PATH", str(TESTS / "data" / "tiny_bundle"))
+
+from PIL import Image  # noqa: E402
+
+import pillow_semicodec as sgc  # noqa: E402
+from pillow_semicodec import container  # noqa: E402
+
+LIMITS = sgc.Limits(max_pixels=2**18, max_side=4096)
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def mutate(data: bytes, random: np.random.Generator) -> bytes:
+    """A few bytes changed, inserted, removed, repeated, or the end cut off."""
+    out = bytearray(data)
+    for _ in range(int(random.integers(1, 5))):
+        at, kind = int(random.integers(len(out) + 1)), random.integers(5)
+        if kind == 0 and at < len(out):
+            out[at] ^= 1 << int(random.integers(8))
+        elif kind == 1:
+            out[at:at] = random.bytes(int(random.integers(1, 9)))
+        elif kind == 2:
+            del out[at : at + int(random.integers(1, 9))]
+        elif kind == 3:
+            out[at:at] = out[max(at - 20, 0) : at]
+        elif random.random() < 0.3:
+            del out[at:]
+    return bytes(out)
+
+
+def sealed(data: bytes, random: np.random.Generator) -> bytes:
+    """A file whose header, rate or stream is changed, with every checksum right."""
+    stream = io.BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    (payload,) = container.read_slices(stream.read, prologue.index)
+    header = bytearray(container.write_header(prologue.header)[:22])
+    if random.random() < 0.5:
+        at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
+        header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(3))
+    if random.random() < 0.7:
+        payload = mutate(payload, random)
+        payload = payload[: len(payload) // 4 * 4]
+    rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
+    index = container.write_index(container.SliceIndex(rate, (len(payload),)))
+    chunks = [container.Chunk(b"I", index), container.Chunk(b"S", payload)]
+    head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
+    return head + b"".join(container.write_chunk(chunk) for chunk in chunks)
+
+
+def fuzz(count: int, seed: int) -> Counter[str]:
+    """Decode ``count`` mutated files, directly and through Pillow; any other exception is raised on."""
+    random = np.random.default_rng(seed)
+    originals = [path.read_bytes() for path in sorted((TESTS / "golden" / "v0").glob("*.sgc"))]
+    sgc.options.LIMITS, sgc.options.THREADS = LIMITS, 1
+    outcomes: Counter[str] = Counter()
+    for k in range(count):
+        original = originals[int(random.integers(len(originals)))]
+        data = sealed(original, random) if k % 2 else mutate(original, random)
+        try:
+            sgc.decode(data, limits=LIMITS, threads=1)
+            outcomes["decoded"] += 1
+        except sgc.SemicodecError as error:
+            outcomes[type(error).__name__] += 1
+        if k % 4 == 0:
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    image.load()
+            except PILLOW_ERRORS as error:
+                outcomes[f"Pillow {type(error).__name__}"] += 1
+    return outcomes
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    total, start = (numbers + [10_000, 0][len(numbers) :])[:2]
+    for name, times in fuzz(total, start).most_common():
+        print(f"{times:7} {name}")

@@ -1,0 +1,83 @@
+"""Write the golden files; run once per format version: ``python tests/golden/make.py``.
+
+Good files lie in ``v0/`` beside an ``.npz`` of what they hold; bad ones in ``bad/``, each named after its error.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent
+sys.path.insert(0, str(GOLDEN.parent))
+os.environ["SGC_MODEL_PATH"] = str(GOLDEN.parent / "data" / "tiny_bundle")
+
+from conftest import photo  # noqa: E402
+
+import pillow_semicodec as sgc  # noqa: E402
+from pillow_semicodec import codec, container  # noqa: E402
+
+
+def good() -> None:
+    cases = {
+        "rgb-q60": (photo(96, 160), 60, {}),
+        "rgb-q5": (photo(75, 130, 1), 5, {}),
+        "rgb-q100-noise": (np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8), 100, {}),
+        "grey-q80": (photo(64, 81, 2)[:, :, 0], 80, {}),
+        "one-pixel": (np.array([[[255, 0, 128]]], np.uint8), 50, {}),
+        "metadata": (photo(16, 16), 40, {"exif": b"Exif\0\0some", "icc_profile": b"profile"}),
+    }
+    for name, (picture, quality, extra) in cases.items():
+        data = sgc.encode(picture, quality, threads=1, **extra)
+        stream = BytesIO(data)
+        prologue = container.read_prologue(stream.read)
+        (payload,) = container.read_slices(stream.read, prologue.index)
+        height, width = picture.shape[:2]
+        _, latents = codec.decode_slice(payload, prologue.index.rate, sgc.find_model(), height, width, 1)
+        (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
+        np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1), **latents._asdict())
+
+
+def bad() -> None:
+    data = sgc.encode(photo(40, 56), 50, threads=1)
+    header, rest = data[:22], data[26:]
+    stream = BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    (payload,) = container.read_slices(stream.read, prologue.index)
+
+    def sealed(changed: bytes) -> bytes:
+        return changed + struct.pack(">I", zlib.crc32(changed)) + rest
+
+    def with_stream(payload: bytes) -> bytes:
+        return container.write_container(prologue.header, prologue.index.rate, (payload,), {})
+
+    files = {
+        "empty__FormatError": b"",
+        "foreign__FormatError": b"\x89PNG\r\n\x1a\n" + data[8:],
+        "header-cut__TruncatedError": data[:20],
+        "slice-cut__TruncatedError": data[:-9],
+        "header-bit__ChecksumError": data[:9] + bytes([data[9] ^ 1]) + data[10:],
+        "slice-bit__ChecksumError": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "version__UnsupportedError": sealed(header[:4] + b"\x63" + header[5:]),
+        "mode__UnsupportedError": sealed(header[:5] + b"\x07" + header[6:]),
+        "critical-chunk__UnsupportedError": data[:26] + container.write_chunk(container.Chunk(b"Z", b"")) + rest,
+        "model__UnknownModelError": sealed(header[:14] + b"nonesuch"),
+        "no-width__FormatError": sealed(header[:6] + bytes(4) + header[10:]),
+        "huge__LimitExceededError": sealed(header[:6] + b"\x00\x0f\xff\xff\x00\x0f\xff\xff" + header[14:]),
+        "stream-too-long__FormatError": with_stream(payload + bytes(range(1, 41))),
+        "stream-of-ones__FormatError": with_stream(b"\xff" * len(payload)),
+        "stream-odd__FormatError": with_stream(payload + b"\x01"),
+    }
+    for name, content in files.items():
+        (GOLDEN / "bad" / f"{name}.sgc").write_bytes(content)
+
+
+if __name__ == "__main__":
+    good()
+    bad()

@@ -1,0 +1,138 @@
+"""The command line: what it writes, prints and returns."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+
+from pillow_semicodec.cli import main
+from pillow_semicodec.files import write_atomically
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(photo(200, 240)).save(tmp_path / "x.png", exif=exif, icc_profile=b"icc")
+    return tmp_path / "x.png"
+
+
+def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There and back, with metadata, and a description without a network."""
+    assert main(["encode", str(png), "-q", "90"]) == 0
+    sgc = png.with_suffix(".sgc")
+    with Image.open(sgc) as image:
+        assert image.info["icc_profile"] == b"icc"
+        assert image.getexif()[0x0112] == 3
+    png.rename(png.with_name("old.png"))
+    assert main(["decode", str(sgc)]) == 0
+    with Image.open(png) as a, Image.open(sgc) as b:
+        assert a.tobytes() == b.tobytes()
+        assert a.info["icc_profile"] == b"icc"
+        assert a.getexif()[0x0112] == 3
+    capsys.readouterr()
+    assert main(["info", str(sgc)]) == 0
+    text = capsys.readouterr().out
+    for part in ("240x200 RGB", "(tiny)", "ICC profile: 3 bytes", "checksums: good"):
+        assert part in text
+
+
+def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, the file's name and the cause on standard error, no file left."""
+    (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC broken")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGBA", (9, 9)).save(tmp_path / "alpha.png")
+    before = sorted(tmp_path.iterdir())
+    for arguments, text in (
+        (["decode", "broken.sgc"], "broken.sgc"),
+        (["info", "broken.sgc"], "ends inside its header"),
+        (["encode", "nonesuch.png"], "nonesuch.png"),
+        (["encode", "text.png"], "text.png"),
+        (["encode", "alpha.png"], "transparency"),
+        (["encode", "x.png", "nowhere/x.sgc"], "nowhere"),
+        (["encode", "x.png", "x.jpg"], "x.jpg"),
+        (["encode", "x.png", "--model", "nonesuch"], "nonesuch"),
+    ):
+        full = [str(tmp_path / a) if "." in a else a for a in arguments]
+        assert main(full) == 1, arguments
+        error = capsys.readouterr().err
+        assert text in error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["encode"], ["nonesuch"], ["encode", "x", "-q", "0"], ["encode", "x", "--threads", "-1"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    """Exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_flatten(tmp_path: Path) -> None:
+    """--flatten puts transparency on white; without it the picture is refused."""
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert main(["encode", str(tmp_path / "a.png"), "--flatten"]) == 0
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert np.asarray(image).min() > 200
+
+
+def test_convert_folders_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tree goes to .sgc and back to PNG; what fails is listed, what exists is skipped."""
+    source = tmp_path / "in"
+    (source / "deep").mkdir(parents=True)
+    Image.fromarray(photo(40, 60)).save(source / "a.png")
+    Image.fromarray(photo(40, 60, 1)).save(source / "deep" / "b.JPG")
+    (source / "notes.txt").write_text("not a picture")
+    assert main(["convert", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert {p.name for p in (tmp_path / "out").rglob("*.sgc")} == {"a.sgc", "b.sgc"}
+    assert "2 converted" in capsys.readouterr().out
+    (source / "broken.png").write_bytes(b"broken")
+    assert main(["convert", str(source), "-o", str(tmp_path / "out")]) == 1
+    output = capsys.readouterr()
+    assert "0 converted, 2 skipped (exist already), 1 failed" in output.out
+    assert "broken.png" in output.err
+    assert main(["convert", str(tmp_path / "out"), "--to", "png", "-o", str(tmp_path / "back")]) == 0
+    assert {p.name for p in (tmp_path / "back").rglob("*.png")} == {"a.png", "b.png"}
+
+
+def test_two_sources_with_one_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is reported, not written over the first."""
+    Image.fromarray(photo(40, 60)).save(tmp_path / "a.png")
+    Image.fromarray(photo(40, 60, 1)).save(tmp_path / "a.jpg")
+    assert main(["convert", str(tmp_path / "a.png"), str(tmp_path / "a.jpg")]) == 1
+    assert "a.jpg: its result" in capsys.readouterr().err
+
+
+def test_atomic_writing(tmp_path: Path) -> None:
+    """A writer that fails leaves the old file and no temporary one; a good one keeps the permissions."""
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+
+    def fail(file) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(target, fail)
+    assert target.read_bytes() == b"old"
+    assert write_atomically(target, lambda file: file.write(b"new!")) == 4
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_demo(tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo prints a row per codec and writes the comparison."""
+    assert main(["demo", str(png), "-o", str(tmp_path / "demo.png")]) == 0
+    text = capsys.readouterr().out
+    for name in ("SGC", "JPEG q", "WebP q", "AVIF q", "SSIMULACRA2"):
+        assert name in text
+    with Image.open(tmp_path / "demo.png") as image:
+        assert image.width > 5 * 200

@@ -1,0 +1,41 @@
+"""FORMAT.md and the code state the same constants."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pillow_semicodec import bundle, container
+from pillow_semicodec.entropy import coder, tables
+
+TEXT = (Path(__file__).parent.parent / "pillow_semicodec" / "FORMAT.md").read_text()
+
+
+def test_header_table() -> None:
+    """The table of the header adds up to the header's size, and states signature, version and modes."""
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (.*) \|$", TEXT, re.M)
+    at = 0
+    for offset, size, _ in rows:
+        assert int(offset) == at
+        at += int(size)
+    assert at == container.HEADER_SIZE
+    assert " ".join(f"{byte:02X}" for byte in container.MAGIC) in rows[0][2]
+    assert rows[1][2] == f"format version, {container.FORMAT_VERSION}"
+    for code, mode in container.MODES.items():
+        assert re.search(rf"{code} (grey \()?{mode}", rows[2][2])
+
+
+def test_chunk_table() -> None:
+    """Every chunk type of the code stands in the table, and no other."""
+    stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
+    assert stated == {kind.decode() for kind in (container.INDEX, container.SLICE, container.EXIF, container.ICC_PROFILE)}
+
+
+def test_numbers() -> None:
+    """Units, totals and limits are those of the code."""
+    assert tables.TOTAL == 2**16
+    assert "sum to 2¹⁶" in TEXT
+    assert coder.MAGNITUDE_LIMIT == 2**22
+    assert "at most 2²²" in TEXT
+    assert f"R/{bundle.RATE_UNIT} − 1" in TEXT
+    assert f"side: {container.WHOLE_PICTURE}" in TEXT

@@ -1,0 +1,23 @@
+"""A short run of the fuzzer; ``tests/fuzz/mutate.py`` is the long one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import pillow_semicodec
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mutated_files_raise_typed_errors_only(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything but a picture or a typed error fails the test."""
+    import mutate
+
+    for name in ("LIMITS", "THREADS"):
+        monkeypatch.setattr(pillow_semicodec.options, name, getattr(pillow_semicodec.options, name))
+    outcomes = mutate.fuzz(150, seed)
+    assert outcomes.keys() >= {"decoded", "FormatError", "ChecksumError"}

@@ -1,0 +1,42 @@
+"""Golden files: good ones decode for ever, bad ones raise the error that their name states."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec import codec, container
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "v0").glob("*.sgc")), ids=lambda p: p.stem)
+def test_good_files(path: Path) -> None:
+    """z, residuals and indexes exactly; pixels within one level."""
+    expected = np.load(path.with_suffix(".npz"))
+    stream = BytesIO(path.read_bytes())
+    prologue = container.read_prologue(stream.read)
+    (payload,) = container.read_slices(stream.read, prologue.index)
+    header = prologue.header
+    bundle = sgc.find_model(header.model_id)
+    _, latents = codec.decode_slice(payload, prologue.index.rate, bundle, header.height, header.width, 1)
+    for name, value in latents._asdict().items():
+        assert np.array_equal(value, expected[name]), name
+    pixels = sgc.decode(path.read_bytes())
+    assert np.abs(pixels.astype(int) - expected["pixels"]).max() <= 1
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*.sgc")), ids=lambda p: p.stem)
+def test_bad_files(path: Path) -> None:
+    """The codec raises exactly the error in the file's name; Pillow an OSError, UnidentifiedImageError counted in."""
+    with pytest.raises(sgc.SemicodecError) as caught:
+        sgc.decode(path.read_bytes())
+    assert type(caught.value).__name__ == path.stem.split("__")[1]
+    assert len(str(caught.value)) > 15
+    with pytest.raises(OSError), Image.open(path) as image:
+        image.load()

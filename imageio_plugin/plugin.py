@@ -56,7 +56,7 @@ class SemicodecPlugin(PluginV3):
         if index is not Ellipsis and index not in (None, 0):
             raise ValueError(f"index {index} is out of range: the file holds one picture")
 
-    def read(self, *, index: int | None = 0) -> NDArray[np.uint8]:
+    def read(self, *, index: Any = 0) -> NDArray[np.uint8]:
         """Decode the picture.
 
         Args:
@@ -78,7 +78,7 @@ class SemicodecPlugin(PluginV3):
     def iter(self) -> Iterator[NDArray[np.uint8]]:
         yield self.read()
 
-    def properties(self, index: int | None = 0) -> ImageProperties:
+    def properties(self, index: Any = 0) -> ImageProperties:
         """Shape and dtype; nothing is decoded."""
         self._check_index(index)
         header = self._prologue().header

@@ -8,7 +8,7 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageFile
 
@@ -63,8 +63,8 @@ class SgcImageFile(ImageFile.ImageFile):
         """
         assert self.fp is not None
         if self.tile:
-            _, _, offset, (prologue,) = self.tile[0]
-            self.fp.seek(offset)
+            self.fp.seek(self.tile[0].offset)
+            (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
             try:
                 container.read_slices(self.fp.read, prologue.index, options.LIMITS)
             except SemicodecError as error:
@@ -81,7 +81,7 @@ class SgcDecoder(ImageFile.PyDecoder):
         super().init(args)
         self.offset = -1
 
-    def decode(self, buffer: bytes | Image.SupportsArrayInterface) -> tuple[int, int]:
+    def decode(self, buffer: Any) -> tuple[int, int]:
         from . import codec
 
         (prologue,) = self.args

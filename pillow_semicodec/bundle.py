@@ -74,7 +74,8 @@ class RateBank:
         position = rate / RATE_UNIT - 1
         low = min(max(int(np.floor(position)), 0), self.anchors - 2)
         row = bank[low] + np.float32(position - low) * (bank[low + 1] - bank[low])
-        return row[None, :, None, None].astype(np.float32)
+        result: NDArray[np.float32] = row[None, :, None, None].astype(np.float32)
+        return result
 
     def band(self, rate: int, bands: int) -> int:
         """Which of ``bands`` sets of prior tables serves ``rate``; integers only, for it must not differ anywhere."""

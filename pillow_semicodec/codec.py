@@ -41,7 +41,6 @@ class Encoded:
 
     stream: bytes
     latents: Latents
-    ideal_bits: float  # of the latents under the model's tables
 
 
 # ---- what encoder and decoder share ----------------------------------------------------------------------------
@@ -74,7 +73,8 @@ class _SliceCoder:
         return self.crop(features), self.crop(mean), self.crop(scale_features), self.crop(indexes)[0]  # type: ignore[return-value]
 
     def second_indexes(self, scale_features: Tensor, residual1: NDArray[np.int32]) -> NDArray[np.uint8]:
-        return self.transforms.scale_context(scale_features, residual1[None].astype(np.float32))[0]
+        indexes: NDArray[np.uint8] = self.transforms.scale_context(scale_features, residual1[None].astype(np.float32))[0]
+        return indexes
 
     def second_mean(self, features: Tensor, mean1: Tensor, residual1: NDArray[np.int32]) -> Tensor:
         y_hat1 = np.where(self.step1, mean1 + residual1.astype(np.float32), np.float32(0))
@@ -83,7 +83,8 @@ class _SliceCoder:
     def reconstruct(self, mean: Tensor, residual: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Means and residuals → pixels uint8 [16h, 16w, 3]."""
         y_hat = (mean + residual.astype(np.float32)) * self.inverse_gain
-        return self.transforms.synthesis(y_hat, self.synthesis_condition)[0]
+        picture: NDArray[np.uint8] = self.transforms.synthesis(y_hat, self.synthesis_condition)[0]
+        return picture
 
 
 # ---- slices ----------------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def encode_slice(rgb: pixels.Pixels, rate: int, bundle: ModelBundle, threads: in
     """Code uint8 [H, W, 3] at a 16-bit rate."""
     transforms = transforms_for(bundle, threads)
     padded = pixels.pad_to_multiple(rgb, pixels.LATENT_STRIDE, (0, 1))
-    y = transforms.analysis(np.ascontiguousarray(padded)[None])  # type: ignore[arg-type]
+    y = transforms.analysis(np.ascontiguousarray(padded)[None])
     return encode_latents(y, rate, bundle, rgb.shape[0], rgb.shape[1], threads)
 
 
@@ -116,8 +117,13 @@ def encode_latents(y: Tensor, rate: int, bundle: ModelBundle, height: int, width
     conditional.encode(encoder, residual1[step1], indexes1[step1])
     conditional.encode(encoder, residual2[~step1], indexes2[~step1])
     latents = Latents(z_hat, np.where(step1, residual1, residual2), np.where(step1, indexes1, indexes2))
-    bits = bundle.prior.bits(z_hat, coder.band) + conditional.bits(latents.residual, latents.indexes)
-    return Encoded(encoder.finish(), latents, bits)
+    return Encoded(encoder.finish(), latents)
+
+
+def ideal_bits(latents: Latents, rate: int, bundle: ModelBundle) -> float:
+    """-log2 of the latents' probability under the model's tables: what a perfect entropy coder would need."""
+    band = bundle.rate_bank.band(rate, bundle.prior.bands)
+    return bundle.prior.bits(latents.z_hat, band) + bundle.conditional.bits(latents.residual, latents.indexes)
 
 
 def decode_slice(

@@ -34,7 +34,7 @@ def compare(picture: Image.Image, quality: float, output: Path) -> str:
     """Save ``picture`` by every codec, write crops side by side to ``output``, and return a table."""
     coded = [_code("SGC", picture, "SGC", {"quality": quality})]
     for name, (kind, settings) in RIVALS.items():
-        best = _nearest_quality(picture, kind, settings, len(coded[0].data))
+        best = nearest_quality(picture, kind, settings, len(coded[0].data))
         coded.append(_code(f"{name} q{best}", picture, kind, {**settings, "quality": best}))
     write_atomically(output, lambda file: side_by_side(picture, coded).save(file, "PNG"))
     return f"{picture.width}x{picture.height}, SGC quality {quality:g}\n{_table(picture, coded)}\nside by side: {output}"
@@ -66,7 +66,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, statistics.median(times)
 
 
-def _nearest_quality(picture: Image.Image, kind: str, settings: dict[str, Any], size: int) -> int:
+def nearest_quality(picture: Image.Image, kind: str, settings: dict[str, Any], size: int) -> int:
     """The quality whose file is nearest in size; file sizes rise with quality."""
     sizes: dict[int, int] = {}
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
+Planes = NDArray[Any]  # float32 [C, H, W]
 
 _MSSSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
@@ -41,29 +43,30 @@ def msssim(a: Picture, b: Picture) -> float:
     return float(result.mean())
 
 
-def _ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _ssim(x: Planes, y: Planes) -> tuple[Planes, Planes]:
     """Luminance and contrast–structure terms where the whole window fits."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mx, my, xx, yy, xy = (_blur(p) for p in (x, y, x * x, y * y, x * y))
-    contrast = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)
-    return (2 * mx * my + c1) / (mx * mx + my * my + c1), contrast
+    luminance: Planes = (2 * mx * my + c1) / (mx * mx + my * my + c1)
+    contrast: Planes = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)
+    return luminance, contrast
 
 
-def _blur(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+def _blur(planes: Planes) -> Planes:
     from scipy.ndimage import correlate1d
 
     window = (_WINDOW / _WINDOW.sum()).astype(np.float32)
-    blurred: NDArray[np.float32] = correlate1d(correlate1d(planes, window, 1), window, 2)
+    blurred: Planes = correlate1d(correlate1d(planes, window, 1), window, 2)
     return blurred[:, 5:-5, 5:-5]
 
 
-def _halve(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+def _halve(planes: Planes) -> Planes:
     """2x2 means; an odd side is padded by a zero before its first sample, as common implementations do."""
     odd = [(0, 0)] + [(n % 2, n % 2) for n in planes.shape[1:]]
     p = np.pad(planes, odd)
     h, w = p.shape[1] // 2 * 2, p.shape[2] // 2 * 2
     p = p[:, :h, :w]
-    halved: NDArray[np.float32] = (p[:, ::2, ::2] + p[:, 1::2, ::2] + p[:, ::2, 1::2] + p[:, 1::2, 1::2]) / 4
+    halved: Planes = (p[:, ::2, ::2] + p[:, 1::2, ::2] + p[:, ::2, 1::2] + p[:, 1::2, 1::2]) / 4
     return halved
 
 

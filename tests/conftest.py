@@ -17,7 +17,9 @@ TESTS = Path(__file__).parent
 TINY = TESTS / "data" / "tiny_bundle"
 SHARED = TESTS.parent.parent / "shared" / "data"
 
-settings.register_profile("fast", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "fast", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("fast")
 imageio_plugin.register()
 

@@ -162,7 +162,7 @@ class IntegerGraph:
         if kind == "Floor":
             return np.floor(x[0])
         if kind == "Clip":
-            low, high = (x + [None, None])[1:3]
+            low, high = [*x, None, None][1:3]
             return np.clip(x[0], -np.inf if low is None else low, np.inf if high is None else high)
         if kind == "Min":
             return np.minimum(x[0], x[1])

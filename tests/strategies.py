@@ -18,7 +18,9 @@ def pictures(draw: st.DrawFn, side: int = 70) -> np.ndarray:
     if kind == "flat":
         return np.full(shape, draw(st.integers(0, 255)), np.uint8)
     if kind == "ramp":
-        return np.broadcast_to(np.linspace(0, 255, width)[(None, slice(None)) + (None,) * (len(shape) - 2)], shape).astype(np.uint8)
+        return np.broadcast_to(np.linspace(0, 255, width)[(None, slice(None)) + (None,) * (len(shape) - 2)], shape).astype(
+            np.uint8
+        )
     return np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, shape, dtype=np.uint8)
 
 

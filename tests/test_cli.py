@@ -67,7 +67,9 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["encode"], ["nonesuch"], ["encode", "x", "-q", "0"], ["encode", "x", "--threads", "-1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["encode"], ["nonesuch"], ["encode", "x", "-q", "0"], ["encode", "x", "--threads", "-1"]]
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     """Exit code 2."""
     with pytest.raises(SystemExit) as caught:

@@ -100,7 +100,13 @@ def test_quantised_frequencies_sum_exactly(probabilities: list[float]) -> None:
 
 @pytest.mark.parametrize(
     ("minimums", "sizes", "frequencies"),
-    [([0], [2], [1, 2]), ([0], [3], [TOTAL - 1, 1]), ([0], [2], [TOTAL, 0]), ([0], [1], [TOTAL]), ([0, 1], [2], [1, TOTAL - 1])],
+    [
+        ([0], [2], [1, 2]),
+        ([0], [3], [TOTAL - 1, 1]),
+        ([0], [2], [TOTAL, 0]),
+        ([0], [1], [TOTAL]),
+        ([0, 1], [2], [1, TOTAL - 1]),
+    ],
 )
 def test_broken_tables_are_refused(minimums: list[int], sizes: list[int], frequencies: list[int]) -> None:
     """Incomplete tables are the bundle's fault."""

@@ -151,9 +151,9 @@ def test_what_another_build_could_read(image: Image.Image) -> None:
         Image.open(io.BytesIO(data[:4] + b"\x09" + data[5:]))
     assert not isinstance(caught.value, UnidentifiedImageError)
     header = container.Header(8, 8, "RGB", b"nonesuch")
-    with Image.open(io.BytesIO(container.write_container(header, 0, (b"",), {}))) as opened:
-        with pytest.raises(OSError, match=b"nonesuch".hex()):
-            opened.load()
+    foreign = io.BytesIO(container.write_container(header, 0, (b"",), {}))
+    with Image.open(foreign) as opened, pytest.raises(OSError, match=b"nonesuch".hex()):
+        opened.load()
 
 
 def test_limits_apply(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

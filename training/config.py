@@ -12,10 +12,11 @@ class ModelConfig:
     latent_channels: int = 320  # y, at 1/16 scale
     hyper_channels: int = 96  # z, at 1/64 scale
     analysis_width: int = 192  # at 1/8 scale
-    analysis_blocks: int = 3
-    analysis_latent_blocks: int = 0  # at 1/16 scale, latent_channels wide
+    analysis_blocks: int = 4
+    analysis_latent_blocks: int = 1  # at 1/16 scale, latent_channels wide
     synthesis_width: int = 128  # at 1/8 scale
-    synthesis_blocks: int = 3
+    synthesis_blocks: int = 4
+    synthesis_bypass: int = 64  # channels at 1/8 scale that go around the blocks: fine detail at high rates
     synthesis_latent_width: int = 0  # at 1/16 scale; 0 leaves that branch out
     synthesis_latent_blocks: int = 0
     hyper_width: int = 128
@@ -39,8 +40,6 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     grad_clip: float = 1.0
-    final_rate_from: float = 0.5  # share of the run from which rates come from final_rate instead of noise
-    final_rate: str = "split"  # "noise", "rounded" or "split": see SemicodecModel.forward
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion; the rest is MSE
     msssim_weight: float = 0.0205  # brings 1 - MS-SSIM to the size of MSE on [0, 1]

@@ -12,9 +12,9 @@ import argparse
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,10 @@ def measure_all(paths: list[Path], codecs: list[str], model: str | None, cache: 
                     future = None if row else pool.submit(measure, path, codec, quality, model)
                     jobs.append((codec, path.name, quality, key, row, future))
         for codec, name, quality, key, row, future in tqdm(jobs, desc="measuring", mininterval=5):
-            if future:
-                row = future.result()
-                if codec != OURS:
-                    known[key] = row
-            result[codec][name][quality] = row
+            measured = future.result() if future else row
+            if codec != OURS:
+                known[key] = measured
+            result[codec][name][quality] = measured
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_text(json.dumps(known))
     return result
@@ -97,7 +96,7 @@ def mean_curve(pictures: dict[str, dict[int, Row]]) -> list[Row]:
 
 
 def bd_rate(anchor: list[Row], test: list[Row], metric: str) -> float:
-    """Percent of bytes against ``anchor`` at equal quality; NaN where the curves do not overlap."""
+    """Percent of bytes against ``anchor`` at equal quality, over the common range of quality; NaN where there is none."""
     curves = []
     for curve in (anchor, test):
         rising: list[Row] = []
@@ -105,11 +104,10 @@ def bd_rate(anchor: list[Row], test: list[Row], metric: str) -> float:
             if not rising or point[metric] > rising[-1][metric]:
                 rising.append(point)
         curves += [[p["bpp"] for p in rising], [p[metric] for p in rising]]
-    try:
-        return float(bjontegaard.bd_rate(*curves, method="akima", require_matching_points=False, min_overlap=0.2))
-    except (AssertionError, ValueError) as error:
-        print(f"no BD-rate in {metric}: {error}", file=sys.stderr)
+    low, high = max(curves[1][0], curves[3][0]), min(curves[1][-1], curves[3][-1])
+    if high <= low:
         return float("nan")
+    return float(bjontegaard.bd_rate(*curves, method="akima", require_matching_points=False, min_overlap=0))
 
 
 def monotone_failures(pictures: dict[str, dict[int, Row]]) -> Iterator[str]:
@@ -118,7 +116,7 @@ def monotone_failures(pictures: dict[str, dict[int, Row]]) -> Iterator[str]:
         points = [rows[q] for q in sorted(rows)]
         for key in ("bpp", "psnr"):
             values = [point[key] for point in points]
-            if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            if any(b <= a for a, b in pairwise(values)):
                 yield f"{name}: {key} {[round(v, 3) for v in values]}"
 
 

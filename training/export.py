@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -315,10 +314,8 @@ def main(arguments: list[str] | None = None) -> None:
         calibration=None if args.no_calibration else validation, floor={95: last, 100: last + 0.75},
     )  # fmt: skip
     size = sum(path.stat().st_size for path in target.iterdir())
-    print(
-        f"{target}: {size / 1e6:.2f} MB, largest integer sum {max(check_integer_range(model).values()) / EXACT_LIMIT:.2f} of 2**24"
-    )
-    assert math.isfinite(size)
+    share = max(check_integer_range(model).values()) / EXACT_LIMIT
+    print(f"{target}: {size / 1e6:.2f} MB; the largest integer sum is {share:.2f} of 2**24")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -171,21 +172,18 @@ GRAPHS = {
 def example_inputs(name: str, model: SemicodecModel, height: int, width: int) -> tuple[Tensor, ...]:
     """Inputs of graph ``name`` for a picture of height x width, multiples of 64."""
     c = model.config
-    y = torch.randn(1, c.latent_channels, height // 16, width // 16) * 4
-    z_hat = torch.round(torch.randn(1, c.hyper_channels, height // 64, width // 64) * 3)
-    if name == "analysis":
-        return (torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8),)
-    if name == "hyper_analysis":
-        return (y,)
-    if name == "hyper_synthesis":
-        return z_hat, torch.randn(1, c.context_width, 1, 1)
-    if name == "mean_context":
-        return torch.randn(1, c.context_width, *y.shape[2:]), y
-    if name == "scale_hyper_synthesis":
-        return (z_hat,)
-    if name == "scale_context":
-        return torch.randint(0, 256, (1, c.scale_width, *y.shape[2:])).float(), torch.round(y)
-    return y / 16, torch.zeros(1, c.synthesis_width, 1, 1)
+    latent, hyper = (height // 16, width // 16), (height // 64, width // 64)
+    y = torch.randn(1, c.latent_channels, *latent) * 4
+    z_hat = torch.round(torch.randn(1, c.hyper_channels, *hyper) * 3)
+    return {
+        "analysis": (torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8),),
+        "hyper_analysis": (y,),
+        "hyper_synthesis": (z_hat, torch.randn(1, c.context_width, 1, 1)),
+        "mean_context": (torch.randn(1, c.context_width, *latent), y),
+        "scale_hyper_synthesis": (z_hat,),
+        "scale_context": (torch.randint(0, 256, (1, c.scale_width, *latent)).float(), torch.round(y)),
+        "synthesis": (y / 16, torch.zeros(1, c.synthesis_width, 1, 1)),
+    }[name]
 
 
 def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
@@ -197,8 +195,12 @@ def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
         for value in (*graph.inputs, *graph.outputs)
         if value != "condition"
     }
-    torch.onnx.export(
-        graph, arguments, path, input_names=list(graph.inputs), output_names=list(graph.outputs),
-        dynamic_axes=free, opset_version=17, dynamo=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated but writes plain operators without a further package; parity with
+        # PyTorch is checked on every graph it writes.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            graph, arguments, path, input_names=list(graph.inputs), output_names=list(graph.outputs),
+            dynamic_axes=free, opset_version=17, dynamo=False,
+        )  # fmt: skip
     return graph

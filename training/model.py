@@ -77,14 +77,12 @@ class SemicodecModel(nn.Module):
         """Start as a linear transform codec fitted to ``crops`` [N, 3, H, W] in [-0.5, 0.5]."""
         initialise_as_transform_codec(self.analysis, self.synthesis, crops)
 
-    def forward(self, x: Tensor, rate: Tensor, rate_mode: str = "noise") -> CodecOutput:
+    def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
         """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1].
 
-        Reconstructions come from rounding with straight-through gradients (Minnen & Singh, 2020). Rates come from
-
-        - ``"noise"``: values with uniform noise. It charges about 0.1 bit for a latent that is certainly zero.
-        - ``"rounded"``: the rounded values, as the range coder sees them, with straight-through gradients.
-        - ``"split"``: the rounded values for the scales, and noise for the gradients of what is coded.
+        Reconstructions come from rounding with straight-through gradients, rates from additive noise (Minnen & Singh,
+        2020) or, with ``hard_rate``, from the rounded values themselves, as the range coder sees them: noise charges
+        about 0.1 bit for a latent that is certainly zero.
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
         gain = torch.exp(weights @ bank.log_gain)[:, :, None, None]
@@ -92,7 +90,7 @@ class SemicodecModel(nn.Module):
         y = self.analysis(x).float() * gain  # in quantisation steps
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
-        bits_z = self.prior.bits(z + torch.rand_like(z) - 0.5 if rate_mode == "noise" else z_hat, weights)
+        bits_z = self.prior.bits(z_hat if hard_rate else z + torch.rand_like(z) - 0.5, weights)
 
         features, mean1 = self.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
         mask = step_mask(y)
@@ -107,7 +105,8 @@ class SemicodecModel(nn.Module):
 
         residual = y - mean
         residual_hat = round_ste(residual)
-        bits_y = _residual_bits(residual, residual_hat, scale_of_index(index), rate_mode)
+        coded = residual_hat if hard_rate else residual + torch.rand_like(residual) - 0.5
+        bits_y = gaussian_bits(coded, scale_of_index(index))
         y_hat = (mean + residual_hat) * inverse_gain
         x_hat = self.synthesis(y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
         return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), y_hat)
@@ -116,13 +115,3 @@ class SemicodecModel(nn.Module):
         for module in self.modules():
             if isinstance(module, IntegerConv2d):
                 module.clamp_()
-
-
-def _residual_bits(residual: Tensor, residual_hat: Tensor, scale: Tensor, rate_mode: str) -> Tensor:
-    if rate_mode == "rounded":
-        return gaussian_bits(residual_hat, scale)
-    noisy = residual + torch.rand_like(residual) - 0.5
-    if rate_mode == "noise":
-        return gaussian_bits(noisy, scale)
-    for_latents = gaussian_bits(noisy, scale.detach())
-    return gaussian_bits(residual_hat.detach(), scale) + for_latents - for_latents.detach()

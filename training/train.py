@@ -82,7 +82,7 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
         for picture in pictures:
             x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
             q = torch.tensor([rate], device=device)
-            rd = rate_distortion_loss(model(x, q, "rounded"), x, model.rate_bank.rd_lambda(q), config)
+            rd = rate_distortion_loss(model(x, q, hard_rate=True), x, model.rate_bank.rd_lambda(q), config)
             rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item()))
         for name, values in zip(("val_bpp", "val_psnr", "val_msssim"), zip(*rows, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)
@@ -102,7 +102,10 @@ def main(arguments: list[str] | None = None) -> None:
     state: dict[str, Any] | None = None
     if source:
         state = torch.load(source, map_location="cpu", weights_only=True)
-        model_config = ModelConfig(**state["model_config"])
+        # Settings given now go over the checkpoint's: a model may grow by parts that start silent.
+        given = {s.split("=")[0].removeprefix("model."): None for s in args.set if s.startswith("model.")}
+        known = {**state["model_config"], **{name: getattr(model_config, name) for name in given}}
+        model_config = ModelConfig(**known)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -120,8 +123,17 @@ def main(arguments: list[str] | None = None) -> None:
     ema_model.load_state_dict(model.state_dict())
     step, elapsed_before = 0, 0.0
     if state:
-        model.load_state_dict({k: v.float() for k, v in state["model"].items()})
-        ema_model.load_state_dict({k: v.float() for k, v in state["ema"].items()})
+        for target, key in ((model, "model"), (ema_model, "ema")):
+            fresh = target.load_state_dict({k: v.float() for k, v in state[key].items()}, strict=False)
+            if fresh.unexpected_keys:
+                raise ValueError(
+                    f"{source}: the checkpoint holds {fresh.unexpected_keys}, which this shape has no place for"
+                )
+        if fresh.missing_keys:
+            print(f"new parameters, not in {source}: {', '.join(fresh.missing_keys)}")
+            if not args.restart_clock:
+                raise ValueError(f"{source} lacks parameters of this shape; --restart-clock lets it grow")
+            ema_model.load_state_dict({k: model.state_dict()[k] for k in fresh.missing_keys}, strict=False)
         if not args.restart_clock:
             step, elapsed_before = state["step"], state["seconds"]
     model, ema_model = (m.to(device, memory_format=torch.channels_last) for m in (model, ema_model))
@@ -175,9 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
             group["lr"] = lr
         x = to_signal(sampler.next().to(device, non_blocking=True))
         rate = torch.rand(len(x), generator=generator).to(device)
-        rate_mode = config.final_rate if progress >= config.final_rate_from else "noise"
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            output = forward(x, rate, rate_mode)
+            output = forward(x, rate)
         rd = rate_distortion_loss(output, x, model.rate_bank.rd_lambda(rate), config)
         optimiser.zero_grad(set_to_none=True)
         rd.loss.backward()

@@ -58,13 +58,20 @@ class SynthesisTransform(nn.Module):
         self.split = Float32Conv2d(config.latent_channels, 4 * width, 1)
         self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.synthesis_blocks)))
         self.project = Float32Conv2d(width, BLOCK_CHANNELS, 1)
+        # The blocks' width is less than the 192 samples of a block: without a way around them, what it leaves out
+        # bounds the quality at high rates. It starts silent.
+        self.bypass_split = Float32Conv2d(config.latent_channels, 4 * config.synthesis_bypass, 1)
+        self.bypass_project = Float32Conv2d(config.synthesis_bypass, BLOCK_CHANNELS, 1)
+        nn.init.zeros_(self.bypass_project.weight)
+        nn.init.zeros_(self.bypass_project.bias)  # type: ignore[arg-type]
 
     def forward(self, y_hat: Tensor, condition: Tensor) -> Tensor:
         h = self.split(y_hat)  # [B, 4C, H/16, W/16]
         if self.latent_width:
             h = h + self.latent_project(self.latent_blocks(self.latent_embed(y_hat)))
         h = F.pixel_shuffle(h, 2) + condition  # [B, C, H/8, W/8]
-        return F.pixel_shuffle(self.project(self.blocks(h)), BLOCK)
+        detail = self.bypass_project(F.pixel_shuffle(self.bypass_split(y_hat), 2))
+        return F.pixel_shuffle(self.project(self.blocks(h)) + detail, BLOCK)
 
 
 class HyperAnalysisTransform(nn.Module):

@@ -83,7 +83,8 @@ class StreamEncoder:
 
     def finish(self) -> bytes:
         """The stream: 32-bit words, little-endian."""
-        return self._coder.get_compressed().astype("<u4").tobytes()
+        stream: bytes = self._coder.get_compressed().astype("<u4").tobytes()
+        return stream
 
 
 class StreamDecoder:

@@ -47,7 +47,8 @@ class TableSet:
 
     def table(self, k: int) -> Frequencies:
         end = int(self.sizes[: k + 1].sum())
-        return self.frequencies[end - int(self.sizes[k]) : end]
+        table: Frequencies = self.frequencies[end - int(self.sizes[k]) : end]
+        return table
 
     def bits(self, k: int, values: NDArray[np.int32]) -> NDArray[np.float64]:
         """Ideal code length of each value under table ``k``, the escape's extra bits counted as the coder codes them."""
@@ -63,7 +64,8 @@ class TableSet:
 def escape_bits(values: NDArray[np.int32]) -> NDArray[np.float64]:
     """Bits of the escape code: a class of 32, then the magnitude's bits below its leading one, then the sign."""
     folded = np.where(values < 0, -2 * values.astype(np.int64) - 1, 2 * values.astype(np.int64)) + 1
-    return 5.0 + np.floor(np.log2(folded))
+    bits: NDArray[np.float64] = 5.0 + np.floor(np.log2(folded))
+    return bits
 
 
 def quantise(probabilities: NDArray[np.float64]) -> Frequencies:
@@ -73,7 +75,8 @@ def quantise(probabilities: NDArray[np.float64]) -> Frequencies:
     counts = np.floor(exact).astype(np.int64)
     remainder = np.argsort(counts - exact, kind="stable")[: free - int(counts.sum())]
     counts[remainder] += 1
-    return (counts + 1).astype(np.uint32)
+    frequencies: Frequencies = (counts + 1).astype(np.uint32)
+    return frequencies
 
 
 def join(tables: list[tuple[int, Frequencies]]) -> TableSet:

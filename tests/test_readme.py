@@ -1,0 +1,50 @@
+"""Every Python and sgc example of the README runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import photo
+from PIL import Image
+
+from pillow_semicodec.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the pictures that the examples name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image.Image, "show", lambda self: self.load())
+    Image.fromarray(photo(200, 240)).save("photo.png")
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    Image.fromarray(photo(60, 60)).save("pictures/deep/a.png")
+
+
+@pytest.mark.parametrize("code", [code for kind, code in BLOCKS if kind == "python"])
+def test_python_examples(code: str) -> None:
+    """They run as printed."""
+    if "photo.png" not in code and "photo.sgc" in code:
+        Image.open("photo.png").save("photo.sgc")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands() -> None:
+    """The commands of the section on the command line, in their order."""
+    commands = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("sgc ")]
+    assert len(commands) == 5
+    for command in commands:
+        assert main(shlex.split(command, comments=True)[1:]) == 0
+    assert Path("back/deep/a.png").exists()
+
+
+def test_the_set_up_commands_are_those_of_the_gate() -> None:
+    """The gate runs the command that the README gives."""
+    gate = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+    assert 'pip install -q -e ".[test]" && pytest' in gate
+    assert 'pip install -e ".[test]" && pytest' in README

@@ -1,0 +1,85 @@
+"""The model: a working codec at step 0, monotone in rate, and rate modes that agree where they should."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_msssim")
+
+from conftest import photo  # noqa: E402
+
+from training.config import ModelConfig, TrainConfig  # noqa: E402
+from training.data import to_signal  # noqa: E402
+from training.losses import rate_distortion_loss  # noqa: E402
+from training.model import SemicodecModel, step_mask  # noqa: E402
+from training.transforms import block_transform, dct_matrix  # noqa: E402
+
+SHAPE = ModelConfig(analysis_blocks=1, synthesis_blocks=1, latent_channels=96, synthesis_width=64, scale_width=16)
+
+
+def crops(count: int = 4, side: int = 192) -> torch.Tensor:
+    pictures = torch.stack([torch.from_numpy(photo(side, side, seed)) for seed in range(count)])
+    return to_signal(pictures.permute(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def model() -> SemicodecModel:
+    torch.manual_seed(0)
+    model = SemicodecModel(SHAPE)
+    model.initialise(crops())
+    return model
+
+
+def test_transforms_are_orthonormal() -> None:
+    """DCT and block transform keep energies."""
+    for matrix in (dct_matrix(8), block_transform()):
+        assert abs(matrix @ matrix.T - torch.eye(len(matrix)).numpy()).max() < 1e-12
+
+
+def test_step_zero_is_a_linear_codec(model: SemicodecModel) -> None:
+    """Untrained, analysis and synthesis are nearly inverse, and more rate is less error on every sample."""
+    x = crops(2)
+    with torch.no_grad():
+        direct = model.synthesis(model.analysis(x), torch.zeros(1))
+        assert float((direct - x).square().mean()) < 0.25 * float(x.var())
+        errors = [float((model(x, torch.full((2,), r)).x_hat - x).square().mean()) for r in (0.0, 0.5, 1.0)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_rates_are_interpolated(model: SemicodecModel) -> None:
+    """Weights of the anchors sum to one; lambda spans its range in equal ratios."""
+    weights = model.rate_bank.weights(torch.tensor([0.0, 0.3, 1.0]))
+    assert torch.allclose(weights.sum(1), torch.ones(3))
+    assert weights[0, 0] == 1
+    assert weights[2, -1] == 1
+    lambdas = model.rate_bank.rd_lambda(torch.tensor([0.0, 0.5, 1.0]))
+    assert float(lambdas[1] ** 2) == pytest.approx(float(lambdas[0] * lambdas[2]), rel=1e-4)
+
+
+@pytest.mark.parametrize("hard_rate", [False, True])
+def test_gradients_reach_every_parameter(model: SemicodecModel, hard_rate: bool) -> None:
+    """With noise and with rounded values no part of the model is left out."""
+    x, rate = crops(2), torch.tensor([0.2, 0.8])
+    model.zero_grad()
+    output = model(x, rate, hard_rate)
+    rate_distortion_loss(output, x, model.rate_bank.rd_lambda(rate), TrainConfig()).loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_steps_are_a_checkerboard() -> None:
+    """Half of the latents each, neighbours in every direction in the other step."""
+    mask = step_mask(torch.zeros(1, 6, 4, 8))[0]
+    assert mask.float().mean() == 0.5
+    for axis in range(3):
+        assert not (mask & mask.roll(1, axis)).any()
+
+
+def test_losses_weigh_what_they_say(model: SemicodecModel) -> None:
+    """Without the MS-SSIM share the distortion is MSE; a perfect picture has none."""
+    x = crops(2)
+    output = model(x, torch.tensor([0.5, 0.5]))._replace(x_hat=x)
+    rd = rate_distortion_loss(output, x, torch.full((2,), 0.02), TrainConfig())
+    assert float(rd.loss.detach()) == pytest.approx(float(rd.bpp.mean().detach()), rel=1e-4)
+    assert rd.mse.max() == 0
+    assert rd.msssim.min() > 0.9999

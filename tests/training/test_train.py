@@ -1,0 +1,216 @@
+"""The trainer, the exporter and the evaluation, on a few small pictures."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_msssim")
+bjontegaard = pytest.importorskip("bjontegaard")
+
+import numpy as np  # noqa: E402
+from conftest import photo  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import pillow_semicodec as sgc  # noqa: E402
+from pillow_semicodec import bundle, metrics  # noqa: E402
+from training import evaluate, export, train  # noqa: E402
+from training.data import CropSampler, read_folder, split_validation  # noqa: E402
+from training.synthetic import synthetic_pictures  # noqa: E402
+
+SETTINGS = [
+    f"--set={s}"
+    for s in (
+        "model.latent_channels=12", "model.hyper_channels=4", "model.analysis_width=24", "model.analysis_blocks=1",
+        "model.synthesis_width=16", "model.synthesis_blocks=1", "model.hyper_width=16", "model.context_width=16",
+        "model.scale_width=16", "model.scale_context_width=8", "model.rate_anchors=3",
+        "train.crop=64", "train.batch=2", "train.msssim_share=0", "train.synthetic_share=0", "train.bf16=false",
+    )
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        Image.fromarray(photo(192, 192, seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    train.main(["--data", str(data), "--out", str(out), "--steps", "6", "--threads", "1", *SETTINGS])
+    return out
+
+
+def test_a_run_resumes(run: Path, data: Path, tmp_path: Path) -> None:
+    """The same command goes on where the checkpoint stands, with the checkpoint's shape; logs go on too."""
+    shutil.copytree(run, tmp_path / "run")
+    train.main(["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "9", "--threads", "1", *SETTINGS[-5:]])
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 9
+    assert state["model_config"]["latent_channels"] == 12
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["6", "9"]
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_model_grows(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint without the bypass starts a model with it; without --restart-clock that is refused by name."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    for key in ("model", "ema"):
+        state[key] = {name: value for name, value in state[key].items() if "bypass" not in name}
+    torch.save(state, tmp_path / "old.pt")
+    arguments = ["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--threads", "1", *SETTINGS]
+    with pytest.raises(ValueError, match=r"old\.pt lacks parameters"):
+        train.main([*arguments, "--resume", str(tmp_path / "old.pt")])
+    train.main([*arguments, "--resume", str(tmp_path / "old.pt"), "--restart-clock"])
+    assert "bypass_split.weight" in capsys.readouterr().out
+
+
+def test_settings_are_checked() -> None:
+    """Unknown names are told the known ones."""
+    with pytest.raises(ValueError, match="analysis_blocks"):
+        train.configure(["model.nonesuch=1"])
+    with pytest.raises(ValueError, match="unknown setting"):
+        train.configure(["other.lr=1"])
+    assert train.configure(["train.lr=0.5"])[1].lr == 0.5
+
+
+def test_learning_rate() -> None:
+    """Warm-up, hold, then linear to zero."""
+    config = train.configure([])[1]
+    rates = [train.learning_rate(config, 500, p) for p in (0, 0.2, 0.4, 0.7, 1.0)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 0.5e-3, 0], abs=1e-9)
+    assert train.learning_rate(config, 0, 0) < 1e-5
+
+
+def test_data_errors_name_the_file(tmp_path: Path) -> None:
+    """An empty folder and a broken picture are told apart, by name."""
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        read_folder(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"broken\.png"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="256 pixels"):
+        CropSampler([photo(100, 100)], 256, 1, 0, 0, 0)
+
+
+def test_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops have the shape asked for, repeat with the seed, and some are grey."""
+    monkeypatch.setattr("training.data.SYNTHETIC_COUNT", 3)
+    samplers = [CropSampler([photo(150, 150), photo(80, 300)], 64, 8, 0.5, 0.3, 7) for _ in range(2)]
+    first, second = (s.next() for s in samplers)
+    assert first.shape == (8, 3, 64, 64)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, second)
+    grey = [bool((c[0] == c[1]).all() and (c[1] == c[2]).all()) for c in torch.cat([first, samplers[0].next()])]
+    assert any(grey)
+    assert not all(grey)
+
+
+def test_validation_is_held_out() -> None:
+    """No validation picture is trained on; their sides suit the networks."""
+    pictures = [np.full((70 + k, 200, 3), k, np.uint8) for k in range(130)]
+    training, validation = split_validation(pictures)
+    assert len(training) == 127
+    assert {int(p[0, 0, 0]) for p in validation} == {0, 60, 120}
+    assert all(n % 64 == 0 for p in validation for n in p.shape[:2])
+
+
+def test_synthetic_pictures() -> None:
+    """Of the size asked for, with content, the same for the same seed."""
+    first, second = (synthetic_pictures(6, 96, 3) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(p.shape == (96, 96, 3) and p.std() > 3 for p in first)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models")
+    model = export.load_model(run / "checkpoint.pt")
+    return export.export_bundle(model, "small", out, read_folder(data), passes=4)
+
+
+def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle of a fresh run encodes and decodes, and lies in a folder named by its id."""
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(exported.parent))
+    model = sgc.find_model("small")
+    assert exported.name == model.model_id.hex()
+    picture = photo(90, 70)
+    assert sgc.decode(sgc.encode(picture, 70)).shape == picture.shape
+    assert [p.name for p in exported.parent.iterdir()] == [exported.name]
+
+
+def test_export_refuses_sums_beyond_exactness(run: Path, data: Path, tmp_path: Path) -> None:
+    """A partial sum that could reach 2**24 ends the export, and nothing is written."""
+    model = export.load_model(run / "checkpoint.pt")
+    with torch.no_grad():
+        model.scale_context.index.bias[0] = 2**12
+    with pytest.raises(export.ExportError, match=r"2\*\*24"):
+        export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_export_refuses_graphs_that_differ(run: Path, tmp_path: Path) -> None:
+    """One changed weight is noticed: exactly in the integer graphs, beyond a tolerance in the others."""
+    model = export.load_model(run / "checkpoint.pt")
+    for name in ("scale_context", "scale_hyper_synthesis", "synthesis"):
+        graph = export.export_graph(name, model, tmp_path / "graph.onnx")
+        export.check_parity(name, graph, tmp_path / "graph.onnx", model)
+        with torch.no_grad():
+            last = graph.index if name.startswith("scale") else graph.synthesis.project
+            last.bias += 2**9 if name.startswith("scale") else 0.1
+        with pytest.raises(export.ExportError, match=name):
+            export.check_parity(name, graph, tmp_path / "graph.onnx", model)
+
+
+def test_counted_tables() -> None:
+    """Tables follow the counts, symmetrically, and hold an escape."""
+    counts = np.zeros((64, 2 * export.RESIDUAL_RANGE + 1))
+    counts[20, export.RESIDUAL_RANGE + np.arange(-3, 4)] = [10, 100, 900, 5000, 1100, 80, 10]
+    tables = export.residual_tables(counts)
+    assert tables.sizes[0] == 0
+    table, minimum = tables.table(20), tables.minimums[20]
+    middle = -minimum
+    assert table[middle] / table.sum() == pytest.approx(5000 / 7200, rel=0.05)
+    assert abs(int(table[middle + 1]) - int(table[middle - 1])) <= 1
+
+
+def test_bd_rate_of_known_curves() -> None:
+    """Half the bytes at equal quality is -50 %; the curves' own order does not matter."""
+    anchor = [{"bpp": b, "psnr": 30 + 6 * np.log2(b)} for b in (0.25, 0.5, 1, 2)]
+    test = [{"bpp": p["bpp"] / 2, "psnr": p["psnr"]} for p in anchor]
+    assert evaluate.bd_rate(anchor, test, "psnr") == pytest.approx(-50, abs=0.1)
+    assert evaluate.bd_rate(test, anchor, "psnr") == pytest.approx(100, abs=0.2)
+
+
+def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table and the plot come from real files; a cache spares the classical codecs."""
+    Image.fromarray(photo(192, 192)).save(tmp_path / "a.png")
+    arguments = [str(tmp_path), "--codecs", "SGC,JPEG", "--workers", "1", "--cache", str(tmp_path / "cache.json")]
+    evaluate.main([*arguments, "--plot", str(tmp_path / "p.png"), "--json", str(tmp_path / "r.json")])
+    text = capsys.readouterr().out
+    assert "against JPEG" in text
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    assert len((tmp_path / "cache.json").read_text()) > 100
+
+
+def test_msssim_agrees_with_the_reference() -> None:
+    """Our MS-SSIM is pytorch-msssim's, odd sides included."""
+    from pytorch_msssim import ms_ssim
+
+    for height, width in ((192, 176), (201, 187)):
+        a = photo(height, width)
+        b = np.clip(a + np.random.default_rng(0).normal(0, 12, a.shape), 0, 255).astype(np.uint8)
+        tensors = [torch.from_numpy(p).permute(2, 0, 1)[None].float() for p in (a, b)]
+        assert metrics.msssim(a, b) == pytest.approx(float(ms_ssim(*tensors, data_range=255)), abs=1e-4)
+    assert metrics.msssim(a, a) == pytest.approx(1)
+    assert np.isnan(metrics.msssim(a[:160], a[:160]))
+    assert metrics.psnr(a, a) == np.inf
+    assert metrics.ssimulacra2(a, a) == pytest.approx(100, abs=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference_decoder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import table_sets
 
@@ -41,6 +41,7 @@ def test_round_trip_and_length(tables: TableSet, count: int, seed: int, wild: fl
     assert len(stream) <= ideal * 1.001 + 12
 
 
+@settings(max_examples=10)
 @given(table_sets(), st.integers(0, 60), st.integers(0, 999))
 def test_the_second_decoder_agrees(tables: TableSet, count: int, seed: int) -> None:
     """The plain-Python range decoder of FORMAT.md reads the same values."""

@@ -74,13 +74,15 @@ def measure_all(paths: list[Path], codecs: list[str], model: str | None, cache: 
                     row = None if codec == OURS else known.get(key)
                     future = None if row else pool.submit(measure, path, codec, quality, model)
                     jobs.append((codec, path.name, quality, key, row, future))
-        for codec, name, quality, key, row, future in tqdm(jobs, desc="measuring", mininterval=5):
-            measured = future.result() if future else row
-            if codec != OURS:
-                known[key] = measured
-            result[codec][name][quality] = measured
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps(known))
+        try:
+            for codec, name, quality, key, row, future in tqdm(jobs, desc="measuring", mininterval=5):
+                measured = future.result() if future else row
+                if codec != OURS:
+                    known[key] = measured
+                result[codec][name][quality] = measured
+        finally:  # what an interrupted run has measured is not lost
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(known))
     return result
 
 

@@ -13,9 +13,11 @@ import hashlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tqdm import tqdm
 from pillow_semicodec import codec
 from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
+from pillow_semicodec.metrics import msssim, ssimulacra2
 
 from .config import ModelConfig
 from .data import Picture, read_folder, split_validation, to_signal
@@ -193,6 +196,25 @@ def default_quality_positions(anchors: int) -> NDArray[np.float64]:
 JPEG_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
 
 
+def _looks(
+    directory: Path, positions: NDArray[np.float64], picture: Picture
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """SSIMULACRA2 and MS-SSIM of one picture: ours [positions, 2], JPEG's [qualities, 2]."""
+    bundle = ModelBundle(directory)
+    height, width = picture.shape[:2]
+    ours, theirs = [], []
+    for position in positions:
+        rate = round((position + 1) * RATE_UNIT)
+        coded = codec.encode_slice(picture, rate, bundle, 1)
+        decoded, _ = codec.decode_slice(coded.stream, rate, bundle, height, width, 1)
+        ours.append([metric(picture, decoded) for metric in (ssimulacra2, msssim)])
+    for quality in JPEG_QUALITIES:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        theirs.append([metric(picture, np.asarray(Image.open(file))) for metric in (ssimulacra2, msssim)])
+    return np.array(ours), np.array(theirs)
+
+
 def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[int, float]) -> NDArray[np.float64]:
     """Positions on the rate bank at which a picture looks at least as good as JPEG at the same number.
 
@@ -201,23 +223,11 @@ def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[
     Args:
         floor: quality → least position, whatever JPEG does there.
     """
-    from pillow_semicodec.metrics import msssim, ssimulacra2
-
-    metrics = (ssimulacra2, msssim)
     positions = np.arange(-0.75, bundle.rate_bank.anchors + 0.26, 0.5)
-    ours = np.zeros((len(positions), len(metrics)))
-    theirs = np.zeros((len(JPEG_QUALITIES), len(metrics)))
-    for picture in tqdm(pictures, desc="calibrating", mininterval=5):
-        height, width = picture.shape[:2]
-        for k, position in enumerate(positions):
-            rate = round((position + 1) * RATE_UNIT)
-            coded = codec.encode_slice(picture, rate, bundle)
-            decoded, _ = codec.decode_slice(coded.stream, rate, bundle, height, width)
-            ours[k] += [metric(picture, decoded) for metric in metrics]
-        for k, quality in enumerate(JPEG_QUALITIES):
-            file = io.BytesIO()
-            Image.fromarray(picture).save(file, "JPEG", quality=quality)
-            theirs[k] += [metric(picture, np.asarray(Image.open(file))) for metric in metrics]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        curves = pool.map(_looks, [bundle.directory] * len(pictures), [positions] * len(pictures), pictures)
+        pairs = list(tqdm(curves, desc="calibrating", total=len(pictures), mininterval=5))
+    ours, theirs = (np.mean(curve, 0) for curve in zip(*pairs, strict=True))
     ours = np.maximum.accumulate(ours, 0)
     rows = []
     for quality, looks in zip(JPEG_QUALITIES, theirs, strict=True):

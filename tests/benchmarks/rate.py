@@ -1,6 +1,6 @@
 """Real bytes against the model's likelihood: ``python tests/benchmarks/rate.py [FOLDER]``; the Kodak pictures by default.
 
-For every picture at qualities 5, 50 and 95: bytes of the whole file, and of a perfect entropy coder under the model's tables.
+At qualities 5, 50 and 95: bytes of the whole file, and of a perfect entropy coder under the model's tables.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""The shipped model on real pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_decoder
+from conftest import SHARED
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec import codec, inference
+from pillow_semicodec.metrics import msssim, psnr
+
+pytestmark = pytest.mark.model
+DEMO = Path(sgc.__file__).parent / "demo.png"
+SPECIAL = sorted((SHARED / "test_special").rglob("*.*"))
+
+
+@pytest.fixture(scope="module")
+def parrots() -> np.ndarray:
+    return np.asarray(Image.open(DEMO).convert("RGB"))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_it_is_better_than_jpeg_and_webp_by_far(parrots: np.ndarray) -> None:
+    """At the demo's quality the picture takes less than 70 % of the bytes of a JPEG or 90 % of a WebP that is as good."""
+    data = sgc.encode(parrots, 40)
+    quality = psnr(parrots, sgc.decode(data)), msssim(parrots, sgc.decode(data))
+    for kind, share in (("JPEG", 0.7), ("WEBP", 0.9)):
+        for number in range(5, 96, 5):
+            rival = saved(Image.fromarray(parrots), kind, quality=number)
+            decoded = np.asarray(Image.open(io.BytesIO(rival)))
+            if psnr(parrots, decoded) >= quality[0] and msssim(parrots, decoded) >= quality[1]:
+                break
+        assert len(data) < share * len(rival)
+
+
+def test_bytes_and_psnr_rise_with_every_step(parrots: np.ndarray) -> None:
+    """From the coarsest to the finest quality."""
+    files = [sgc.encode(parrots, quality) for quality in (1, 5, 20, 40, 60, 80, 95, 100)]
+    sizes, scores = [len(f) for f in files], [psnr(parrots, sgc.decode(f)) for f in files]
+    assert sizes == sorted(set(sizes))
+    assert scores == sorted(set(scores))
+    assert scores[-1] > 40
+
+
+@pytest.mark.parametrize("quality", [5, 50, 95])
+def test_bytes_are_those_of_the_likelihood(parrots: np.ndarray, quality: int) -> None:
+    """A whole file takes at most 0.5 % and 64 bytes more than its latents' information."""
+    bundle = sgc.find_model()
+    rate = bundle.rate_bank.rate_of_quality(quality)
+    ideal = codec.ideal_bits(codec.encode_slice(parrots, rate, bundle).latents, rate, bundle) / 8
+    assert len(sgc.encode(parrots, quality)) <= 1.005 * ideal + 64
+
+
+def test_neither_threads_nor_optimisation_matter(parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file decodes to the same latents for 1 and 2 threads, optimised or not; pixels within one level."""
+    bundle, picture = sgc.find_model(), parrots[100:300, 50:390]
+    stream, results = codec.encode_slice(picture, 20000, bundle).stream, []
+    for threads, optimised in ((1, True), (2, True), (1, False), (2, False)):
+        monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimised)
+        results.append(codec.decode_slice(stream, 20000, bundle, 200, 340, threads))
+    for pixels, latents in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(latents, results[0][1], strict=True))
+        assert np.abs(pixels.astype(int) - results[0][0]).max() <= 1
+
+
+def test_the_second_decoder_agrees(parrots: np.ndarray) -> None:
+    """FORMAT.md's own decoder reads a crop of a photograph."""
+    picture = parrots[150:190, 200:250]
+    data = sgc.encode(picture, 60)
+    pixels, _, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(sgc.find_model().directory))
+    bundle = sgc.find_model()
+    rate = sgc.read_prologue(data).index.rate
+    _, latents = codec.decode_slice(reference_decoder.parse(data)["slice"], rate, bundle, 40, 50)
+    assert np.array_equal(latents.residual, residual)
+    assert np.array_equal(latents.indexes, indexes)
+    assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (17, 15), (63, 65), (129, 64)])
+def test_awkward_sizes(parrots: np.ndarray, size: tuple[int, int]) -> None:
+    """Crops of any size come back well: no border artefacts from padding."""
+    picture = parrots[100 : 100 + size[0], 100 : 100 + size[1]]
+    assert psnr(picture, sgc.decode(sgc.encode(picture, 90))) > 28
+
+
+@pytest.mark.skipif(not SPECIAL, reason="the special pictures are not here")
+@pytest.mark.parametrize("path", [p for p in SPECIAL if p.suffix != ".csv"], ids=lambda p: p.name[:40])
+def test_special_pictures(path: Path) -> None:
+    """Every odd picture is stored, or refused with a clear error: alpha and high bit depths are not dropped silently."""
+    with Image.open(path) as image:
+        image.load()
+        image.thumbnail((700, 700))
+        lossless = image.copy()
+    if lossless.has_transparency_data or lossless.mode.startswith(("I", "F")):
+        with pytest.raises(OSError, match="cannot write mode"):
+            saved(lossless, "SGC")
+        return
+    decoded = Image.open(io.BytesIO(saved(lossless, "SGC", quality=90)))
+    expected = lossless.convert(decoded.mode)
+    assert decoded.size == lossless.size
+    assert psnr(np.asarray(expected), np.asarray(decoded)) > 22

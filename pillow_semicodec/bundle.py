@@ -198,15 +198,28 @@ def _load(directory: Path) -> ModelBundle:
         return _cache[key]
 
 
-def list_models() -> list[ModelBundle]:
-    """Every installed model, in order of search; broken bundles are passed over."""
-    models = []
+def _after_fork() -> None:
+    """Locks may have been held by a thread of the parent that a forked child does not have."""
+    global _cache_lock
+    _cache.clear()
+    _cache_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _installed() -> Iterator[ModelBundle]:
     for directory in _candidates():
         try:
-            models.append(_load(directory))
+            yield _load(directory)
         except BundleError:
-            continue
-    return models
+            continue  # a broken bundle must not hide a good one; using it by its id says that it is not installed
+
+
+def list_models() -> list[ModelBundle]:
+    """Every installed model, in order of search; broken bundles are passed over."""
+    return list(_installed())
 
 
 def find_model(model: str | bytes | None = None) -> ModelBundle:
@@ -216,14 +229,13 @@ def find_model(model: str | bytes | None = None) -> ModelBundle:
         UnknownModelError: it is not installed; the message says how to add it.
         BundleError: no model is installed at all.
     """
-    models = list_models()
-    for bundle in models:
+    for bundle in _installed():  # stops at the first match: entry points, which cost a search, come last
         if model in (None, bundle.name, bundle.model_id, bundle.model_id.hex()):
             return bundle
     if model is None:
         raise BundleError(f"no model is installed; reinstall pillow-semicodec or set {PATH_VARIABLE}")
     wanted = model.hex() if isinstance(model, bytes) else model
-    known = ", ".join(f"{m.name} ({m.model_id.hex()})" for m in models) or "none"
+    known = ", ".join(f"{m.name} ({m.model_id.hex()})" for m in list_models()) or "none"
     raise UnknownModelError(
         f"model {wanted} is not installed. Installed: {known}. Install the package that brings it, or unpack its bundle "
         f"into a directory listed in {PATH_VARIABLE}"

@@ -31,7 +31,7 @@ class Transforms:
 
     def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
         self.bundle, self.threads = bundle, threads
-        self._sessions: dict[tuple[int, str, bool], Any] = {}
+        self._sessions: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 
     def _run(self, name: str, *inputs: NDArray[Any]) -> Outputs:
@@ -39,14 +39,16 @@ class Transforms:
         names = [value.name for value in session.get_inputs()]
         try:
             outputs: Outputs = session.run(None, dict(zip(names, inputs, strict=True)))
+        except MemoryError:
+            raise
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
-            if isinstance(error, (MemoryError, KeyboardInterrupt)):
-                raise
+            if "allocate" in str(error):
+                raise MemoryError(f"graph {name}: {error}") from error
             raise BundleError(f"graph {name} of model {self.bundle.name} failed: {error}") from error
         return outputs
 
     def _session(self, name: str) -> Any:
-        key = (os.getpid(), name, GRAPH_OPTIMISATION)
+        key = (name, GRAPH_OPTIMISATION)
         with self._lock:
             if key not in self._sessions:
                 self._sessions[key] = self._build(name)
@@ -102,9 +104,25 @@ class Transforms:
 
 _cache: dict[tuple[bytes, int], Transforms] = {}
 _cache_lock = threading.Lock()
+_inherited: list[Transforms] = []
 
 
 def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
     """The shared Transforms of a bundle and thread count."""
     with _cache_lock:
         return _cache.setdefault((bundle.model_id, threads), Transforms(bundle, threads))
+
+
+def _after_fork() -> None:
+    """A forked child builds its own sessions: the parent's worker threads are not there, and its locks may be held.
+
+    The inherited sessions are kept, not destroyed: their destructors would wait for threads that do not exist.
+    """
+    global _cache_lock
+    _inherited.extend(_cache.values())
+    _cache.clear()
+    _cache_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -19,11 +19,10 @@ def register() -> None:
     from imageio.config.extensions import FileExtension, known_extensions
     from imageio.config.plugins import PluginConfig, known_plugins
 
-    config = PluginConfig(
+    # Where nothing names a format, imageio's Pillow plugin comes first: with this import it knows SGC files.
+    import pillow_semicodec  # noqa: F401
+
+    known_plugins["sgc"] = PluginConfig(
         name="sgc", class_name="SemicodecPlugin", module_name="imageio_plugin.plugin", install_name="pillow-semicodec"
     )
-    # Where nothing names a format, imageio tries its plugins in order; ours looks at four bytes, so it goes first.
-    others = {name: other for name, other in known_plugins.items() if name != "sgc"}
-    known_plugins.clear()
-    known_plugins.update({"sgc": config, **others})
     known_extensions[".sgc"] = [FileExtension(name="Semicodec learned image", extension=".sgc", priority=["sgc", "pillow"])]

@@ -31,8 +31,6 @@ class SemicodecPlugin(PluginV3):
         if request.mode.io_mode == IOMode.write:
             if request.extension not in (None, EXTENSION):
                 raise InitializationError(f"SGC files end in {EXTENSION}, not in {request.extension}")
-            if request.extension is None and request._uri_type != URI_BYTES and not request.mode_is_explicit():
-                raise InitializationError("the resource names no format")
         elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE:
             raise InitializationError(f"{request.raw_uri!r} is not an SGC file")
         self._data: bytes | None = None

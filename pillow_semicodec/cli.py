@@ -6,6 +6,7 @@ Exit code 0: all done; 1: at least one file failed, each with a line on standard
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,9 @@ SGC = ".sgc"
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     options.THREADS = getattr(args, "threads", 0)
+    for stream in (sys.stdout, sys.stderr):  # file names may hold anything
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(args.run(args))
     except (OSError, ValueError, SemicodecError, UnidentifiedImageError) as error:
@@ -102,11 +106,12 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
     with Image.open(source) as image:
         metadata = {key: image.info[key] for key in ("exif", "icc_profile") if image.info.get(key)}
         picture: Image.Image = image
+        frames = getattr(image, "n_frames", 1)
+        if name == "SGC" and frames > 1:
+            raise ValueError(f"{source}: it has {frames} frames; this version stores one")
         if name == "SGC" and flatten and image.has_transparency_data:
             picture = Image.new("RGBA", image.size, "white")
             picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
-        elif name == "SGC" and getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it has {image.n_frames} frames; this version stores one")  # type: ignore[attr-defined]
 
         def write(file: IO[bytes]) -> None:
             picture.save(file, name, **metadata, **(settings if name == "SGC" else {}))

@@ -185,6 +185,7 @@ def encode(
     if not picture.size:
         raise ValueError("cannot write an empty picture")
     check_quality(quality)
+    check_threads(threads)
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
     metadata = {}
@@ -208,6 +209,14 @@ def check_quality(quality: float) -> None:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
 
 
+def check_threads(threads: int) -> None:
+    """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
+    if threads < 0:
+        raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
+
+
 def read_prologue(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     """Size, mode, model and metadata of a file, without its pixels and without running a network."""
     return container.read_prologue(BytesIO(data).read, limits)
@@ -218,6 +227,7 @@ def decode(data: bytes, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) ->
 
     Raises:
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
+        TypeError, ValueError: ``threads`` is no whole number of 0 or more.
     """
     stream = BytesIO(data)
     prologue = container.read_prologue(stream.read, limits)
@@ -226,6 +236,7 @@ def decode(data: bytes, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) ->
 
 def decode_picture(prologue: Prologue, slices: tuple[bytes, ...], *, threads: int = 0) -> pixels.Pixels:
     """Decompress a file that ``container`` has taken apart."""
+    check_threads(threads)
     header = prologue.header
     bundle = find_model(header.model_id)
     if not slices:

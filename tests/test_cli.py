@@ -85,6 +85,15 @@ def test_flatten(tmp_path: Path) -> None:
         assert np.asarray(image).min() > 200
 
 
+def test_animations_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames are not dropped silently, flattened or not."""
+    frames = [Image.new("L", (30, 30), k) for k in (10, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    for arguments in ([], ["--flatten"]):
+        assert main(["encode", str(tmp_path / "a.gif"), *arguments]) == 1
+        assert "2 frames" in capsys.readouterr().err
+
+
 def test_convert_folders_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A tree goes to .sgc and back to PNG; what fails is listed, what exists is skipped."""
     source = tmp_path / "in"

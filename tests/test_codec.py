@@ -102,6 +102,15 @@ def test_quality_of_wrong_type(picture: np.ndarray, quality: object) -> None:
         sgc.encode(picture, quality)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("threads", "error"), [(-1, ValueError), (1.5, TypeError), ("2", TypeError)])
+def test_threads_are_checked(picture: np.ndarray, sgc_bytes: bytes, threads: object, error: type[Exception]) -> None:
+    """Both directions say what they want."""
+    with pytest.raises(error, match="threads"):
+        sgc.encode(picture, threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(error, match="threads"):
+        sgc.decode(sgc_bytes, threads=threads)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0, 3), (4, 4, 4), (4, 4, 1), (4,), (1, 2, 3, 4)])
 def test_shapes_that_are_no_picture(shape: tuple[int, ...]) -> None:
     """Only [H, W] and [H, W, 3] are pictures."""

@@ -60,6 +60,9 @@ def test_file_object() -> None:
     target = io.BytesIO()
     iio.imwrite(target, PICTURE, extension=".sgc")
     assert target.getvalue() == sgc.encode(PICTURE)
+    target = io.BytesIO()
+    iio.imwrite(target, PICTURE, plugin="sgc")
+    assert target.getvalue() == sgc.encode(PICTURE)
 
 
 def test_index(path: Path) -> None:

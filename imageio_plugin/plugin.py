@@ -54,11 +54,16 @@ class SemicodecPlugin(PluginV3):
         if index is not Ellipsis and index not in (None, 0):
             raise ValueError(f"index {index} is out of range: the file holds one picture")
 
-    def read(self, *, index: Any = 0) -> NDArray[np.uint8]:
+    def read(
+        self, *, index: Any = 0, mode: str | None = None, rotate: bool = False, writeable_output: bool = True
+    ) -> NDArray[Any]:
         """Decode the picture.
 
         Args:
             index: 0 or None for the picture, ``...`` for a batch of one.
+            mode: Pillow mode to convert to, as with imageio's Pillow plugin.
+            rotate: turn the picture as its EXIF orientation says.
+            writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
             uint8 [H, W] or [H, W, 3]; with ``index=...`` behind a first axis of length 1.
@@ -71,7 +76,20 @@ class SemicodecPlugin(PluginV3):
             picture = sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
         except sgc.SemicodecError as error:
             raise OSError(f"cannot read SGC file: {error}") from error
+        if mode or rotate:
+            picture = self._transformed(picture, mode, rotate)
+        picture = picture if picture.flags.writeable else picture.copy()
         return picture[None] if index is Ellipsis else picture
+
+    def _transformed(self, picture: NDArray[np.uint8], mode: str | None, rotate: bool) -> NDArray[Any]:
+        from PIL import Image, ImageOps
+
+        image = Image.fromarray(picture)
+        exif = self.metadata().get("exif")
+        if rotate and exif:
+            image.info["exif"] = exif
+            image = ImageOps.exif_transpose(image)
+        return np.asarray(image.convert(mode) if mode else image)
 
     def iter(self) -> Iterator[NDArray[np.uint8]]:
         yield self.read()

@@ -53,22 +53,25 @@ class SgcImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self.fp.tell(), (prologue,))]
 
     def load_seek(self, pos: int) -> None:
-        """The decoder seeks by itself; that this method exists also keeps Pillow from mapping the file as raw pixels."""
+        """Move to the first slice. That this method exists makes ``ImageFile.Parser`` wait for the whole file."""
+        assert self.fp is not None
+        self.fp.seek(pos)
 
     def verify(self) -> None:
         """Read every slice and compare its checksum, without decoding.
 
         Raises:
             OSError: the file is damaged or ends too early.
+            RuntimeError: the picture was loaded or verified before.
         """
-        assert self.fp is not None
-        if self.tile:
-            self.fp.seek(self.tile[0].offset)
-            (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
-            try:
-                container.read_slices(self.fp.read, prologue.index, options.LIMITS)
-            except SemicodecError as error:
-                raise OSError(str(error)) from error
+        if self.fp is None or not self.tile:
+            raise RuntimeError("verify must be called directly after open")
+        self.fp.seek(self.tile[0].offset)
+        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
+        try:
+            container.read_slices(self.fp.read, prologue.index, options.LIMITS)
+        except SemicodecError as error:
+            raise OSError(str(error)) from error
         super().verify()
 
 
@@ -76,10 +79,6 @@ class SgcDecoder(ImageFile.PyDecoder):
     """Decodes all slices into the image; ``args`` is (prologue,)."""
 
     _pulls_fd = True
-
-    def init(self, args: tuple[Any, ...]) -> None:
-        super().init(args)
-        self.offset = -1
 
     def decode(self, buffer: Any) -> tuple[int, int]:
         from . import codec
@@ -101,11 +100,15 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its alpha channel or its 16 bits.
-        ValueError, TypeError: an option outside its range; an empty picture.
+        ValueError, TypeError: an option outside its range; an empty picture; ``lossless`` or ``append_images``, which
+            this version does not have.
     """
     from . import codec
 
     settings = im.encoderinfo
+    for option in ("lossless", "append_images"):
+        if settings.get(option):
+            raise ValueError(f"cannot write SGC: this version has no {option}")
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
@@ -115,7 +118,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             settings.get("quality", codec.DEFAULT_QUALITY),
             model=settings.get("model"),
             threads=settings.get("threads", options.THREADS),
-            icc_profile=settings.get("icc_profile", im.info.get("icc_profile")),
+            icc_profile=settings.get("icc_profile", _profile_of(im)),
             exif=exif,
             limits=options.LIMITS,
         )
@@ -124,6 +127,22 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     except BundleError as error:
         raise OSError(f"cannot write SGC: {error}") from error
     fp.write(data)
+
+
+def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """``save_all=True``: like ``_save``; more than one frame is a ValueError."""
+    if getattr(im, "n_frames", 1) > 1:
+        raise ValueError("cannot write SGC: this version stores one frame")
+    _save(im, fp, filename)
+
+
+def _profile_of(im: Image.Image) -> bytes | None:
+    """The ICC profile of ``im.info``, unless it describes other colours than those that are written."""
+    profile: bytes | None = im.info.get("icc_profile")
+    colours = b"GRAY" if im.mode in ("1", "L") else b"RGB "
+    if profile and profile[16:20] in (b"GRAY", b"RGB ", b"CMYK", b"Lab ") and profile[16:20] != colours:
+        return None
+    return profile
 
 
 def _pixels_of(im: Image.Image) -> Pixels:
@@ -148,6 +167,7 @@ def register() -> None:
     Image.register_open(FORMAT, SgcImageFile, _accept)
     Image.register_decoder("sgc", SgcDecoder)
     Image.register_save(FORMAT, _save)
+    Image.register_save_all(FORMAT, _save_all)
     Image.register_extension(FORMAT, EXTENSION)
     Image.register_mime(FORMAT, MIME)
 

@@ -1,9 +1,10 @@
 """ModelBundle: a directory with a manifest, ONNX graphs and integer tables, each verified by its SHA-256.
 
 A model is identified by the first eight bytes of the SHA-256 of its manifest, which holds the hash of every part; a
-file names the model that wrote it by that id, never by a path. Models are found, in this order, in the directories of
-``SGC_MODEL_PATH``, in the package, and in the directories of installed packages that offer an entry point of group
-``pillow_semicodec.models``. Several models live side by side.
+file names the model that wrote it by that id, never by a path. Models are found, in this order, in this package, in the
+directories of ``SGC_MODEL_PATH``, and in installed packages that offer an entry point of group
+``pillow_semicodec.models``, whose value is the name of a top-level package that holds bundles. Several models live side
+by side; the first one found is the default, unless ``SGC_MODEL`` names another.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .errors import BundleError, UnknownModelError
 BUNDLE_VERSION = 1
 ENTRY_POINT_GROUP = "pillow_semicodec.models"
 PATH_VARIABLE = "SGC_MODEL_PATH"
+DEFAULT_VARIABLE = "SGC_MODEL"
 MANIFEST = "manifest.json"
 GRAPHS = (
     "analysis",
@@ -167,13 +169,17 @@ class ModelBundle:
 
 def model_directories() -> Iterator[Path]:
     """Directories that hold bundles as their children, or are bundles themselves, in order of search."""
+    yield Path(__file__).parent / "models"
     for entry in os.environ.get(PATH_VARIABLE, "").split(os.pathsep):
         if entry:
             yield Path(entry)
-    yield Path(__file__).parent / "models"
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        # The value is a package whose directory holds the bundles; it is located, not imported.
-        spec = importlib.util.find_spec(point.value)
+        if "." in point.value:
+            continue  # to locate a subpackage would import its parent
+        try:
+            spec = importlib.util.find_spec(point.value)  # located, not imported
+        except (ImportError, ValueError):
+            continue
         for location in (spec.submodule_search_locations or ()) if spec else ():
             yield Path(location)
 
@@ -209,34 +215,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _installed() -> Iterator[ModelBundle]:
+def _installed(broken: list[str]) -> Iterator[ModelBundle]:
+    """Models in order of search; what is wrong with the bundles passed over is added to ``broken``."""
     for directory in _candidates():
         try:
             yield _load(directory)
-        except BundleError:
-            continue  # a broken bundle must not hide a good one; using it by its id says that it is not installed
+        except BundleError as error:
+            broken.append(str(error))
 
 
 def list_models() -> list[ModelBundle]:
     """Every installed model, in order of search; broken bundles are passed over."""
-    return list(_installed())
+    return list(_installed([]))
 
 
 def find_model(model: str | bytes | None = None) -> ModelBundle:
-    """A model by name, by id in hexadecimal, by the 8-byte id of a file, or the default: the first one found.
+    """A model by name, by id in hexadecimal, by the 8-byte id of a file, or the default one.
 
     Raises:
         UnknownModelError: it is not installed; the message says how to add it.
         BundleError: no model is installed at all.
     """
-    for bundle in _installed():  # stops at the first match: entry points, which cost a search, come last
+    broken: list[str] = []
+    model = model or os.environ.get(DEFAULT_VARIABLE) or None
+    for bundle in _installed(broken):  # stops at the first match: entry points, which cost a search, come last
         if model in (None, bundle.name, bundle.model_id, bundle.model_id.hex()):
             return bundle
+    wrong = f". Broken: {'; '.join(broken)}" if broken else ""
     if model is None:
-        raise BundleError(f"no model is installed; reinstall pillow-semicodec or set {PATH_VARIABLE}")
+        raise BundleError(f"no model is installed; reinstall pillow-semicodec or set {PATH_VARIABLE}{wrong}")
     wanted = model.hex() if isinstance(model, bytes) else model
     known = ", ".join(f"{m.name} ({m.model_id.hex()})" for m in list_models()) or "none"
     raise UnknownModelError(
         f"model {wanted} is not installed. Installed: {known}. Install the package that brings it, or unpack its bundle "
-        f"into a directory listed in {PATH_VARIABLE}"
+        f"into a directory listed in {PATH_VARIABLE}{wrong}"
     )

@@ -6,12 +6,13 @@ Exit code 0: all done; 1: at least one file failed, each with a line on standard
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import sys
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return int(args.run(args))
-    except (OSError, ValueError, SemicodecError, UnidentifiedImageError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         print(f"sgc: {_reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     coding = argparse.ArgumentParser(add_help=False)
     coding.add_argument("-q", "--quality", type=_quality, default=75, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--model", help="name or id of an installed model")
+    coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
     threads = argparse.ArgumentParser(add_help=False)
     threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", parents=[threads], help=".sgc → any format that Pillow writes")
     decode.add_argument("source", type=Path)
     decode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .png")
+    decode.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     decode.set_defaults(run=_decode)
 
     info = commands.add_parser("info", help="what a file holds; runs no network")
@@ -81,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("sources", type=Path, nargs="+", help="files, or folders that are searched through")
     convert.add_argument("-o", "--output", type=Path, help="folder for the results; default: beside each source")
     convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
-    convert.add_argument("--overwrite", action="store_true", help="replace results that exist; otherwise they are skipped")
     convert.set_defaults(run=_convert)
 
     demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
@@ -95,26 +97,39 @@ def _parser() -> argparse.ArgumentParser:
 # ---- one file --------------------------------------------------------------------------------------------------
 
 
-def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False) -> int:
-    """Read one picture, write another, keep EXIF and ICC profile; returns the bytes written."""
+def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False, overwrite: bool = True) -> int:
+    """Read one picture, write another, keep EXIF and ICC profile; returns the bytes written.
+
+    Args:
+        settings: save keywords for SGC; other formats are saved with their defaults.
+    """
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} exists; --overwrite replaces it")
     # Formats are looked up before anything is read: an unknown extension must not cost a decode.
     name = Image.registered_extensions().get(target.suffix.lower())
     if name is None or name not in Image.SAVE:
         raise ValueError(f"{target}: no format that can be written has the extension {target.suffix!r}")
     with Image.open(source) as image:
-        metadata = {key: image.info[key] for key in ("exif", "icc_profile") if image.info.get(key)}
-        picture: Image.Image = image
         frames = getattr(image, "n_frames", 1)
-        if name == "SGC" and frames > 1:
+        if name == "SGC" and frames > 1 and image.format != "MPO":  # a phone's second frame is a by-product
             raise ValueError(f"{source}: it has {frames} frames; this version stores one")
+        image.load()  # some formats hold their EXIF behind the pixels
+        exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
+        picture: Image.Image = image
         if name == "SGC" and flatten and image.has_transparency_data:
             picture = Image.new("RGBA", image.size, "white")
             picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
+            picture.info = dict(image.info)
+            picture.info.pop("transparency", None)
+        if name != "SGC":
+            settings = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
+        if exif:
+            settings = {**settings, "exif": exif}
 
         def write(file: IO[bytes]) -> None:
-            picture.save(file, name, **metadata, **(settings if name == "SGC" else {}))
+            picture.save(file, name, **settings)
 
         return write_atomically(target, write)
 
@@ -131,14 +146,14 @@ def _encode(args: argparse.Namespace) -> int:
     target = args.target or args.source.with_suffix(SGC)
     if target.suffix.lower() != SGC:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
-    size = _recode(args.source, target, _settings(args), flatten=args.flatten)
+    size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
     print(f"{target}: {size} bytes, {100 * size / args.source.stat().st_size:.1f} % of {args.source}")
     return 0
 
 
 def _decode(args: argparse.Namespace) -> int:
     target = args.target or args.source.with_suffix(".png")
-    size = _recode(args.source, target, {})
+    size = _recode(args.source, target, {}, overwrite=args.overwrite)
     print(f"{target}: {size} bytes")
     return 0
 
@@ -179,11 +194,17 @@ def _describe(source: Path) -> None:
 # ---- many files ------------------------------------------------------------------------------------------------
 
 
+def _readable_extensions() -> frozenset[str]:
+    """Of the formats that Pillow decodes; it knows some others by name only."""
+    known_by_name = ("BUFR", "GRIB", "HDF5", "MPEG")
+    return frozenset(e for e, f in Image.registered_extensions().items() if f in Image.OPEN and f not in known_by_name)
+
+
 def _convert(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     suffix = "." + args.to.lower().lstrip(".")
-    extensions = frozenset(Image.registered_extensions()) - {suffix} if suffix == SGC else frozenset({SGC})
+    extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     jobs, failures, before, after, skipped = list(walk(args.sources, extensions)), [], 0, 0, 0
     taken: dict[Path, Path] = {}
     for source, relative in tqdm(jobs, unit="file", disable=None):
@@ -198,7 +219,7 @@ def _convert(args: argparse.Namespace) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             written = _recode(source, target, _settings(args), flatten=args.flatten)
             before, after = before + source.stat().st_size, after + written
-        except (OSError, ValueError, SemicodecError, Image.DecompressionBombError) as error:
+        except Exception as error:  # one broken file must not end the rest
             failures.append(f"{source}: {_reason(error)}")
     done = len(jobs) - skipped - len(failures)
     share = f", {before} → {after} bytes ({100 * after / before:.1f} %)" if before else ""
@@ -211,6 +232,8 @@ def _convert(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from .demo import compare
 
+    if not all(importlib.util.find_spec(name) for name in ("scipy", "ssimulacra2")):
+        raise ValueError('the demo measures quality, which needs: pip install "pillow-semicodec[metrics]"')
     if args.picture:
         with Image.open(args.picture) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")

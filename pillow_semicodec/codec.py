@@ -175,7 +175,7 @@ def encode(
         icc_profile, exif: kept byte for byte.
 
     Raises:
-        TypeError, ValueError: arguments of the wrong kind, shape or range.
+        TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
         LimitExceededError, UnknownModelError, BundleError.
     """
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:

@@ -47,10 +47,6 @@ class Chunk:
     type: bytes  # one ASCII letter
     payload: bytes
 
-    @property
-    def critical(self) -> bool:
-        return self.type.isupper()
-
 
 Read = Callable[[int], bytes]  # up to n bytes, fewer only at the end, like a binary file's read
 
@@ -152,13 +148,27 @@ def write_chunk(chunk: Chunk) -> bytes:
     return record + _CRC.pack(zlib.crc32(record))
 
 
-def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS) -> Chunk:
-    """Read one chunk; its checksum covers type, length and payload."""
+def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | None = None) -> Chunk:
+    """Read one chunk; its checksum covers type, length and payload. What must not be there is refused unread.
+
+    Args:
+        slice_size: payload bytes of the slice that is due; None where no slice is.
+    """
     kind = _read_exactly(read, 1, "its chunks")
     if not kind.isalpha():
         raise FormatError(f"a chunk type should be an ASCII letter, but is {kind!r}")
     size, raw = read_varint(read)
-    if kind.islower() and size > limits.max_metadata_bytes:
+    if kind == SLICE:
+        if slice_size is None:
+            raise FormatError("a slice before the slice index")
+        if size != slice_size:
+            raise FormatError(f"a slice states {size} bytes, and the slice index {slice_size}")
+    elif kind == INDEX:
+        if size > limits.max_index_bytes:
+            raise LimitExceededError(f"the slice index states {size} bytes")
+    elif kind.isupper():
+        raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
+    elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
     payload = _read_exactly(read, size, f"chunk {kind.decode()}")
     if _read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(kind + raw))):
@@ -223,10 +233,6 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
             return Prologue(header, read_index(chunk.payload), metadata)
-        if chunk.type == SLICE:
-            raise FormatError("a slice before the slice index")
-        if chunk.critical:
-            raise UnsupportedError(f"chunk {chunk.type.decode()} is critical and not known to this build")
         if chunk.type in metadata:
             raise FormatError(f"two chunks of type {chunk.type.decode()}")
         metadata[chunk.type] = chunk.payload
@@ -237,8 +243,8 @@ def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) 
     """Read the slices that follow the index; bytes behind the last one do not belong to the picture."""
     slices = []
     for size in index.slice_sizes:
-        chunk = read_chunk(read, limits)
-        if chunk.type != SLICE or len(chunk.payload) != size:
-            raise FormatError("a slice is not as the slice index states")
+        chunk = read_chunk(read, limits, size)
+        if chunk.type != SLICE:
+            raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")
         slices.append(chunk.payload)
     return tuple(slices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
@@ -13,8 +14,14 @@ from typing import IO
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; returns its bytes.
 
-    Whatever fails, ``path`` keeps what it held, and no temporary file stays behind.
+    Whatever fails, ``path`` keeps what it held, and no temporary file stays behind. Links are followed; what is not
+    a regular file (a device, a pipe) is written to directly.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        buffer = io.BytesIO()
+        write(buffer)
+        return path.write_bytes(buffer.getvalue())
     temporary = path.with_name(f".sgc-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:

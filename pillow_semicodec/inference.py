@@ -5,6 +5,7 @@ Sessions are built when first run and shared by all threads of a process; a fork
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from typing import Any
@@ -55,6 +56,8 @@ class Transforms:
             return self._sessions[key]
 
     def _build(self, name: str) -> Any:
+        # Telemetry starts a thread with the import; besides being unasked for, it hangs forked children when they end.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -104,7 +107,6 @@ class Transforms:
 
 _cache: dict[tuple[bytes, int], Transforms] = {}
 _cache_lock = threading.Lock()
-_inherited: list[Transforms] = []
 
 
 def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
@@ -116,10 +118,13 @@ def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
 def _after_fork() -> None:
     """A forked child builds its own sessions: the parent's worker threads are not there, and its locks may be held.
 
-    The inherited sessions are kept, not destroyed: their destructors would wait for threads that do not exist.
+    The inherited sessions are never destroyed, not even when the interpreter ends: their destructors would wait for
+    threads that do not exist.
     """
     global _cache_lock
-    _inherited.extend(_cache.values())
+    for transforms in _cache.values():
+        for session in transforms._sessions.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
     _cache.clear()
     _cache_lock = threading.Lock()
 

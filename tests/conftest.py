@@ -29,9 +29,11 @@ def chosen_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """The tiny bundle is the default model, unless the test is marked ``model``."""
     monkeypatch.setattr(pillow_semicodec.options, "THREADS", 1)
     if request.node.get_closest_marker("model"):
-        monkeypatch.delenv(bundle.PATH_VARIABLE, raising=False)
+        for variable in (bundle.PATH_VARIABLE, bundle.DEFAULT_VARIABLE):
+            monkeypatch.delenv(variable, raising=False)
     else:
         monkeypatch.setenv(bundle.PATH_VARIABLE, str(TINY))
+        monkeypatch.setenv(bundle.DEFAULT_VARIABLE, "tiny")
     return bundle.find_model()
 
 

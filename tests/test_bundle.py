@@ -68,6 +68,7 @@ def test_unknown_model_says_what_to_do(sgc_bytes: bytes, monkeypatch: pytest.Mon
     """The message names the model, what is installed and how to add it."""
     wanted = sgc.read_prologue(sgc_bytes).header.model_id.hex()
     monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    assert not [m for m in bundle.list_models() if m.model_id.hex() == wanted]
     with pytest.raises(UnknownModelError, match=f"{wanted}.*SGC_MODEL_PATH"):
         sgc.decode(sgc_bytes)
 
@@ -78,7 +79,9 @@ def test_broken_bundles_do_not_hide_good_ones(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "a" / "manifest.json").write_text("{")
     copy_of(tmp_path, "b", name="good")
     monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
-    assert bundle.find_model().name == "good"
+    assert bundle.find_model("good").name == "good"
+    with pytest.raises(UnknownModelError, match=r"Broken: .*manifest\.json"):
+        bundle.find_model("better")
 
 
 def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +93,8 @@ def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "some_models-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-models\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[{bundle.ENTRY_POINT_GROUP}]\nsome = some_models\n")
+    points = "some = some_models\nbad = nonesuch\nworse = some_models.part\n"
+    (info / "entry_points.txt").write_text(f"[{bundle.ENTRY_POINT_GROUP}]\n{points}")
     monkeypatch.syspath_prepend(tmp_path)
     assert bundle.find_model("from-entry-point").directory.parent == package
     assert "some_models" not in sys.modules

@@ -48,6 +48,9 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
     (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC broken")
     (tmp_path / "text.png").write_text("no picture")
     Image.new("RGBA", (9, 9)).save(tmp_path / "alpha.png")
+    (tmp_path / "there.sgc").write_bytes(b"mine")
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "badchunk.png").write_bytes(data[:40] + b"\0\0\0\0" + data[44:])
     before = sorted(tmp_path.iterdir())
     for arguments, text in (
         (["decode", "broken.sgc"], "broken.sgc"),
@@ -57,6 +60,8 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
         (["encode", "alpha.png"], "transparency"),
         (["encode", "x.png", "nowhere/x.sgc"], "nowhere"),
         (["encode", "x.png", "x.jpg"], "x.jpg"),
+        (["encode", "x.png", "there.sgc"], "--overwrite"),
+        (["encode", "badchunk.png"], "badchunk.png"),
         (["encode", "x.png", "--model", "nonesuch"], "nonesuch"),
     ):
         full = [str(tmp_path / a) if "." in a else a for a in arguments]
@@ -119,6 +124,42 @@ def test_two_sources_with_one_result(tmp_path: Path, capsys: pytest.CaptureFixtu
     Image.fromarray(photo(40, 60, 1)).save(tmp_path / "a.jpg")
     assert main(["convert", str(tmp_path / "a.png"), str(tmp_path / "a.jpg")]) == 1
     assert "a.jpg: its result" in capsys.readouterr().err
+
+
+def test_decode_spares_the_original(png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The picture that was encoded is not replaced by its lossy copy, unless asked for."""
+    original = png.read_bytes()
+    assert main(["encode", str(png)]) == 0
+    assert main(["decode", str(png.with_suffix(".sgc"))]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert png.read_bytes() == original
+    assert main(["decode", str(png.with_suffix(".sgc")), "--overwrite"]) == 0
+    assert png.read_bytes() != original
+
+
+def test_late_exif_is_kept(tmp_path: Path) -> None:
+    """EXIF that a format holds behind its pixels goes along."""
+    exif = Image.Exif()
+    exif[0x010E] = "late"
+    Image.fromarray(photo(20, 20)).save(tmp_path / "a.png", exif=exif)
+    data = (tmp_path / "a.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    (tmp_path / "a.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert main(["encode", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert image.getexif()[0x010E] == "late"
+
+
+def test_links_and_devices(tmp_path: Path) -> None:
+    """A link stays a link, and what is no regular file is written to, not replaced."""
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert write_atomically(Path(os.devnull), lambda file: file.write(b"new")) == 3
+    assert not Path(os.devnull).is_file()
 
 
 def test_atomic_writing(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -155,6 +158,21 @@ def test_a_fork_builds_its_own_sessions(picture: np.ndarray) -> None:
     data = sgc.encode(picture, 70, threads=1)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(_encode_in_child, (picture,)).get(60) == data
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fork_ends_cleanly(threads: int) -> None:
+    """A child that leaves by way of the interpreter's end neither hangs nor crashes, with worker threads in the parent."""
+    code = f"""
+import os, sys, numpy as np, pillow_semicodec as sgc
+data = sgc.encode(np.zeros((60, 60), np.uint8), threads={threads})
+child = os.fork()
+if not child:
+    assert sgc.decode(data, threads={threads}).shape == (60, 60)
+    sys.exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False).returncode == 7
 
 
 def reseal(data: bytes, position: int, value: int) -> bytes:

@@ -129,6 +129,9 @@ INDEX = container.write_index(container.SliceIndex(0, (3,)))
         ([chunk(b"S", b"abc")], FormatError),
         ([chunk(b"e"), chunk(b"e"), chunk(b"I", INDEX), chunk(b"S", b"abc")], FormatError),
         ([chunk(b"I", INDEX), chunk(b"S", b"abcd")], FormatError),
+        ([chunk(b"I", INDEX), chunk(b"I", INDEX)], FormatError),
+        ([b"I\x80\x80\x80\x80\x01"], LimitExceededError),
+        ([b"Q\x80\x80\x80\x80\x01"], UnsupportedError),
         ([chunk(b"I", INDEX), chunk(b"e", b"abc")], FormatError),
         ([chunk(b"I", INDEX[:2])], FormatError),
         ([chunk(b"I", INDEX + b"\0")], FormatError),
@@ -147,8 +150,8 @@ def test_hostile_chunks(chunks: list[bytes], error: type[Exception]) -> None:
 
 
 def test_a_stated_size_allocates_nothing() -> None:
-    """A chunk that states 32 GB costs what the file holds."""
-    hostile = container.write_header(HEADER) + b"S" + b"\xff\xff\xff\xff\x7f" + b"x"
+    """A chunk that states 32 MB costs what the file holds."""
+    hostile = container.write_header(HEADER) + b"e" + b"\x80\x80\x80\x10" + b"x"
     asked: list[int] = []
     stream = BytesIO(hostile)
 

@@ -76,6 +76,17 @@ def test_index(path: Path) -> None:
             iio.imread(path, index=index, plugin="sgc")
 
 
+def test_pillow_keywords(tmp_path: Path) -> None:
+    """The keywords of imageio's Pillow plugin mean the same here."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    iio.imwrite(tmp_path / "x.sgc", PICTURE, exif=exif.tobytes())
+    for options in ({"mode": "L"}, {"rotate": True}, {"mode": "L", "rotate": True, "index": 0, "writeable_output": True}):
+        ours, theirs = (iio.imread(tmp_path / "x.sgc", plugin=plugin, **options) for plugin in ("sgc", "pillow"))
+        assert np.array_equal(ours, theirs)
+        assert ours.flags.writeable
+
+
 def test_properties_and_metadata_decode_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shape, dtype and metadata come from the header."""
     monkeypatch.setattr("pillow_semicodec.codec.decode_slice", lambda *a, **k: pytest.fail("decoded"))

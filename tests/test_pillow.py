@@ -156,6 +156,42 @@ def test_what_another_build_could_read(image: Image.Image) -> None:
         opened.load()
 
 
+def test_one_file_object_many_images(image: Image.Image) -> None:
+    """Where the caller's file stands does not matter at load; two images may share one file."""
+    file = saved(image)
+    first, second = Image.open(file), Image.open(file)
+    file.seek(3)
+    first.load()
+    file.seek(0)
+    assert second.tobytes() == first.tobytes()
+
+
+def test_verify_comes_first(image: Image.Image) -> None:
+    """After load or verify there is nothing left to verify, and the message says so."""
+    for use in (Image.Image.load, Image.Image.verify):
+        opened = Image.open(saved(image))
+        use(opened)
+        with pytest.raises(RuntimeError, match="directly after open"):
+            opened.verify()
+
+
+def test_what_this_version_lacks_is_not_ignored(image: Image.Image) -> None:
+    """lossless and more than one frame are refused; save_all of one frame is fine."""
+    for options in ({"lossless": True}, {"append_images": [image]}, {"save_all": True, "append_images": [image]}):
+        with pytest.raises(ValueError, match="this version"):
+            saved(image, **options)
+    assert saved(image, save_all=True).getvalue() == saved(image).getvalue()
+
+
+def test_a_profile_of_other_colours_is_dropped(image: Image.Image) -> None:
+    """A CMYK profile would spoil the RGB picture that is written."""
+    cmyk = image.convert("CMYK")
+    cmyk.info["icc_profile"] = bytes(16) + b"CMYK" + bytes(100)
+    assert "icc_profile" not in Image.open(saved(cmyk)).info
+    image.info["icc_profile"] = bytes(16) + b"RGB " + bytes(100)
+    assert Image.open(saved(image)).info["icc_profile"] == image.info["icc_profile"]
+
+
 def test_limits_apply(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our limits and Pillow's own both guard opening."""
     file = saved(image)
@@ -168,8 +204,8 @@ def test_limits_apply(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> No
         Image.open(file)
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path: Path, image: Image.Image) -> None:
-    """Saving fails before a byte is written."""
+def test_a_failed_save_writes_nothing(tmp_path: Path, image: Image.Image) -> None:
+    """Options are checked before a byte goes to an open file; by path, Pillow itself empties a file that exists."""
     target = io.BytesIO(b"old")
     with pytest.raises(ValueError, match="quality"):
         image.save(target, "SGC", quality=0)

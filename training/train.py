@@ -45,13 +45,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def configure(settings: list[str]) -> tuple[ModelConfig, TrainConfig]:
-    """Apply ``model.NAME=VALUE`` and ``train.NAME=VALUE`` to the defaults.
+def configure(
+    settings: list[str], model: dict[str, Any] | None = None, train: dict[str, Any] | None = None
+) -> tuple[ModelConfig, TrainConfig]:
+    """Apply ``model.NAME=VALUE`` and ``train.NAME=VALUE`` to the defaults, or to what a checkpoint holds.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    values: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+    values: dict[str, dict[str, Any]] = {"model": dict(model or {}), "train": dict(train or {})}
     for setting in settings:
         key, _, text = setting.partition("=")
         group, _, name = key.partition(".")
@@ -98,14 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = args.out / "checkpoint.pt"
     source = args.resume or (checkpoint_path if checkpoint_path.exists() else None)
-    model_config, config = configure(args.set)
     state: dict[str, Any] | None = None
     if source:
         state = torch.load(source, map_location="cpu", weights_only=True)
-        # Settings given now go over the checkpoint's: a model may grow by parts that start silent.
-        given = {s.split("=")[0].removeprefix("model."): None for s in args.set if s.startswith("model.")}
-        known = {**state["model_config"], **{name: getattr(model_config, name) for name in given}}
-        model_config = ModelConfig(**known)
+    # Settings given now go over the checkpoint's: a model may grow by parts that start silent.
+    before = (state["model_config"], json.loads(state["train_config"])) if state else (None, None)
+    model_config, config = configure(args.set, *before)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -128,7 +128,10 @@ class StreamDecoder:
         if wide.any():
             folded[wide] += _checked(self._coder.decode, _MANTISSAS, folded[wide].copy())
         folded -= 1
-        return np.where(folded & 1, -(folded + 1) // 2, folded // 2).astype(np.int32)
+        values = np.where(folded & 1, -(folded + 1) // 2, folded // 2).astype(np.int32)
+        if int(np.abs(values).max()) > MAGNITUDE_LIMIT:
+            raise FormatError("an escaped value is out of range")
+        return values
 
     def finish(self) -> None:
         """Raise FormatError if the stream holds more than was decoded."""

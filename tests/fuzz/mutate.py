@@ -17,15 +17,23 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).parent.parent
-os.environ.setdefault("SGC_MODEL_PATH", str(TESTS / "data" / "tiny_bundle"))
+os.environ.update(SGC_MODEL_PATH=str(TESTS / "data" / "tiny_bundle"), SGC_MODEL="tiny")
 
+import imageio.v3 as iio  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import imageio_plugin  # noqa: E402
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import container  # noqa: E402
 
+imageio_plugin.register()
 LIMITS = sgc.Limits(max_pixels=2**18, max_side=4096)
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+# What each way in may raise, and nothing else; UnidentifiedImageError is an OSError.
+WAYS_IN = {
+    "codec": (lambda data: sgc.decode(data, limits=LIMITS, threads=1), (sgc.SemicodecError,)),
+    "Pillow": (lambda data: Image.open(io.BytesIO(data)).load(), (OSError,)),
+    "imageio": (lambda data: iio.imread(data, plugin="sgc"), (OSError,)),
+}
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
@@ -66,7 +74,7 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """Decode ``count`` mutated files, directly and through Pillow; any other exception is raised on."""
+    """Decode ``count`` mutated files, every fourth through Pillow and imageio too; any other exception is raised on."""
     random = np.random.default_rng(seed)
     originals = [path.read_bytes() for path in sorted((TESTS / "golden" / "v0").glob("*.sgc"))]
     sgc.options.LIMITS, sgc.options.THREADS = LIMITS, 1
@@ -74,17 +82,13 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     for k in range(count):
         original = originals[int(random.integers(len(originals)))]
         data = sealed(original, random) if k % 2 else mutate(original, random)
-        try:
-            sgc.decode(data, limits=LIMITS, threads=1)
-            outcomes["decoded"] += 1
-        except sgc.SemicodecError as error:
-            outcomes[type(error).__name__] += 1
-        if k % 4 == 0:
+        for name in ["codec"] if k % 4 else WAYS_IN:
+            decode, errors = WAYS_IN[name]
             try:
-                with Image.open(io.BytesIO(data)) as image:
-                    image.load()
-            except PILLOW_ERRORS as error:
-                outcomes[f"Pillow {type(error).__name__}"] += 1
+                decode(data)
+                outcomes[f"{name}: decoded"] += 1
+            except errors as error:
+                outcomes[f"{name}: {type(error).__name__}"] += 1
     return outcomes
 
 

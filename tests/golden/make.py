@@ -16,7 +16,7 @@ import numpy as np
 
 GOLDEN = Path(__file__).parent
 sys.path.insert(0, str(GOLDEN.parent))
-os.environ["SGC_MODEL_PATH"] = str(GOLDEN.parent / "data" / "tiny_bundle")
+os.environ.update(SGC_MODEL_PATH=str(GOLDEN.parent / "data" / "tiny_bundle"), SGC_MODEL="tiny")
 
 from conftest import photo  # noqa: E402
 

@@ -51,10 +51,22 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_resumes(run: Path, data: Path, tmp_path: Path) -> None:
     """The same command goes on where the checkpoint stands, with the checkpoint's shape; logs go on too."""
     shutil.copytree(run, tmp_path / "run")
-    train.main(["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "9", "--threads", "1", *SETTINGS[-5:]])
+    train.main(
+        [
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / "run"),
+            "--steps",
+            "9",
+            "--threads",
+            "1",
+        ]
+    )
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["step"] == 9
     assert state["model_config"]["latent_channels"] == 12
+    assert '"crop": 64' in state["train_config"]
     with (tmp_path / "run" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["6", "9"]
     assert not list((tmp_path / "run").glob("*.tmp"))
@@ -140,6 +152,7 @@ def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundle of a fresh run encodes and decodes, and lies in a folder named by its id."""
     monkeypatch.setenv(bundle.PATH_VARIABLE, str(exported.parent))
+    monkeypatch.setenv(bundle.DEFAULT_VARIABLE, "small")
     model = sgc.find_model("small")
     assert exported.name == model.model_id.hex()
     picture = photo(90, 70)

@@ -168,9 +168,9 @@ def test_one_file_object_many_images(image: Image.Image) -> None:
 
 def test_verify_comes_first(image: Image.Image) -> None:
     """After load or verify there is nothing left to verify, and the message says so."""
-    for use in (Image.Image.load, Image.Image.verify):
+    for use in ("load", "verify"):
         opened = Image.open(saved(image))
-        use(opened)
+        getattr(opened, use)()
         with pytest.raises(RuntimeError, match="directly after open"):
             opened.verify()
 

@@ -19,6 +19,7 @@ from PIL import Image  # noqa: E402
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
 from training import evaluate, export, train  # noqa: E402
+from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
 
@@ -83,6 +84,15 @@ def test_a_model_grows(run: Path, data: Path, tmp_path: Path, capsys: pytest.Cap
         train.main([*arguments, "--resume", str(tmp_path / "old.pt")])
     train.main([*arguments, "--resume", str(tmp_path / "old.pt"), "--restart-clock"])
     assert "bypass_split.weight" in capsys.readouterr().out
+
+
+def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:
+    """Half the bytes of one set of weights, and enough to go on from."""
+    compact(run / "checkpoint.pt", tmp_path / "small.pt")
+    assert (tmp_path / "small.pt").stat().st_size < 0.3 * (run / "checkpoint.pt").stat().st_size
+    arguments = ["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--threads", "1"]
+    train.main([*arguments, "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
 def test_settings_are_checked() -> None:

@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,15 +100,15 @@ def part_times(image: Image.Image, quality: float) -> dict[str, float]:
     return {**in_encoder, **in_decoder, **rest}
 
 
-def peak_memory(path: Path, work: str) -> float:
-    """MB of a fresh process that opens ``path`` and does ``work``."""
+def peak_memory(work: str, path: Path) -> float:
+    """MB of a fresh process that does ``work`` with ``path`` (Linux: the high-water mark since the process began)."""
     code = f"""
-import io, resource, pillow_semicodec
+import io, sys, pillow_semicodec
 from PIL import Image
-image = Image.open({str(path)!r}).convert("RGB")
 {work}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"""
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])"""
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    return float(result.stdout) / 1024
 
 
 def main() -> None:
@@ -145,13 +146,13 @@ def main() -> None:
         print(f"  {name:26}{costs.get(name, float('nan')):9.2f}{ms:9.1f}")
     decoder = sum(cost for name, cost in costs.items() if name not in ENCODER_ONLY)
     print(f"  decoder {decoder:.2f} kMAC/px, encoder {sum(costs.values()) - costs['synthesis']:.2f} kMAC/px")
-    base = peak_memory(paths[0], "")
-    both = {
-        "encode": 'image.save(io.BytesIO(), "SGC")',
-        "decode": f"pillow_semicodec.decode({saved(Image.open(paths[0]), 'SGC')!r})",
-    }
-    for name, work in both.items():
-        print(f"  peak memory of {name}: {peak_memory(paths[0], work):.0f} MB ({base:.0f} MB with the picture alone)")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.sgc"
+        Image.open(paths[0]).convert("RGB").save(file)
+        base = peak_memory("Image.open(sys.argv[1]).load()", paths[0])
+        encode = peak_memory('Image.open(sys.argv[1]).convert("RGB").save(io.BytesIO(), "SGC")', paths[0])
+        decode = peak_memory("Image.open(sys.argv[1]).load()", file)
+    print(f"  peak memory: encode {encode:.0f} MB, decode {decode:.0f} MB; {base:.0f} MB to load the picture alone")
 
 
 if __name__ == "__main__":

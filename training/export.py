@@ -145,7 +145,6 @@ def residual_tables(counts: NDArray[np.float64]) -> TableSet:
     for k in range(1, SCALE_COUNT):
         gaussian = 2.0 ** -gaussian_bits(values, scale_of_index(torch.tensor(float(k))).double()).numpy()
         tables.append(_table((counts[k] + counts[k, ::-1]) / 2, gaussian / gaussian.sum(), RESIDUAL_RANGE))
-    # join() wants two symbols or none; the empty table 0 is the one that codes nothing.
     return join(tables)
 
 

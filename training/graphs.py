@@ -86,7 +86,6 @@ class IntegerConv(nn.Module):
 
     Args:
         out_scale: steps per unit at the output, a power of two.
-        extra_sum: bound on what another layer adds to the sum before requantisation.
     """
 
     def __init__(self, layer: IntegerConv2d, out_scale: int) -> None:

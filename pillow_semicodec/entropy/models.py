@@ -38,7 +38,6 @@ class ScaleConditional:
 
     def __init__(self, tables: TableSet) -> None:
         self.models = TableModels(tables)
-        # Values beyond this are impossible under an index of 0, and clipped before they are coded.
         self.codes_nothing = tables.sizes == 0
 
     def zero_uncoded(self, residual: Latents, indexes: NDArray[np.uint8]) -> Latents:

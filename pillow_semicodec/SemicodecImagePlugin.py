@@ -8,12 +8,14 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 
 from __future__ import annotations
 
+import contextlib
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageFile
 
 from . import container, options
 from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
+from .semantics import read_semantics
 
 if TYPE_CHECKING:
     from .pixels import Pixels
@@ -31,7 +33,9 @@ def _accept(prefix: bytes) -> bool:
 
 
 class SgcImageFile(ImageFile.ImageFile):
-    """A picture in an SGC file; ``info`` holds ``icc_profile``, ``exif`` and ``model_id`` (hexadecimal)."""
+    """A picture in an SGC file; ``info`` holds ``icc_profile``, ``exif``, ``model_id`` (hexadecimal) and, if the file was
+    saved with it, ``semantics`` (a ``pillow_semicodec.Semantics``).
+    """
 
     format = FORMAT
     format_description = "Semicodec learned image"
@@ -47,6 +51,9 @@ class SgcImageFile(ImageFile.ImageFile):
         header = prologue.header
         self._size, self._mode = (header.width, header.height), header.mode
         self.info["model_id"] = header.model_id.hex()
+        if container.SEMANTICS in prologue.metadata:
+            with contextlib.suppress(FormatError):  # an ancillary chunk never keeps a picture from being shown
+                self.info["semantics"] = read_semantics(prologue.metadata[container.SEMANTICS], *self._size)
         for key, kind in (("icc_profile", container.ICC_PROFILE), ("exif", container.EXIF)):
             if kind in prologue.metadata:
                 self.info[key] = prologue.metadata[kind]
@@ -96,7 +103,8 @@ class SgcDecoder(ImageFile.PyDecoder):
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
-    (bytes or Image.Exif), ``model`` (name or id), ``threads``.
+    (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True stores what the picture shows), ``roi``
+    (region of interest: a mask as an image or array, boxes, or "auto").
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its alpha channel or its 16 bits.
@@ -120,6 +128,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             threads=settings.get("threads", options.THREADS),
             icc_profile=settings.get("icc_profile", _profile_of(im)),
             exif=exif,
+            roi=_region(settings.get("roi")),
+            semantics=bool(settings.get("semantics")),
             limits=options.LIMITS,
         )
     except (LimitExceededError, UnsupportedError) as error:
@@ -127,6 +137,15 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     except BundleError as error:
         raise OSError(f"cannot write SGC: {error}") from error
     fp.write(data)
+
+
+def _region(roi: Any) -> Any:
+    """A mask may be an image, too."""
+    if isinstance(roi, Image.Image):
+        import numpy as np
+
+        return np.asarray(roi if roi.mode in ("1", "L") else roi.convert("L"))
+    return roi
 
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

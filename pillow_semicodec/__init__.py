@@ -28,32 +28,52 @@ from .errors import (
     UnsupportedError,
 )
 from .limits import Limits
+from .semantics import Label, SegmentationMap, Semantics
 
 if TYPE_CHECKING:
+    from .analysis import analyze, describe
     from .bundle import find_model, list_models
     from .codec import decode, encode, read_prologue
+    from .head_bundle import find_heads, list_heads
 
 __all__ = [
     "BundleError",
     "ChecksumError",
     "FormatError",
+    "Label",
     "LimitExceededError",
     "Limits",
+    "SegmentationMap",
+    "Semantics",
     "SemicodecError",
     "TruncatedError",
     "UnknownModelError",
     "UnsupportedError",
     "__version__",
+    "analyze",
     "decode",
+    "describe",
     "encode",
+    "find_heads",
     "find_model",
+    "list_heads",
     "list_models",
     "options",
     "read_prologue",
     "register",
 ]
 
-_LAZY = {"decode": "codec", "encode": "codec", "read_prologue": "codec", "find_model": "bundle", "list_models": "bundle"}
+_LAZY = {
+    "analyze": "analysis",
+    "decode": "codec",
+    "describe": "analysis",
+    "encode": "codec",
+    "find_heads": "head_bundle",
+    "find_model": "bundle",
+    "list_heads": "head_bundle",
+    "list_models": "bundle",
+    "read_prologue": "codec",
+}
 
 
 def register(*, threads: int | None = None, limits: Limits | None = None) -> None:

@@ -20,6 +20,13 @@ from .errors import SemicodecError
 from .files import walk, write_atomically
 
 SGC = ".sgc"
+LABELS_SHOWN = 5
+CHUNK_TITLES = {
+    container.EXIF: "EXIF",
+    container.ICC_PROFILE: "ICC profile",
+    container.SEMANTICS: "semantics",
+    container.REGIONS: "regions of interest",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     coding = argparse.ArgumentParser(add_help=False)
     coding.add_argument("-q", "--quality", type=_quality, default=75, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--model", help="name or id of an installed model")
+    coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
+    coding.add_argument("--roi", choices=["auto"], help="give what the model sees in the foreground more of the bits")
     coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
     threads = argparse.ArgumentParser(add_help=False)
@@ -76,9 +85,21 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     decode.set_defaults(run=_decode)
 
-    info = commands.add_parser("info", help="what a file holds; runs no network")
+    seeing = argparse.ArgumentParser(add_help=False)
+    seeing.add_argument("--heads", action="append", default=[], help="name of installed heads; may be given several times")
+
+    info = commands.add_parser("info", parents=[seeing, threads], help="what a file holds; runs no network by itself")
     info.add_argument("sources", type=Path, nargs="+")
+    info.add_argument("--semantics", action="store_true", help="also say what the picture shows")
     info.set_defaults(run=_info)
+
+    search = commands.add_parser("search", parents=[seeing, threads], help="find .sgc files by what they show")
+    search.add_argument("folder", type=Path)
+    wanted = search.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--like", type=Path, metavar="PICTURE", help="pictures that look like this one")
+    wanted.add_argument("--label", metavar="NAME", help="pictures that show this class")
+    search.add_argument("-n", "--count", type=int, default=10, help="results to print; default 10")
+    search.set_defaults(run=_search)
 
     convert = commands.add_parser("convert", parents=[coding, threads], help="files and folders, to .sgc or from it")
     convert.add_argument("sources", type=Path, nargs="+", help="files, or folders that are searched through")
@@ -135,7 +156,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"quality": args.quality, "model": args.model}
+    return {"quality": args.quality, "model": args.model, "semantics": args.semantics, "roi": args.roi}
 
 
 def _reason(error: BaseException) -> str:
@@ -163,6 +184,8 @@ def _info(args: argparse.Namespace) -> int:
     for source in args.sources:
         try:
             _describe(source)
+            if args.semantics:
+                _print_semantics(source, tuple(args.heads))
         except (OSError, SemicodecError) as error:
             failures += 1
             print(f"sgc: {source}: {_reason(error)}", file=sys.stderr)
@@ -186,9 +209,47 @@ def _describe(source: Path) -> None:
         f"  header, index and metadata {head} bytes; {len(slices)} slice of {', '.join(str(len(s)) for s in slices)} bytes"
     )
     for kind, payload in prologue.metadata.items():
-        title = {container.EXIF: "EXIF", container.ICC_PROFILE: "ICC profile"}.get(kind, f"chunk {kind.decode()}")
+        title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
         print(f"  {title}: {len(payload)} bytes")
     print("  checksums: good")
+
+
+def _print_semantics(source: Path, heads: tuple[str, ...]) -> None:
+    from .analysis import analyze
+
+    seen = analyze(source, heads=heads, threads=options.THREADS, limits=options.LIMITS)
+    for task in dict.fromkeys(label.task for label in seen.labels):
+        best = [f"{x.name} {100 * x.probability:.0f} %" for x in seen.labels if x.task == task][:LABELS_SHOWN]
+        print(f"  {task}: {', '.join(best)}")
+    for segments in seen.maps:
+        parts = [f"{name} {100 * share:.0f} %" for name, share in segments.shares().items()][:LABELS_SHOWN]
+        print(f"  {segments.task}, of the area: {', '.join(parts)}")
+    if seen.embedding:
+        print(f"  embedding of {len(seen.embedding)} components, by heads {', '.join(seen.heads)}")
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .search import search, semantics_of
+
+    if not args.folder.exists():
+        raise ValueError(f"no folder {args.folder}")
+    heads, failures = tuple(args.heads), list[str]()
+    if args.like:
+        wanted = semantics_of(args.like, heads)
+        if not wanted.embedding:
+            raise ValueError(f"the heads {', '.join(wanted.heads)} make no embedding to compare")
+        found = search(args.folder, wanted.similarity, heads, failures)
+    else:
+        found = search(args.folder, lambda seen: seen.probability(args.label), heads, failures)
+    ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
+    if args.label and ranked and not any(args.label in seen.names() for _, _, seen in ranked):
+        names = sorted({name for _, _, seen in ranked for name in seen.names()})
+        raise ValueError(f"no file shows the label {args.label!r}; those in {args.folder}: {', '.join(names)}")
+    for score, path, _ in ranked[: args.count]:
+        print(f"{score:.3f}  {path}")
+    for failure in failures:
+        print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)
+    return 1 if failures or not ranked else 0
 
 
 # ---- many files ------------------------------------------------------------------------------------------------

@@ -25,11 +25,12 @@ MODES = {1: "L", 2: "RGB"}  # codes 3 to 63 are reserved for modes with alpha, m
 _MODE_CODES = {mode: code for code, mode in MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE = b"I", b"S"
-EXIF, ICC_PROFILE = b"e", b"c"
+INDEX, SLICE, REGIONS = b"I", b"S", b"R"
+EXIF, ICC_PROFILE, SEMANTICS = b"e", b"c", b"m"
 
 _INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slice's side in units of 64 pixels, or WHOLE_PICTURE
 WHOLE_PICTURE = 255
+MAX_REGIONS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind == INDEX:
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"the slice index states {size} bytes")
-    elif kind.isupper():
+    elif kind.isupper() and kind != REGIONS:
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -201,6 +202,47 @@ def read_index(payload: bytes) -> SliceIndex:
     return SliceIndex(rate, (size,))
 
 
+def read_map(packed: bytes, size: int, levels: int) -> bytes:
+    """Unfold a zlib stream (RFC 1950) of ``size`` bytes below ``levels``; no more than that is ever allocated.
+
+    Raises:
+        FormatError: it holds anything else.
+    """
+    unfold = zlib.decompressobj()
+    try:
+        cells = unfold.decompress(packed, size + 1)
+    except zlib.error as error:
+        raise FormatError(f"a map is damaged: {error}") from error
+    if len(cells) != size or not unfold.eof or unfold.unused_data or max(cells, default=0) >= levels:
+        raise FormatError(f"a map does not hold {size} positions of {levels} levels")
+    return cells
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """Rates of their own for parts of a picture: ``rates[levels[k]]`` is that of latent position k in raster order."""
+
+    rates: tuple[int, ...]  # 0 … 65535 each
+    levels: bytes
+
+
+def write_regions(regions: Regions) -> bytes:
+    rates = b"".join(rate.to_bytes(2, "big") for rate in regions.rates)
+    return bytes([len(regions.rates)]) + rates + zlib.compress(regions.levels, 9)
+
+
+def read_regions(payload: bytes, positions: int) -> Regions:
+    """Parse the chunk of a picture of so many latent positions."""
+    count = payload[0] if payload else 0
+    if not 1 <= count <= MAX_REGIONS or len(payload) < 1 + 2 * count:
+        raise FormatError(f"{count} regions in {len(payload)} bytes")
+    rates = tuple(int.from_bytes(payload[1 + 2 * k : 3 + 2 * k], "big") for k in range(count))
+    return Regions(rates, read_map(payload[1 + 2 * count :], positions, count))
+
+
 # ---- files -----------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +252,7 @@ class Prologue:
 
     header: Header
     index: SliceIndex
-    metadata: dict[bytes, bytes]  # ancillary chunk type → payload; unknown types are kept
+    metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
 
 
 def write_container(header: Header, rate: int, slices: tuple[bytes, ...], metadata: dict[bytes, bytes]) -> bytes:

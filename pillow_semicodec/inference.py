@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .bundle import ModelBundle
 from .errors import BundleError
+from .head_bundle import HeadBundle
 
 Tensor = NDArray[np.float32]
 Outputs = list[NDArray[Any]]
@@ -23,15 +25,17 @@ Outputs = list[NDArray[Any]]
 GRAPH_OPTIMISATION = True
 
 
-class Transforms:
-    """The graphs of one bundle at one number of threads.
+class _Sessions:
+    """Sessions of the graphs of one owner at one number of threads.
 
     Args:
+        owner: what the graphs belong to, for messages.
+        read: bytes of a graph by name.
         threads: threads of one operator; 0 takes one per core.
     """
 
-    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
-        self.bundle, self.threads = bundle, threads
+    def __init__(self, owner: str, read: Callable[[str], bytes], threads: int) -> None:
+        self.owner, self.read, self.threads = owner, read, threads
         self._sessions: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 
@@ -45,7 +49,7 @@ class Transforms:
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
             if "allocate" in str(error):
                 raise MemoryError(f"graph {name}: {error}") from error
-            raise BundleError(f"graph {name} of model {self.bundle.name} failed: {error}") from error
+            raise BundleError(f"graph {name} of {self.owner} failed: {error}") from error
         return outputs
 
     def _session(self, name: str) -> Any:
@@ -66,11 +70,18 @@ class Transforms:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not GRAPH_OPTIMISATION:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        data = self.bundle.part(f"{name}.onnx")
+        data = self.read(name)
         try:
             return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise BundleError(f"graph {name} of model {self.bundle.name} cannot be loaded: {error}") from error
+            raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
+
+
+class Transforms(_Sessions):
+    """The graphs of one model."""
+
+    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
+        super().__init__(f"model {bundle.name}", lambda name: bundle.part(f"{name}.onnx"), threads)
 
     def analysis(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 [1, H, W, 3], sides multiples of 16 → y [1, M, H/16, W/16]."""
@@ -105,7 +116,20 @@ class Transforms:
         return pixels
 
 
+class Heads(_Sessions):
+    """The graph of one head bundle."""
+
+    def __init__(self, heads: HeadBundle, threads: int = 0) -> None:
+        super().__init__(f"heads {heads.name}", lambda name: heads.graph(), threads)
+
+    def run(self, latents: Tensor) -> dict[str, NDArray[Any]]:
+        """latents [1, M, h, w], h and w even → outputs by name."""
+        outputs = self._run("heads", latents)
+        return dict(zip([value.name for value in self._session("heads").get_outputs()], outputs, strict=True))
+
+
 _cache: dict[tuple[bytes, int], Transforms] = {}
+_heads_cache: dict[tuple[bytes, int], Heads] = {}
 _cache_lock = threading.Lock()
 
 
@@ -115,6 +139,12 @@ def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
         return _cache.setdefault((bundle.model_id, threads), Transforms(bundle, threads))
 
 
+def heads_for(heads: HeadBundle, threads: int) -> Heads:
+    """The shared Heads of a head bundle and thread count."""
+    with _cache_lock:
+        return _heads_cache.setdefault((heads.head_id, threads), Heads(heads, threads))
+
+
 def _after_fork() -> None:
     """A forked child builds its own sessions: the parent's worker threads are not there, and its locks may be held.
 
@@ -122,10 +152,11 @@ def _after_fork() -> None:
     threads that do not exist.
     """
     global _cache_lock
-    for transforms in _cache.values():
-        for session in transforms._sessions.values():
+    for sessions in (*_cache.values(), *_heads_cache.values()):
+        for session in sessions._sessions.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
     _cache.clear()
+    _heads_cache.clear()
     _cache_lock = threading.Lock()
 
 

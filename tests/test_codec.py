@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from strategies import pictures
 
 import pillow_semicodec as sgc
-from pillow_semicodec import codec, container, inference
+from pillow_semicodec import container, inference, slices
 from pillow_semicodec.bundle import ModelBundle
 from pillow_semicodec.limits import Limits
 
@@ -42,7 +42,7 @@ def test_the_second_decoder_agrees(picture: np.ndarray, quality: int) -> None:
     prologue = sgc.read_prologue(data)
     stream = reference_decoder.parse(data)["slice"]
     height, width = picture.shape[:2]
-    _, latents = codec.decode_slice(stream, prologue.index.rate, ModelBundle(TINY), height, width, 1)
+    _, latents = slices.decode_slice(stream, prologue.index.rate, ModelBundle(TINY), height, width, 1)
     assert np.array_equal(latents.z_hat, z)
     assert np.array_equal(latents.residual, residual)
     assert np.array_equal(latents.indexes, indexes)
@@ -54,11 +54,11 @@ def test_the_second_decoder_agrees(picture: np.ndarray, quality: int) -> None:
 def test_encoder_and_decoder_hold_the_same_latents(picture: np.ndarray, rate: int) -> None:
     """Every rate of 16 bits is coded exactly, and within 0.5 % and 64 bytes of what the tables promise."""
     bundle, rgb = ModelBundle(TINY), picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, 2)
-    coded = codec.encode_slice(rgb, rate, bundle, 1)
-    _, latents = codec.decode_slice(coded.stream, rate, bundle, *picture.shape[:2], 1)
+    coded = slices.encode_slice(rgb, rate, bundle, 1)
+    _, latents = slices.decode_slice(coded.stream, rate, bundle, *picture.shape[:2], 1)
     for a, b in zip(coded.latents, latents, strict=True):
         assert np.array_equal(a, b)
-    assert len(coded.stream) <= codec.ideal_bits(latents, rate, bundle) / 8 * 1.005 + 64
+    assert len(coded.stream) <= slices.ideal_bits(latents, rate, bundle) / 8 * 1.005 + 64
 
 
 def test_neither_threads_nor_optimisation_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,11 +67,11 @@ def test_neither_threads_nor_optimisation_matter(monkeypatch: pytest.MonkeyPatch
     results = []
     for threads, optimise in ((1, True), (2, True), (2, False), (1, False)):
         monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimise)
-        coded = codec.encode_slice(picture, 9000, bundle, threads)
+        coded = slices.encode_slice(picture, 9000, bundle, threads)
         results.append(coded.latents)
-        first = codec.encode_slice(picture, 9000, bundle, 1).stream
-        _, latents = codec.decode_slice(first, 9000, bundle, 200, 300, threads)
-        assert np.array_equal(latents.indexes, codec.decode_slice(first, 9000, bundle, 200, 300, 1)[1].indexes)
+        first = slices.encode_slice(picture, 9000, bundle, 1).stream
+        _, latents = slices.decode_slice(first, 9000, bundle, 200, 300, threads)
+        assert np.array_equal(latents.indexes, slices.decode_slice(first, 9000, bundle, 200, 300, 1)[1].indexes)
     for latents in results[1:]:
         assert np.array_equal(latents.z_hat, results[0].z_hat)
 
@@ -203,7 +203,7 @@ def test_a_forged_header_decodes_or_is_refused(rate: int, width: int, height: in
 def _forged() -> None:
     global FORGED
     bundle = ModelBundle(TINY)
-    coded = codec.encode_slice(photo(40, 56), 9000, bundle, 1)
+    coded = slices.encode_slice(photo(40, 56), 9000, bundle, 1)
     FORGED = container.write_container(container.Header(56, 40, "RGB", bundle.model_id), 9000, (coded.stream,), {})
 
 

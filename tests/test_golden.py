@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import codec, container
+from pillow_semicodec import container, slices
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -24,7 +24,7 @@ def test_good_files(path: Path) -> None:
     (payload,) = container.read_slices(stream.read, prologue.index)
     header = prologue.header
     bundle = sgc.find_model(header.model_id)
-    _, latents = codec.decode_slice(payload, prologue.index.rate, bundle, header.height, header.width, 1)
+    _, latents = slices.decode_slice(payload, prologue.index.rate, bundle, header.height, header.width, 1)
     for name, value in latents._asdict().items():
         assert np.array_equal(value, expected[name]), name
     pixels = sgc.decode(path.read_bytes())

@@ -1,22 +1,25 @@
 """Shrink a checkpoint for keeping: ``python -m training.compact RUN/checkpoint.pt SMALL.pt``.
 
-Only the moving average is kept, in 16 bits; a run resumes from it with ``--resume SMALL.pt --restart-clock``.
+Only the moving averages are kept, in 16 bits; a run resumes from it with ``--resume SMALL.pt --restart-clock``.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from .train import save_checkpoint
+from .train import load_checkpoint, save_checkpoint
 
 
 def compact(source: Path, target: Path) -> None:
-    state = torch.load(source, map_location="cpu", weights_only=True)
+    state = load_checkpoint(source)
     weights = {name: value.half() for name, value in state["ema"].items()}
-    kept = {key: state[key] for key in ("step", "seconds", "model_config", "train_config")}
+    kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds", "model_config")}
+    kept["configs"] = json.dumps(state["configs"])
+    if "heads" in state:
+        kept |= {"heads": {name: value.half() for name, value in state["heads"].items()}, "tasks": state["tasks"]}
     save_checkpoint(target, {**kept, "model": weights, "ema": weights})
 
 

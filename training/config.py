@@ -41,11 +41,51 @@ class TrainConfig:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.999
-    msssim_share: float = 0.65  # of the distortion; the rest is MSE
-    msssim_weight: float = 0.0205  # brings 1 - MS-SSIM to the size of MSE on [0, 1]
+    msssim_share: float = 0.65  # of the distortion
+    xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
+    noise_share: float = 0.0  # of the crops get Gaussian noise that the decoded picture should not have (denoising)
+    noise_sigma: float = 0.04  # its largest deviation, on [0, 1]
     bf16: bool = True
     compile: bool = False
+    seed: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsConfig:
+    """Shape of the semantic heads; their cost is per position of the latents, 1/256 of it per pixel."""
+
+    width: int = 96  # channels at 1/16 scale
+    blocks: int = 1  # depth-conv blocks at 1/16 scale
+    coarse_width: int = 160  # channels at 1/32 scale
+    coarse_blocks: int = 2
+    embedding: int = 64  # components of the embedding for search
+    attention: bool = False  # a global-context attention block at 1/32 scale
+    dropout: float = 0.2  # of the pooled features, before the classifiers
+
+
+@dataclasses.dataclass(frozen=True)
+class SemiConfig:
+    """Semi-supervised training of heads on latents, alone (frozen codec) or jointly with the codec."""
+
+    label_fraction: float = 1.0  # of the training labels are shown; the other pictures count as unlabelled
+    supervised_weight: float = 1.0  # cross-entropy of classes
+    segmentation_weight: float = 1.0  # cross-entropy plus Dice of masks
+    unsup_weight: float = 1.0  # student against the teacher's pseudo-labels
+    embedding_weight: float = 0.5  # student's against teacher's embeddings of two views
+    threshold: float = 0.8  # least confidence of a pseudo-label
+    align: bool = True  # pseudo-labels are brought to the labels' distribution of classes
+    temperature: float = 0.15  # of the similarities of embeddings
+    ramp_up: float = 0.2  # share of the run over which the weights of unlabelled pictures rise from 0
+    teacher_decay: float = 0.99
+    labelled_batch: int = 32
+    unlabelled_batch: int = 48
+    augmentation: str = "strong"  # of the views: "none", "weak" (crops and mirrors) or "strong" (colours and cut-outs too)
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    steps: int = 300  # of training heads on a frozen codec
+    every: int = 3  # joint training: the heads take part in every so-manieth step of the codec
+    joint_weight: float = 0.02  # joint training: of the heads' losses beside rate and distortion
     seed: int = 1

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from pillow_semicodec import codec
+from pillow_semicodec import slices
 from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.metrics import msssim, ssimulacra2
@@ -204,8 +204,8 @@ def _looks(
     ours, theirs = [], []
     for position in positions:
         rate = round((position + 1) * RATE_UNIT)
-        coded = codec.encode_slice(picture, rate, bundle, 1)
-        decoded, _ = codec.decode_slice(coded.stream, rate, bundle, height, width, 1)
+        coded = slices.encode_slice(picture, rate, bundle, 1)
+        decoded, _ = slices.decode_slice(coded.stream, rate, bundle, height, width, 1)
         ours.append([metric(picture, decoded) for metric in (ssimulacra2, msssim)])
     for quality in JPEG_QUALITIES:
         file = io.BytesIO()

@@ -29,7 +29,10 @@ class AnalysisGraph(nn.Module):
 
 
 class SynthesisGraph(nn.Module):
-    """y_hat float32 [1, M, h, w], condition float32 [1, C, 1, 1] → pixels uint8 [1, 16h, 16w, 3]."""
+    """y_hat float32 [1, M, h, w], condition float32 [1, C, 1, 1] → pixels uint8 [1, 16h, 16w, 3].
+
+    With regions the condition is [1, C, 2h, 2w], one for every position at 1/8 scale.
+    """
 
     inputs, outputs = ("y_hat", "condition"), ("pixels",)
 
@@ -56,7 +59,7 @@ class HyperAnalysisGraph(nn.Module):
 
 
 class MeanGraph(nn.Module):
-    """z_hat, condition → features and the means of step 1."""
+    """z_hat, condition [1, C, 1, 1] or [1, C, h, w] → features and the means of step 1."""
 
     inputs, outputs = ("z_hat", "condition"), ("features", "mean")
 
@@ -192,7 +195,6 @@ def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
     free = {
         value: {axis: f"{value}_{axis}" for axis in ((1, 2) if value == "pixels" else (2, 3))}
         for value in (*graph.inputs, *graph.outputs)
-        if value != "condition"
     }
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated but writes plain operators without a further package; parity with

@@ -111,6 +111,19 @@ class SemicodecModel(nn.Module):
         x_hat = self.synthesis(y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
         return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), y_hat)
 
+    def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
+        """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the
+        semantic heads read, [B, M, H/16, W/16].
+        """
+        bank, weights = self.rate_bank, self.rate_bank.weights(rate)
+        y = self.analysis(x).float() * torch.exp(weights @ bank.log_gain)[:, :, None, None]
+        z_hat = round_ste(self.hyper_analysis(y))
+        features, mean1 = self.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
+        mask = step_mask(y)
+        y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
+        mean2 = mean1 + self.mean_context(features, y_hat1)
+        return torch.where(mask, y_hat1, mean2) * torch.exp(weights @ bank.log_inverse_gain)[:, :, None, None]
+
     def clamp_integer_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, IntegerConv2d):

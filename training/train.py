@@ -1,67 +1,89 @@
 """Train the codec: ``python -m training.train --data FOLDER --out RUN --minutes 90 [--set model.analysis_blocks=4 …]``.
 
-Stops by wall clock (or ``--steps``), writes a checkpoint every few minutes, and resumes from ``RUN/checkpoint.pt`` or
-from ``--resume``. The learning rate follows the share of the wall clock that is used up.
+With ``--labels CSV …`` it trains semantic heads jointly, supervised on those pictures and semi-supervised on all. Stops by
+wall clock (or ``--steps``) or SIGTERM, writes a checkpoint every few minutes, and resumes from ``RUN/checkpoint.pt`` or from
+``--resume``. The learning rate follows the share of the wall clock that is used up. ``torchrun --nproc-per-node=N -m
+training.train …`` spreads the same run over N processes, each with its own batches; a run resumes on any number of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import dataclasses
 import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from .config import ModelConfig, TrainConfig
+from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
 from .data import CropSampler, read_folder, split_validation, to_signal
+from .growth import load_grown
+from .heads import SemanticHeads
+from .joint import JointSampler, Objective, Teacher, task_of
+from .labels import read_labels
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
 
 VALIDATION_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
-FIELDS = ["step", "minutes", "lr", "loss", "bpp", "psnr", "msssim", "gradient_norm"] + [
-    f"{what}_{rate}" for rate in VALIDATION_RATES for what in ("val_bpp", "val_psnr", "val_msssim")
-]
+LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
+VALIDATION_FIGURES = ("val_bpp", "val_psnr", "val_msssim", "val_xyb")
+FIELDS = ["step", "minutes", "lr", "loss", "bpp", "psnr", "msssim", "xyb", "gradient_norm"]
+FIELDS += ["supervised", "consistency", "embedding", "accepted"]  # of the heads: three losses, accepted pseudo-labels
+FIELDS += [f"{what}_{rate}" for rate in VALIDATION_RATES for what in VALIDATION_FIGURES]
+
+
+CONFIGS: dict[str, Any] = {"model": ModelConfig, "train": TrainConfig, "heads": HeadsConfig, "semi": SemiConfig}
+SET_HELP = f"a field of training.config, VALUE in JSON; groups: {', '.join(CONFIGS)}"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     parser.add_argument("--sets", default="", help="comma-separated sets of index.csv; all by default")
+    parser.add_argument("--labels", type=Path, nargs="*", default=[], help="labels of pictures: train heads jointly")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run: checkpoint, logs")
     parser.add_argument("--resume", type=Path, help="start from this checkpoint instead of RUN/checkpoint.pt")
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the whole run, resumed parts counted in")
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
-    parser.add_argument("--set", action="append", default=[], metavar="model.NAME=VALUE | train.NAME=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="GROUP.NAME=VALUE", help=SET_HELP)
     parser.add_argument("--restart-clock", action="store_true", help="with --resume: take the weights, count from zero")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to PyTorch")
     parser.add_argument("--limit", type=int, default=0, help="read only so many pictures")
     return parser.parse_args(arguments)
 
 
-def configure(
-    settings: list[str], model: dict[str, Any] | None = None, train: dict[str, Any] | None = None
-) -> tuple[ModelConfig, TrainConfig]:
-    """Apply ``model.NAME=VALUE`` and ``train.NAME=VALUE`` to the defaults, or to what a checkpoint holds.
+def configure(settings: list[str], before: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Apply ``GROUP.NAME=VALUE`` to the defaults, or to what a checkpoint holds; {group: configuration}.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    values: dict[str, dict[str, Any]] = {"model": dict(model or {}), "train": dict(train or {})}
+    values: dict[str, dict[str, Any]] = {}
+    for group, kind in CONFIGS.items():
+        known = {f.name for f in dataclasses.fields(kind)}  # a checkpoint may hold settings that are no more
+        values[group] = {k: v for k, v in (before or {}).get(group, {}).items() if k in known}
     for setting in settings:
         key, _, text = setting.partition("=")
         group, _, name = key.partition(".")
-        known = {f.name for f in dataclasses.fields(ModelConfig if group == "model" else TrainConfig)}
-        if group not in values or name not in known:
-            raise ValueError(f"unknown setting {key!r}; {group or 'model'} has {', '.join(sorted(known))}")
-        values[group][name] = json.loads(text)
-    return ModelConfig(**values["model"]), TrainConfig(**values["train"])
+        if group not in CONFIGS:
+            raise ValueError(f"unknown setting {key!r}; groups are {', '.join(CONFIGS)}")
+        known = {f.name for f in dataclasses.fields(CONFIGS[group])}
+        if name not in known:
+            raise ValueError(f"unknown setting {key!r}; {group} has {', '.join(sorted(known))}")
+        try:
+            values[group][name] = json.loads(text)
+        except ValueError:
+            values[group][name] = text
+    return {group: kind(**values[group]) for group, kind in CONFIGS.items()}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -69,6 +91,82 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises ValueError, naming the file, for anything that is no checkpoint."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if "configs" in state:
+            state["configs"] = json.loads(state["configs"])
+        else:
+            state["configs"] = {"model": state["model_config"], "train": json.loads(state["train_config"])}
+        return dict(state)
+    except Exception as error:  # torch's reader raises whatever a broken file makes it
+        raise ValueError(f"{path} is no checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """The optimiser's state; parameters that came with the heads, behind the codec's, start without."""
+    own = optimiser.state_dict()
+    known = len(saved["param_groups"][0]["params"])
+    if known > len(own["param_groups"][0]["params"]):  # the heads are gone
+        saved["state"] = {k: v for k, v in saved["state"].items() if k < len(own["param_groups"][0]["params"])}
+    optimiser.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+
+
+def add_noise(target: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """The codec's input: some crops with Gaussian noise of a random deviation, the others as they are."""
+    if not config.noise_share:
+        return target
+    chosen = torch.rand(len(target), generator=generator) < config.noise_share
+    sigma = (torch.rand(len(target), generator=generator) * config.noise_sigma * chosen)[:, None, None, None]
+    return (target + sigma.to(target.device) * torch.randn_like(target)).clamp(-0.5, 0.5)
+
+
+def common(seconds: float, stop: threading.Event, processes: int) -> float:
+    """The first process's clock, and any process's wish to stop, for all: they must leave the loop together."""
+    if processes == 1:
+        return seconds
+    values = torch.tensor([seconds if distributed.get_rank() == 0 else 0.0, float(stop.is_set())], dtype=torch.float64)
+    if torch.cuda.is_available():
+        values = values.cuda()
+    distributed.all_reduce(values)
+    if values[1]:
+        stop.set()
+    return values[0].item()
+
+
+class Log:
+    """Rows into ``log.csv`` and, where it is installed, TensorBoard."""
+
+    def __init__(self, folder: Path, fields: list[str]) -> None:
+        path = folder / "log.csv"
+        if path.exists() and path.read_text().partition("\n")[0] != ",".join(fields):
+            os.replace(path, path.with_suffix(".old.csv"))  # of a version with other columns
+        new = not path.exists()
+        self.file = path.open("a", newline="")
+        self.rows = csv.DictWriter(self.file, fields, lineterminator="\n")
+        if new:
+            self.rows.writeheader()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(folder / "tensorboard")
+        except ImportError:
+            self.board = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.rows.writerow(row)
+        self.file.flush()
+        if self.board:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -84,9 +182,9 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
         for picture in pictures:
             x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
             q = torch.tensor([rate], device=device)
-            rd = rate_distortion_loss(model(x, q, hard_rate=True), x, model.rate_bank.rd_lambda(q), config)
-            rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item()))
-        for name, values in zip(("val_bpp", "val_psnr", "val_msssim"), zip(*rows, strict=True), strict=True):
+            rd = rate_distortion_loss(model(x, q, hard_rate=True), x, model.rate_bank.rd_lambda(q), config, every=True)
+            rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
+        for name, values in zip(VALIDATION_FIGURES, zip(*rows, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)
     return result
 
@@ -95,137 +193,163 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    if processes > 1:
+        distributed.init_process_group("nccl" if gpu else "gloo")
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     # ---- state: fresh or from a checkpoint ----
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = args.out / "checkpoint.pt"
     source = args.resume or (checkpoint_path if checkpoint_path.exists() else None)
-    state: dict[str, Any] | None = None
-    if source:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+    state = load_checkpoint(source) if source else None
     # Settings given now go over the checkpoint's: a model may grow by parts that start silent.
-    before = (state["model_config"], json.loads(state["train_config"])) if state else (None, None)
-    model_config, config = configure(args.set, *before)
+    configs = configure(args.set, state and state["configs"])
+    model_config, config, semi = configs["model"], configs["train"], configs["semi"]
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     # ---- data ----
     pictures = read_folder(args.data, tuple(s for s in args.sets.split(",") if s))
     training, validation = split_validation(pictures[: args.limit] if args.limit else pictures)
-    seed = config.seed + (state["step"] if state else 0)
+    seed = config.seed + 1000 * rank + (state["step"] if state else 0)
     sampler = CropSampler(training, config.crop, config.batch, config.grey_share, config.synthetic_share, seed)
+    sets = [read_labels(path) for path in args.labels]
+    joint_sampler = JointSampler(sets, training, semi, seed) if sets else None
 
-    # ---- model, optimiser, moving average ----
+    # ---- model, heads, moving averages, optimiser ----
     model = SemicodecModel(model_config)
+    sample = to_signal(torch.cat([sampler.next() for _ in range(64 // config.batch + 1)]))
     if not state:
-        model.initialise(to_signal(torch.cat([sampler.next() for _ in range(64 // config.batch + 1)])))
+        model.initialise(sample)
     ema_model = SemicodecModel(model_config).requires_grad_(False)
     ema_model.load_state_dict(model.state_dict())
     step, elapsed_before = 0, 0.0
     if state:
-        for target, key in ((model, "model"), (ema_model, "ema")):
-            fresh = target.load_state_dict({k: v.float() for k, v in state[key].items()}, strict=False)
-            if fresh.unexpected_keys:
-                raise ValueError(
-                    f"{source}: the checkpoint holds {fresh.unexpected_keys}, which this shape has no place for"
-                )
-        if fresh.missing_keys:
-            print(f"new parameters, not in {source}: {', '.join(fresh.missing_keys)}")
+        load_grown(ema_model, state["ema"])
+        grown = load_grown(model, state["model"])
+        if grown:
             if not args.restart_clock:
-                raise ValueError(f"{source} lacks parameters of this shape; --restart-clock lets it grow")
-            ema_model.load_state_dict({k: model.state_dict()[k] for k in fresh.missing_keys}, strict=False)
+                raise ValueError(f"{source} has another shape; --restart-clock lets it grow into this one")
+            print(f"grown or new, past {source}: {', '.join(grown)}")
         if not args.restart_clock:
             step, elapsed_before = state["step"], state["seconds"]
     model, ema_model = (m.to(device, memory_format=torch.channels_last) for m in (model, ema_model))
-    optimiser = torch.optim.AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
+    heads, ema_heads = None, None
+    tasks = tuple(task_of(s) for s in sets)
+    if sets:
+        heads = SemanticHeads(model_config.latent_channels, tasks, configs["heads"])
+        with torch.no_grad():
+            heads.standardise(ema_model.semantic_latents(sample.to(device), torch.rand(len(sample), device=device)).cpu())
+        if state and state.get("tasks") == [dataclasses.asdict(task) for task in tasks]:
+            heads.load_state_dict(state["heads"])
+        heads = heads.to(device)
+        ema_heads = copy.deepcopy(heads).requires_grad_(False).eval()
+    objective = Objective(model, heads, sets, config, semi)
+    parameters = list(objective.parameters())
+    optimiser = torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
     if state and "optimiser" in state and not args.restart_clock:
-        optimiser.load_state_dict(state["optimiser"])
-    forward: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        load_optimiser(optimiser, state["optimiser"])
+    if config.compile:
+        model.compile()
+    forward: nn.Module = objective
+    if processes > 1:  # the heads take part in some steps only
+        forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=bool(sets))
+    averages = [(list(ema_model.parameters()), list(model.parameters()))]
+    teacher = None
+    if heads is not None and ema_heads is not None:
+        averages.append((list(ema_heads.parameters()), list(heads.parameters())))
+        teacher = Teacher(ema_model, ema_heads)
 
     def checkpoint() -> None:
-        save_checkpoint(
-            checkpoint_path,
-            {
-                "model": model.state_dict(),
-                "ema": ema_model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-                "seconds": elapsed,
-                "model_config": dataclasses.asdict(model_config),
-                "train_config": json.dumps(dataclasses.asdict(config)),
-            },
-        )
+        if rank:
+            return
+        content = {
+            "model": model.state_dict(),
+            "ema": ema_model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "seconds": elapsed,
+            "model_config": dataclasses.asdict(model_config),
+            "configs": json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}),
+        }
+        if ema_heads is not None:
+            content |= {"heads": ema_heads.state_dict(), "tasks": [dataclasses.asdict(task) for task in tasks]}
+        save_checkpoint(checkpoint_path, content)
 
     # ---- logs ----
-    log_path = args.out / "log.csv"
-    new_log = not log_path.exists()
-    log_file = log_path.open("a", newline="")
-    log = csv.DictWriter(log_file, FIELDS)
-    if new_log:
-        log.writeheader()
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        board: Any = SummaryWriter(args.out / "tensorboard")
-    except ImportError:
-        board = None
-    print(json.dumps({"model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}))
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(training)} pictures, {device}")
+    log = Log(args.out, FIELDS) if not rank else None
+    if not rank:
+        print(json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}))
+        count = sum(p.numel() for p in parameters)
+        print(f"{count / 1e6:.2f} M parameters, {len(training)} pictures, {processes} x {device}")
 
     # ---- the run ----
     start = time.monotonic()
     elapsed = elapsed_before
-    last_log, last_checkpoint = elapsed, elapsed
-    sums = torch.zeros(5, device=device)
-    count = 0
-    progress_bar = tqdm(initial=step, unit="step", mininterval=10)
+    last_log = last_checkpoint = last_validation = elapsed
+    sums, count = torch.zeros(6, device=device), 0
+    semi_rows: list[tuple[float, ...]] = []
+    progress_bar = tqdm(initial=step, unit="step", mininterval=10, disable=bool(rank))
     generator = torch.Generator().manual_seed(seed)
-    while elapsed < args.minutes * 60 and step < args.steps:
+    while elapsed < args.minutes * 60 and step < args.steps and not stop.is_set():
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
         lr = learning_rate(config, step, progress)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        x = to_signal(sampler.next().to(device, non_blocking=True))
-        rate = torch.rand(len(x), generator=generator).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            output = forward(x, rate)
-        rd = rate_distortion_loss(output, x, model.rate_bank.rd_lambda(rate), config)
+        target = to_signal(sampler.next().to(device, non_blocking=True))
+        rate = torch.rand(len(target), generator=generator).to(device)
+        x = add_noise(target, config, generator)
+        joint = joint_sampler.next() if joint_sampler and step % semi.every == 0 else None
+        if teacher:
+            teacher.progress = progress
+        losses = forward(x, target, rate, joint, teacher)
         optimiser.zero_grad(set_to_none=True)
-        rd.loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         if torch.isfinite(norm):  # one broken batch must not end the run
             optimiser.step()
             model.clamp_integer_weights()
             with torch.no_grad():
                 decay = min(config.ema_decay, (step + 1) / (step + 10))
-                torch._foreach_lerp_(list(ema_model.parameters()), list(model.parameters()), 1 - decay)
+                for mean, current in averages:
+                    torch._foreach_lerp_(mean, current, 1 - decay)
+            rd = losses.codec
             psnr = -10 * torch.log10(rd.mse).mean()
-            sums += torch.stack([rd.loss.detach(), rd.bpp.mean().detach(), psnr.detach(), rd.msssim.mean().detach(), norm])
+            sums += torch.stack([v.detach() for v in (rd.loss, rd.bpp.mean(), psnr, rd.msssim.mean(), rd.xyb.mean(), norm)])
             count += 1
+            if losses.semi:
+                semi_rows.append(losses.semi[1:])
         step += 1
         progress_bar.update()
-        elapsed = elapsed_before + time.monotonic() - start
-        if elapsed - last_log > 60 and count:
+        elapsed = elapsed_before + common(time.monotonic() - start, stop, processes)
+        if elapsed - last_log > LOG_SECONDS and count:
             row = dict(zip(FIELDS, [step, elapsed / 60, lr, *(sums / count).tolist()], strict=False))
+            row.update(zip(FIELDS[9:13], [sum(v) / len(semi_rows) for v in zip(*semi_rows, strict=True)], strict=False))
             sums.zero_()
-            count = 0
-            last_log = elapsed
-            if elapsed - last_checkpoint > 240:
+            count, last_log = 0, elapsed
+            semi_rows.clear()
+            if elapsed - last_checkpoint > CHECKPOINT_SECONDS:
                 last_checkpoint = elapsed
                 checkpoint()
+            if elapsed - last_validation > VALIDATION_SECONDS and not rank:
+                last_validation = elapsed
                 row.update(validate(ema_model, validation, config, device))
-            log.writerow(row)
-            log_file.flush()
+            if log:
+                log.write(row)
             progress_bar.set_postfix_str(f"loss {row['loss']:.4f} bpp {row['bpp']:.3f} psnr {row['psnr']:.2f}")
-            if board:
-                for name, value in row.items():
-                    board.add_scalar(name, value, step)
     checkpoint()
-    final = {"step": step, "minutes": elapsed / 60, **validate(ema_model, validation, config, device)}
-    log.writerow(final)
-    log_file.close()
-    progress_bar.close()
-    print(json.dumps(final))
+    if log:
+        final = {"step": step, "minutes": elapsed / 60, **validate(ema_model, validation, config, device)}
+        log.write(final)
+        log.close()
+        progress_bar.close()
+        print(json.dumps(final))
+    if processes > 1:
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import codec
+from pillow_semicodec import slices
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("../shared/data/kodak")
 bundle, worst = sgc.find_model(), -np.inf
@@ -21,7 +21,7 @@ for path in sorted(folder.glob("*.png")):
     cells = []
     for quality in (5, 50, 95):
         rate = bundle.rate_bank.rate_of_quality(quality)
-        ideal = codec.ideal_bits(codec.encode_slice(picture, rate, bundle).latents, rate, bundle) / 8
+        ideal = slices.ideal_bits(slices.encode_slice(picture, rate, bundle).latents, rate, bundle) / 8
         size = len(sgc.encode(picture, quality))
         worst = max(worst, size - 1.005 * ideal)
         cells.append(f"q{quality}: {size:7} bytes, {ideal:9.1f} ideal, {100 * (size / ideal - 1):+.3f} %")

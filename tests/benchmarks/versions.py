@@ -15,7 +15,7 @@ import onnxruntime
 import PIL
 from PIL import Image
 
-from pillow_semicodec import bundle, codec, container, inference
+from pillow_semicodec import bundle, codec, container, inference, slices
 
 SETTINGS = ((1, True), (2, True), (1, False), (2, False))  # threads, graph optimisation
 
@@ -45,7 +45,7 @@ def check(folder: Path) -> None:
         known = path.with_suffix(".npz")
         for threads, optimised in SETTINGS:
             inference.GRAPH_OPTIMISATION = optimised
-            pixels, latents = codec.decode_slice(payload, prologue.index.rate, model, header.height, header.width, threads)
+            pixels, latents = slices.decode_slice(payload, prologue.index.rate, model, header.height, header.width, threads)
             if not known.exists():
                 np.savez(known, pixels=pixels, **latents._asdict())
             expected = np.load(known)

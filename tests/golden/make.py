@@ -21,7 +21,7 @@ os.environ.update(SGC_MODEL_PATH=str(GOLDEN.parent / "data" / "tiny_bundle"), SG
 from conftest import photo  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
-from pillow_semicodec import codec, container  # noqa: E402
+from pillow_semicodec import container, slices  # noqa: E402
 
 
 def good() -> None:
@@ -39,7 +39,7 @@ def good() -> None:
         prologue = container.read_prologue(stream.read)
         (payload,) = container.read_slices(stream.read, prologue.index)
         height, width = picture.shape[:2]
-        _, latents = codec.decode_slice(payload, prologue.index.rate, sgc.find_model(), height, width, 1)
+        _, latents = slices.decode_slice(payload, prologue.index.rate, sgc.find_model(), height, width, 1)
         (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
         np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1), **latents._asdict())
 

@@ -1,0 +1,123 @@
+"""HeadBundle: a directory with ``heads.json`` and ``heads.onnx``, networks that read a model's latents.
+
+Heads lie in the folder of their model or in a folder of their own, in any directory where models are looked for (see
+``bundle``). They name their model by id but are no part of it: new heads understand old files, and no file needs heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from .bundle import model_directories
+from .errors import BundleError
+
+HEADS_VERSION = 1
+DESCRIPTION = "heads.json"
+GRAPH = "heads.onnx"
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One output of the graph, of the same name.
+
+    Attributes:
+        kind: "classification": probabilities float32 [1, K]; "segmentation": a map of classes, uint8 [1, h, w].
+        foreground: classes that a region of interest is made of.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    foreground: tuple[str, ...] = ()
+
+
+class HeadBundle:
+    """Heads on disk; the graph is read and verified when first needed.
+
+    Raises:
+        BundleError: the description is missing, damaged or of another version.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            raw = (directory / DESCRIPTION).read_bytes()
+            content = json.loads(raw)
+            version = content["heads_version"]
+            self.name = str(content["name"])
+            self.model_id = bytes.fromhex(content["model_id"])
+            self.embedding = int(content["embedding"])
+            self.tasks = tuple(
+                Task(str(t["name"]), str(t["kind"]), tuple(map(str, t["classes"])), tuple(map(str, t.get("foreground", ()))))
+                for t in content["tasks"]
+            )
+            self._sha256 = str(content["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{directory}: no valid {DESCRIPTION} ({error})") from error
+        if version != HEADS_VERSION:
+            raise BundleError(f"{directory}: heads of version {version}; this build reads version {HEADS_VERSION}")
+        self.head_id = hashlib.sha256(raw).digest()[:8]
+
+    def graph(self) -> bytes:
+        """The bytes of ``heads.onnx``, verified."""
+        path = self.directory / GRAPH
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(data).hexdigest() != self._sha256:
+            raise BundleError(f"{path}: does not match its SHA-256; reinstall the heads")
+        return data
+
+
+_cache: dict[tuple[Path, int], HeadBundle] = {}
+
+
+def _candidates() -> Iterator[Path]:
+    for directory in model_directories():
+        if (directory / DESCRIPTION).is_file():
+            yield directory
+        if directory.is_dir():
+            yield from sorted(child.parent for child in directory.glob(f"*/{DESCRIPTION}"))
+
+
+def _load(directory: Path) -> HeadBundle:
+    key = directory.absolute(), (directory / DESCRIPTION).stat().st_mtime_ns
+    if key not in _cache:
+        _cache[key] = HeadBundle(directory)
+    return _cache[key]
+
+
+def list_heads() -> list[HeadBundle]:
+    """All installed heads, in order of search; broken ones are passed over."""
+    found = []
+    for directory in _candidates():
+        try:
+            found.append(_load(directory))
+        except (BundleError, OSError):
+            continue
+    return found
+
+
+def find_heads(model_id: bytes, names: tuple[str, ...] = ()) -> list[HeadBundle]:
+    """The heads that read the latents of a model: all, or those named.
+
+    Raises:
+        BundleError: there are none, or not the ones named; the message says which there are.
+    """
+    every = list_heads()
+    fitting: dict[str, HeadBundle] = {}
+    for heads in every:
+        if heads.model_id == model_id:
+            fitting.setdefault(heads.name, heads)  # the first found wins, as with models
+    missing = [name for name in names if name not in fitting]
+    if missing or not fitting:
+        known = ", ".join(f"{h.name} (model {h.model_id.hex()})" for h in every) or "none"
+        wanted = f"heads {', '.join(missing)}" if missing else "heads"
+        raise BundleError(f"no {wanted} for model {model_id.hex()} installed. Installed heads: {known}")
+    return [fitting[name] for name in names] if names else list(fitting.values())

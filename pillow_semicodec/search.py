@@ -1,0 +1,43 @@
+"""Search a folder of .sgc files by what they show: like a picture, or with a label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from . import options
+from .analysis import analyze, describe
+from .errors import SemicodecError
+from .files import walk
+from .semantics import Semantics
+
+SGC = ".sgc"
+
+
+def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
+    """Of an .sgc file, or of any picture that Pillow reads.
+
+    Raises:
+        OSError, SemicodecError: the file cannot be read, or no heads are installed.
+    """
+    if path.suffix.lower() == SGC:
+        return analyze(path, heads=heads, threads=options.THREADS, limits=options.LIMITS)
+    import numpy as np
+
+    with Image.open(path) as image:
+        picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return describe(picture, heads=heads, threads=options.THREADS)
+
+
+def search(
+    folder: Path, score: Callable[[Semantics], float], heads: tuple[str, ...], failures: list[str]
+) -> Iterator[tuple[float, Path, Semantics]]:
+    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``."""
+    for path, _ in walk([folder], frozenset({SGC})):
+        try:
+            seen = semantics_of(path, heads)
+            yield score(seen), path, seen
+        except (OSError, ValueError, SemicodecError) as error:
+            failures.append(f"{path}: {error}")

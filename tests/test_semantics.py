@@ -1,0 +1,275 @@
+"""What a picture shows: read from latents, from a chunk, from Pillow, from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, photo
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec import bundle, codec, container, semantics, slices
+from pillow_semicodec.cli import main
+from pillow_semicodec.semantics import Label, SegmentationMap, Semantics, read_semantics, write_semantics
+
+names = st.text(min_size=1, max_size=12)
+
+
+@st.composite
+def any_semantics(draw: st.DrawFn) -> tuple[Semantics, int, int]:
+    """Semantics of a picture, and the picture's width and height."""
+    width, height = draw(st.integers(1, 100)), draw(st.integers(1, 100))
+    columns, rows = -(-width // 16), -(-height // 16)
+    maps = []
+    for task in draw(st.lists(names, max_size=2)):
+        classes = tuple(draw(st.lists(names, min_size=1, max_size=5)))
+        cells = draw(st.lists(st.integers(0, len(classes) - 1), min_size=columns * rows, max_size=columns * rows))
+        maps.append(SegmentationMap(task, classes, columns, rows, bytes(cells)))
+    thousandths = st.integers(0, 1000).map(lambda n: n / 1000)
+    labels = draw(st.lists(st.builds(Label, names, names, thousandths), max_size=5))
+    embedding = draw(st.lists(st.floats(-1, 1, width=32), max_size=8))
+    norm = float(np.linalg.norm(embedding)) or 1.0
+    unit = tuple(v / norm for v in embedding)
+    return Semantics(tuple(draw(st.lists(names, max_size=2))), tuple(labels), tuple(maps), unit), width, height
+
+
+@given(any_semantics())
+def test_the_chunk_round_trips(case: tuple[Semantics, int, int]) -> None:
+    """Labels and maps come back exactly, the embedding to 8 bits."""
+    said, width, height = case
+    read = read_semantics(write_semantics(said), width, height)
+    assert (read.heads, read.labels, read.maps) == (said.heads, said.labels, said.maps)
+    assert len(read.embedding) == len(said.embedding)
+    assert np.allclose(read.embedding, said.embedding, atol=0.02)
+
+
+@given(any_semantics(), st.data())
+def test_a_damaged_chunk_is_a_format_error(case: tuple[Semantics, int, int], data: st.DataObject) -> None:
+    """Any bytes give semantics or a FormatError; every prefix is noticed."""
+    said, width, height = case
+    payload = write_semantics(said)
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(sgc.FormatError):
+        read_semantics(payload[:cut], width, height)
+    damaged = bytearray(payload)
+    damaged[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(sgc.FormatError):
+        read_semantics(bytes(damaged), width, height)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_as_a_chunk(payload: bytes) -> None:
+    """Garbage is refused by its own error, whatever it is."""
+    with contextlib.suppress(sgc.FormatError):
+        read_semantics(b"\x01" + payload, 32, 32)
+
+
+def test_hostile_chunks() -> None:
+    """Deep nesting, a map of another size and a bomb are refused without being unfolded."""
+    deep = b"[" * 60000
+    with pytest.raises(sgc.FormatError):
+        read_semantics(b"\x01" + container.write_varint(len(deep)) + deep, 16, 16)
+    said = Semantics(maps=(SegmentationMap("m", ("a",), 1000, 1000, bytes(10**6)),))
+    with pytest.raises(sgc.FormatError, match="does not fit"):
+        read_semantics(write_semantics(said), 64, 64)
+    bomb = write_semantics(said).replace(b",1000,1000,", b",4,4,")
+    header = bomb[2 : 2 + bomb[1]]
+    assert len(header) <= 127
+    shorter = header[:-4]  # the replacement made the header six bytes shorter than it states
+    resealed = b"\x01" + bytes([len(shorter) - 2]) + bomb[2:]
+    with pytest.raises(sgc.FormatError):
+        read_semantics(resealed, 64, 64)
+
+
+def test_reading_from_a_file_and_its_bytes(tmp_path: Path) -> None:
+    """Labels sum to 1 and are sorted, the map fits the picture, the embedding has norm 1; path and bytes agree."""
+    data = sgc.encode(photo(75, 130), 60)
+    (tmp_path / "x.sgc").write_bytes(data)
+    seen = sgc.analyze(data)
+    assert seen == sgc.analyze(tmp_path / "x.sgc") == sgc.analyze(str(tmp_path / "x.sgc"))
+    assert [x.task for x in seen.labels] == ["shapes"] * 3
+    assert sum(x.probability for x in seen.labels) == pytest.approx(1, abs=1e-5)
+    assert seen.best() == seen.labels[0] == max(seen.labels, key=lambda x: x.probability)
+    assert seen.maps[0].array().shape == (5, 9)
+    assert sum(seen.maps[0].shares().values()) == pytest.approx(1)
+    assert np.linalg.norm(seen.embedding) == pytest.approx(1, abs=1e-5)
+    assert seen.similarity(seen) == pytest.approx(1, abs=1e-5)
+    assert pickle.loads(pickle.dumps(seen)) == copy.deepcopy(seen) == seen
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 9))
+def test_a_file_says_what_the_encoder_saw(height: int, width: int, seed: int) -> None:
+    """Latents read back from the first half of the stream are those that the encoder had."""
+    model = sgc.find_model()
+    picture = photo(height, width, seed)
+    plan = slices.RatePlan(20000)
+    y = slices.analyse(picture, model, 1)
+    stream = slices.encode_latents(y, plan, model, height, width, 1).stream
+    before = slices.semantic_latents(y, plan, model, height, width, 1)
+    after = slices.decode_semantic_latents(stream, plan, model, height, width, 1)
+    assert np.allclose(before, after, atol=1e-4)
+
+
+def test_a_stored_chunk_needs_no_model(tmp_path: Path) -> None:
+    """With ``semantics=True`` the file says the same without model, NumPy or runtime; pixels are the same bytes."""
+    plain, told = (sgc.encode(photo(), 60, semantics=flag) for flag in (False, True))
+    assert np.array_equal(sgc.decode(plain), sgc.decode(told))
+    assert 0 < len(told) - len(plain) < 600
+    seen, stored = sgc.analyze(plain), sgc.analyze(told)
+    assert [x.name for x in stored.labels] == [x.name for x in seen.labels]
+    assert stored.maps == seen.maps
+    assert stored.similarity(seen) > 0.999
+    (tmp_path / "told.sgc").write_bytes(told)
+    code = f"""
+import sys, pillow_semicodec
+from PIL import Image
+print(Image.open({str(tmp_path / "told.sgc")!r}).info["semantics"].best().name)
+print([m for m in ("onnxruntime", "constriction", "numpy") if m in sys.modules])
+pillow_semicodec.analyze({str(tmp_path / "told.sgc")!r})
+print("onnxruntime" in sys.modules)"""
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines == [seen.labels[0].name, "[]", "False"]
+
+
+def test_pillow_keeps_semantics_in_info(tmp_path: Path) -> None:
+    """``save(semantics=True)`` stores, ``info`` holds; saving again without the option does not carry it on."""
+    Image.fromarray(photo()).save(tmp_path / "a.sgc", semantics=True)
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert image.info["semantics"] == sgc.analyze(tmp_path / "a.sgc")
+        image.save(tmp_path / "b.sgc")
+    with Image.open(tmp_path / "b.sgc") as image:
+        assert "semantics" not in image.info
+
+
+def test_a_broken_chunk_does_not_hide_the_picture() -> None:
+    """Pillow shows the picture without semantics; ``analyze`` says what is wrong, and named heads look for themselves."""
+    from io import BytesIO
+
+    data = sgc.encode(photo(), 60)
+    stream = BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    payloads = container.read_slices(stream.read, prologue.index)
+    broken = container.write_container(
+        prologue.header, prologue.index.rate, payloads, {container.SEMANTICS: b"\x01\x05junk!"}
+    )
+    with Image.open(BytesIO(broken)) as image:
+        image.load()
+        assert "semantics" not in image.info
+    with pytest.raises(sgc.FormatError, match="semantics"):
+        sgc.analyze(broken)
+    assert sgc.analyze(broken, heads="tiny-heads") == sgc.analyze(data)
+
+
+def test_heads_are_found_beside_the_model_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of one's own add to the model's; unknown names and foreign models are told what there is."""
+    data = sgc.encode(photo(), 60)
+    own = tmp_path / "own"
+    own.mkdir()
+    for part in ("heads.json", "heads.onnx"):
+        shutil.copy(TINY / part, own / part)
+    content = json.loads((own / "heads.json").read_text())
+    (own / "heads.json").write_text(json.dumps({**content, "name": "own"}))
+    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:{tmp_path}")
+    assert sgc.analyze(data).heads == ("tiny-heads", "own")
+    assert sgc.analyze(data, heads="own").heads == ("own",)
+    with pytest.raises(sgc.BundleError, match=r"nonesuch.*tiny-heads"):
+        sgc.analyze(data, heads=("own", "nonesuch"))
+    (own / "heads.json").write_text(json.dumps({**content, "model_id": "00" * 8}))
+    assert sgc.analyze(data).heads == ("tiny-heads",)
+    (own / "heads.json").write_text("{")
+    assert sgc.analyze(data).heads == ("tiny-heads",)
+
+
+def test_damaged_heads_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that does not match its hash is an error of the installation."""
+    shutil.copytree(TINY, tmp_path / "tiny")
+    data = bytearray((tmp_path / "tiny" / "heads.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "tiny" / "heads.onnx").write_bytes(data)
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    with pytest.raises(sgc.BundleError, match="SHA-256"):
+        sgc.list_heads()[-1].graph()
+
+
+def test_no_heads_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without heads says so, for analyze and for the options that need them."""
+    shutil.copytree(TINY, tmp_path / "tiny", ignore=shutil.ignore_patterns("heads.*"))
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    data = sgc.encode(photo(), 50)
+    with pytest.raises(sgc.BundleError, match="no heads"):
+        sgc.analyze(data)
+    for options in ({"semantics": True}, {"roi": "auto"}):
+        with pytest.raises(sgc.BundleError, match="no heads"):
+            sgc.encode(photo(), 50, **options)
+
+
+def test_analyze_refuses_what_is_no_file(tmp_path: Path) -> None:
+    """Foreign bytes, a cut file and a missing one raise their own errors."""
+    with pytest.raises(sgc.FormatError):
+        sgc.analyze(b"no file at all")
+    with pytest.raises(sgc.TruncatedError):
+        sgc.analyze(sgc.encode(photo(), 50)[:-9])
+    with pytest.raises(FileNotFoundError):
+        sgc.analyze(tmp_path / "nothing.sgc")
+    with pytest.raises(ValueError, match="threads"):
+        sgc.analyze(b"", threads=-1)
+
+
+def test_grey_pictures_too() -> None:
+    """Grey pictures are described as grey RGB ones."""
+    grey = photo()[:, :, 0]
+    assert sgc.analyze(sgc.encode(grey, 60)) == sgc.analyze(sgc.encode(np.repeat(grey[:, :, None], 3, 2), 60))
+
+
+def test_embeddings_of_other_heads_are_not_compared() -> None:
+    """Cosines between spaces of different heads mean nothing."""
+    a = Semantics(("one",), embedding=(1.0, 0.0))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        a.similarity(Semantics(("two",), embedding=(1.0, 0.0)))
+    with pytest.raises(ValueError, match="no head"):
+        a.similarity(Semantics())
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``info --semantics`` prints labels and areas; ``search`` ranks by likeness and by label."""
+    for seed in range(4):
+        Image.fromarray(photo(80, 112, seed * 3)).save(tmp_path / f"{seed}.sgc", semantics=seed % 2 == 0)
+    Image.fromarray(photo(80, 112, 6)).save(tmp_path / "like.png")
+    assert main(["info", "--semantics", str(tmp_path / "0.sgc")]) == 0
+    text = capsys.readouterr().out
+    assert "shapes: " in text
+    assert "ground, of the area: " in text
+    assert "  semantics: " in text
+    assert main(["search", str(tmp_path), "--like", str(tmp_path / "like.png"), "-n", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[0]) for line in lines]
+    assert len(lines) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert lines[0].endswith("2.sgc")
+    assert main(["search", str(tmp_path), "--label", "car"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["search", str(tmp_path), "--label", "nonesuch"]) == 1
+    assert "house" in capsys.readouterr().err
+    (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC")
+    assert main(["search", str(tmp_path), "--label", "car"]) == 1
+    captured = capsys.readouterr()
+    assert "broken.sgc" in captured.err
+    assert len(captured.out.splitlines()) == 4
+
+
+def test_semantics_do_not_run_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encode without the options touches no heads."""
+    monkeypatch.setattr(codec, "find_heads", lambda *a: pytest.fail("looked for heads"))
+    sgc.encode(photo(), 50)
+    assert semantics.CELL == 16

@@ -1,0 +1,262 @@
+"""Semi-supervised learning of the semantic heads: supervised losses, an EMA teacher, pseudo-labels and consistency.
+
+The teacher, an exponential moving average of the student (Mean Teacher, Tarvainen & Valpola 2017), labels weakly
+augmented views; where it is confident, the student must say the same of a strong view (FixMatch, Sohn et al. 2020),
+after the teacher's distribution of classes has been aligned with the labels' (ReMixMatch, Berthelot et al. 2020). The
+embeddings of two views of a picture attract each other and repel those of other pictures (InfoNCE, Oord et al. 2018).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import SemiConfig
+from .heads import HeadsOutput, SemanticHeads, Task
+from .labels import IGNORE, SEGMENTATION
+
+
+class EmaTeacher:
+    """A moving average of ``student`` that labels and never learns; also what is kept in the end."""
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        torch._foreach_lerp_(list(self.model.parameters()), list(student.parameters()), 1 - decay)
+
+
+class DistributionAlignment:
+    """Brings pseudo-labels to the labels' distribution of classes, against the drift towards the easy ones."""
+
+    def __init__(self, prior: Tensor) -> None:
+        self.prior, self.running = prior / prior.sum(), prior / prior.sum()
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """[B, K] → [B, K]; follows the mean of what it has seen."""
+        self.running = 0.98 * self.running + 0.02 * probabilities.mean(0)
+        aligned = probabilities * (self.prior / self.running.clamp_min(1e-6))
+        return aligned / aligned.sum(1, keepdim=True)
+
+
+class PseudoLabels(NamedTuple):
+    labels: Tensor  # [B] or [B, h, w]
+    accepted: Tensor  # of the same shape, float: 1 where the teacher is confident enough
+
+
+def pseudo_labels(logits: Tensor, threshold: float, alignment: DistributionAlignment | None = None) -> PseudoLabels:
+    """From the teacher's logits [B, K] or [B, K, h, w]."""
+    probabilities = logits.softmax(1)
+    if alignment is not None and logits.ndim == 2:
+        probabilities = alignment(probabilities)
+    confidence, labels = probabilities.max(1)
+    return PseudoLabels(labels, (confidence >= threshold).float())
+
+
+def consistency_loss(student: Tensor, pseudo: PseudoLabels) -> Tensor:
+    """Cross-entropy of the student's logits on strong views against accepted pseudo-labels; the others count as 0."""
+    return (F.cross_entropy(student, pseudo.labels, reduction="none") * pseudo.accepted).mean()
+
+
+def embedding_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of embeddings [B, D] of norm 1: row i of ``a`` belongs to row i of ``b``."""
+    return F.cross_entropy(a @ b.T / temperature, torch.arange(len(a), device=a.device))
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy plus Dice (Milletari et al., 2016) of logits [B, K, h, w]; mask [B, h, w], ``IGNORE`` left out."""
+    valid = mask != IGNORE
+    if not valid.any():
+        return logits.sum() * 0
+    entropy = F.cross_entropy(logits, torch.where(valid, mask, -100).long(), ignore_index=-100)
+    truth = F.one_hot(torch.where(valid, mask, 0).long(), logits.shape[1]).permute(0, 3, 1, 2) * valid[:, None]
+    guess = logits.softmax(1) * valid[:, None]
+    overlap, total = (guess * truth).sum((0, 2, 3)), (guess + truth).sum((0, 2, 3))
+    present = truth.sum((0, 2, 3)) > 0
+    dice = 1 - (2 * overlap + 1)[present] / (total + 1)[present]
+    return entropy + dice.mean()
+
+
+def cell_labels(mask: Tensor, classes: int, cell: int = 16) -> Tensor:
+    """The most frequent class of every cell: mask [B, H, W] → [B, H/cell, W/cell]; ``IGNORE`` where most is ignored."""
+    counts = F.one_hot(torch.where(mask == IGNORE, classes, mask).long(), classes + 1).permute(0, 3, 1, 2).float()
+    winner = F.avg_pool2d(counts, cell).argmax(1)
+    return torch.where(winner == classes, IGNORE, winner)
+
+
+def ramp(progress: float, ramp_up: float) -> float:
+    """Weight of unlabelled pictures, 0 → 1, as Laine & Aila (2017) raise it."""
+    if ramp_up <= 0 or progress >= ramp_up:
+        return 1.0
+    return float(torch.exp(torch.tensor(-5 * (1 - progress / ramp_up) ** 2)))
+
+
+class Step(NamedTuple):
+    loss: Tensor
+    supervised: float
+    consistency: float
+    embedding: float
+    accepted: float  # share of pseudo-labels that were confident enough
+
+
+class SemiSupervisedLoss:
+    """The losses of one task's heads on latents of labelled and unlabelled views."""
+
+    def __init__(self, task: Task, config: SemiConfig, prior: Tensor | None = None) -> None:
+        self.task, self.config = task, config
+        self.alignment = DistributionAlignment(prior) if config.align and prior is not None else None
+
+    def supervised(self, output: HeadsOutput, labels: Tensor) -> Tensor:
+        """labels [B] of classes, or [B, h, w] of cells."""
+        logits = output.logits[self.task.name]
+        if self.task.kind == SEGMENTATION:
+            return self.config.segmentation_weight * segmentation_loss(logits, labels)
+        return self.config.supervised_weight * F.cross_entropy(logits, labels)
+
+    def __call__(
+        self, student: HeadsOutput, labels: Tensor, strong: HeadsOutput | None, weak: HeadsOutput | None, progress: float
+    ) -> Step:
+        """
+        Args:
+            student: output on labelled views; ``labels`` theirs.
+            strong, weak: the student's output on strong and the teacher's on weak views of unlabelled pictures.
+            progress: share of the run that is done, for the ramp.
+        """
+        supervised = self.supervised(student, labels)
+        if strong is None or weak is None:
+            return Step(supervised, supervised.item(), 0.0, 0.0, 0.0)
+        weight = ramp(progress, self.config.ramp_up)
+        pseudo = pseudo_labels(weak.logits[self.task.name].detach(), self.config.threshold, self.alignment)
+        consistency = consistency_loss(strong.logits[self.task.name], pseudo)
+        loss = supervised + weight * self.config.unsup_weight * consistency
+        embedding = embedding_loss(strong.embedding, weak.embedding.detach(), self.config.temperature)
+        loss = loss + self.config.embedding_weight * embedding
+        return Step(loss, supervised.item(), consistency.item(), embedding.item(), pseudo.accepted.mean().item())
+
+
+def endless(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of indexes below ``count``: every index once before any comes again."""
+    queue = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(queue) < batch:
+            queue = torch.cat([queue, torch.randperm(count, generator=generator)])
+        yield queue[:batch]
+        queue = queue[batch:]
+
+
+class Views(NamedTuple):
+    """Latents of views of the same pictures on a frozen codec."""
+
+    weak: Tensor  # [N, K, C, h, w], 16 bits
+    strong: Tensor
+    labels: Tensor  # [N] classes, or [N, K, h, w] cells of the weak and strong views
+
+    def pick(self, kind: str, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One random view of every row: latents [B, C, h, w] and labels."""
+        views = self.weak if kind == "weak" else self.strong
+        k = torch.randint(views.shape[1], (len(rows),), generator=generator)
+        return views[rows, k].float(), self.labels[rows, k] if self.labels.ndim > 1 else self.labels[rows]
+
+    def pick_pair(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(weak, strong): for maps the same window, for classes any two."""
+        k = torch.randint(self.weak.shape[1], (len(rows),), generator=generator)
+        other = k if self.labels.ndim > 1 else torch.randint(self.strong.shape[1], (len(rows),), generator=generator)
+        return self.weak[rows, k].float(), self.strong[rows, other].float()
+
+
+def train_heads(
+    heads: SemanticHeads, views: Views, labelled: Tensor, unlabelled: Tensor | None, task: Task, config: SemiConfig
+) -> tuple[SemanticHeads, list[Step]]:
+    """Train heads on a frozen codec's latents; returns the teacher (the moving average) and the history.
+
+    Args:
+        labelled: rows of ``views`` whose labels may be used.
+        unlabelled: rows whose pictures alone may be used; None trains supervised only.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)
+    prior = None
+    if views.labels.ndim == 1:
+        prior = torch.bincount(views.labels[labelled], minlength=len(task.classes)).float()
+    objective = SemiSupervisedLoss(task, config, prior)
+    optimiser = torch.optim.AdamW(heads.parameters(), config.lr, weight_decay=config.weight_decay)
+    teacher = EmaTeacher(heads, config.teacher_decay)
+    shown = endless(len(labelled), min(config.labelled_batch, len(labelled)), generator)
+    others = None
+    if unlabelled is not None:
+        others = endless(len(unlabelled), min(config.unlabelled_batch, len(unlabelled)), generator)
+    history = []
+    heads.train()
+    for step in range(config.steps):
+        progress = step / config.steps
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * min(1.0, (step + 1) / 20, 2 * (1 - progress))
+        kind = "strong" if config.augmentation == "strong" and step % 2 else "weak"
+        x, labels = views.pick(kind, labelled[next(shown)], generator)
+        if others is not None and unlabelled is not None:
+            x_weak, x_strong = views.pick_pair(unlabelled[next(others)], generator)
+            both = heads(torch.cat([x, x_strong]))
+            student, strong = (_rows(both, rows) for rows in (slice(len(x)), slice(len(x), None)))
+            with torch.no_grad():
+                weak = teacher.model(x_weak)
+            result = objective(student, labels, strong, weak, progress)
+        else:
+            result = objective(heads(x), labels, None, None, progress)
+        optimiser.zero_grad(set_to_none=True)
+        result.loss.backward()
+        nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimiser.step()
+        teacher.update(heads)
+        history.append(result._replace(loss=result.loss.detach()))
+    return teacher.model, history
+
+
+def _rows(output: HeadsOutput, rows: slice) -> HeadsOutput:
+    return HeadsOutput({name: v[rows] for name, v in output.logits.items()}, output.embedding[rows])
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(heads: SemanticHeads, latents: Tensor, task: str, batch: int = 64) -> Tensor:
+    """Logits of 16-bit latents [N, C, h, w]."""
+    return torch.cat([heads(part.float()).logits[task] for part in latents.split(batch)])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def confusion(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """[K, K], rows truth, columns guess; ``IGNORE`` left out."""
+    guess, truth = logits.argmax(1).flatten(), labels.flatten().long()
+    valid = truth != IGNORE
+    return torch.bincount(truth[valid] * classes + guess[valid], minlength=classes**2).view(classes, classes)
+
+
+def mean_iou(matrix: Tensor) -> float:
+    """Mean intersection over union of the classes that occur."""
+    hit = matrix.diag().float()
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
+    return (hit / union.clamp_min(1))[matrix.sum(1) > 0].mean().item()
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Temperature that minimises the cross-entropy of held-out pictures (Guo et al., 2017)."""
+    if logits.ndim > 2:
+        labels = labels.flatten()
+        logits = logits.movedim(1, -1).flatten(0, -2)[labels != IGNORE]
+        labels = labels[labels != IGNORE].long()
+    grid = torch.logspace(-1, 1, 61, 10)
+    losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
+    return float(grid[losses.argmin()])

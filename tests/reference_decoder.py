@@ -53,6 +53,10 @@ def parse(data: bytes) -> dict:
         elif kind == "S":
             assert size == file["slice size"]
             file["slice"] = payload
+        elif kind == "R":
+            rates = struct.unpack(f">{payload[0]}H", payload[1 : 1 + 2 * payload[0]])
+            levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
+            file["rates"] = np.array(rates)[levels].reshape(-(-height // 16), -(-width // 16))
         else:
             assert kind.islower()
             file["metadata"][kind] = payload
@@ -224,10 +228,12 @@ class Model:
         named = {i.name: x.astype(np.float32) for i, x in zip(session.get_inputs(), inputs, strict=True)}
         return session.run(None, named)
 
-    def row(self, bank: str, rate: int) -> np.ndarray:
-        values, p = self.rates[bank].astype(np.float64), rate / 4096 - 1
-        low = int(np.clip(np.floor(p), 0, len(values) - 2))
-        return (values[low] + (p - low) * (values[low + 1] - values[low]))[None, :, None, None]
+    def row(self, bank: str, rate: np.ndarray) -> np.ndarray:
+        """rate [h, w], or [1, 1] without regions → [1, C, h, w]."""
+        values, p = self.rates[bank].astype(np.float64), rate[:, :, None] / 4096 - 1
+        low = np.clip(np.floor(p[:, :, 0]), 0, len(values) - 2).astype(int)
+        rows = values[low] + (p - low[:, :, None]) * (values[low + 1] - values[low])
+        return rows.transpose(2, 0, 1)[None]
 
 
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -257,11 +263,15 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     first = residual.copy()
     residual[~step1] = decode_array(coder, model.residual, indexes[~step1])
 
-    context, mean1 = (x[:, :, :h, :w] for x in model.float_graph("hyper_synthesis", z, model.row("hyper_condition", rate)))
+    rates = file.get("rates", np.array([[rate]]))
+    regions = "rates" in file
+    hyper = np.pad(rates, ((0, 4 * hz - h), (0, 4 * wz - w)), mode="edge") if regions else rates
+    fine = rates.repeat(2, 0).repeat(2, 1) if regions else rates
+    context, mean1 = (x[:, :, :h, :w] for x in model.float_graph("hyper_synthesis", z, model.row("hyper_condition", hyper)))
     (correction,) = model.float_graph("mean_context", context, np.where(step1, mean1 + first, 0))
     mean = np.where(step1, mean1, mean1 + correction)
-    y = (mean + residual) * np.exp(model.row("log_inverse_gain", rate))
-    (pixels,) = model.float_graph("synthesis", y, model.row("synthesis_condition", rate))
+    y = (mean + residual) * np.exp(model.row("log_inverse_gain", rates))
+    (pixels,) = model.float_graph("synthesis", y, model.row("synthesis_condition", fine))
     pixels = pixels[0, :height, :width]
     if file["mode"] == "L":
         pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)

@@ -34,15 +34,16 @@ def test_round_trip(picture: np.ndarray, quality: int) -> None:
 
 
 @settings(max_examples=8)
-@given(pictures(40), st.sampled_from([1, 50, 100]))
-def test_the_second_decoder_agrees(picture: np.ndarray, quality: int) -> None:
+@given(pictures(40), st.sampled_from([1, 50, 100]), st.booleans())
+def test_the_second_decoder_agrees(picture: np.ndarray, quality: int, regions: bool) -> None:
     """Integer networks in int64 and a plain range decoder arrive at the same latents; pixels within one level."""
-    data = sgc.encode(picture, quality, threads=1)
+    left_half = [(0, 0, picture.shape[1] // 2 + 1, picture.shape[0])]
+    data = sgc.encode(picture, quality, threads=1, roi=left_half if regions else None)
     pixels, z, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(TINY))
     prologue = sgc.read_prologue(data)
     stream = reference_decoder.parse(data)["slice"]
     height, width = picture.shape[:2]
-    _, latents = slices.decode_slice(stream, prologue.index.rate, ModelBundle(TINY), height, width, 1)
+    _, latents = slices.decode_slice(stream, slices.RatePlan.of_file(prologue), ModelBundle(TINY), height, width, 1)
     assert np.array_equal(latents.z_hat, z)
     assert np.array_equal(latents.residual, residual)
     assert np.array_equal(latents.indexes, indexes)

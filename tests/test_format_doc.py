@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pillow_semicodec import bundle, container
+from pillow_semicodec import bundle, container, head_bundle, semantics
 from pillow_semicodec.entropy import coder, tables
 
 TEXT = (Path(__file__).parent.parent / "pillow_semicodec" / "FORMAT.md").read_text()
@@ -28,7 +28,8 @@ def test_header_table() -> None:
 def test_chunk_table() -> None:
     """Every chunk type of the code stands in the table, and no other."""
     stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
-    assert stated == {kind.decode() for kind in (container.INDEX, container.SLICE, container.EXIF, container.ICC_PROFILE)}
+    metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS)
+    assert stated == {kind.decode() for kind in (container.INDEX, container.SLICE, container.REGIONS, *metadata)}
 
 
 def test_numbers() -> None:
@@ -39,3 +40,7 @@ def test_numbers() -> None:
     assert "at most 2²²" in TEXT
     assert f"R/{bundle.RATE_UNIT} − 1" in TEXT
     assert f"side: {container.WHOLE_PICTURE}" in TEXT
+    assert f"number of rates, 1 to {container.MAX_REGIONS}" in TEXT
+    assert f"version, {semantics.VERSION}" in TEXT
+    assert f"cells of {semantics.CELL}x{semantics.CELL} pixels" in TEXT
+    assert f"`heads_version` {head_bundle.HEADS_VERSION}" in TEXT

@@ -24,7 +24,7 @@ def test_good_files(path: Path) -> None:
     (payload,) = container.read_slices(stream.read, prologue.index)
     header = prologue.header
     bundle = sgc.find_model(header.model_id)
-    _, latents = slices.decode_slice(payload, prologue.index.rate, bundle, header.height, header.width, 1)
+    _, latents = slices.decode_slice(payload, slices.RatePlan.of_file(prologue), bundle, header.height, header.width, 1)
     for name, value in latents._asdict().items():
         assert np.array_equal(value, expected[name]), name
     pixels = sgc.decode(path.read_bytes())

@@ -57,10 +57,10 @@ class TrainConfig:
 class HeadsConfig:
     """Shape of the semantic heads; their cost is per position of the latents, 1/256 of it per pixel."""
 
-    width: int = 96  # channels at 1/16 scale
+    width: int = 64  # channels at 1/16 scale
     blocks: int = 1  # depth-conv blocks at 1/16 scale
-    coarse_width: int = 160  # channels at 1/32 scale
-    coarse_blocks: int = 2
+    coarse_width: int = 128  # channels at 1/32 scale
+    coarse_blocks: int = 3
     embedding: int = 64  # components of the embedding for search
     attention: bool = False  # a global-context attention block at 1/32 scale
     dropout: float = 0.2  # of the pooled features, before the classifiers
@@ -86,6 +86,8 @@ class SemiConfig:
     lr: float = 2e-3
     weight_decay: float = 0.02
     steps: int = 300  # of training heads on a frozen codec
+    pretrain_steps: int = 600  # before them, on unlabelled pictures alone
+    pretrain_batch: int = 128
     every: int = 3  # joint training: the heads take part in every so-manieth step of the codec
     joint_weight: float = 0.02  # joint training: of the heads' losses beside rate and distortion
     seed: int = 1

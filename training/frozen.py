@@ -21,13 +21,12 @@ from tqdm import tqdm
 from pillow_semicodec import bundle, slices
 
 from .heads import decoded_pixels_as_latents
-from .joint import task_of
 from .labels import SEGMENTATION, Item, LabelledSet
 from .semisup import Views, cell_labels
-from .views import centre, paired_views, strong_colours, view
+from .views import centre, paired_views, view
 
 QUALITIES = (20, 50, 80)  # that heads learn and are tested at
-CLASS_SIDE = 160  # pixels a side of views for classes
+CLASS_SIDE = 128  # pixels a side of views for classes
 MAP_SIZE = (256, 192)  # width, height of views for maps
 
 Picture = NDArray[np.uint8]
@@ -77,13 +76,10 @@ def _run(job: Job) -> tuple[list[NDArray[np.float16]], list[Picture | None], lis
     elif not job.count:
         views = [(centre(image, CLASS_SIDE), q, None) for q in QUALITIES]
     else:
-        from PIL import Image
-
         draw = functools.partial(random.choice, QUALITIES)
         views = [(view(image, CLASS_SIDE, random, "weak"), float(draw()), None) for _ in range(job.count)]
         for _ in range(job.count):
-            coloured = strong_colours(Image.fromarray(view(image, CLASS_SIDE, random, "weak")), random)
-            views.append((coloured, float(draw()), None))
+            views.append((view(image, CLASS_SIDE, random, "strong"), float(draw()), None))
     coded = [code(np.ascontiguousarray(p), q, job.model, job.pixels) for p, q, _ in views]
     return [c[0] for c in coded], [c[1] for c in coded], [v[2] for v in views]
 
@@ -146,6 +142,3 @@ def extract(
         halves(as_latents([r[1] for r in train])) if pixels else None,
         as_latents([r[1] for r in test]).transpose(0, 1) if pixels and test else None,
     )
-
-
-__all__ = ["QUALITIES", "Extracted", "extract", "task_of"]

@@ -18,7 +18,7 @@ SCALES = 6
 SIGMA = 1.5  # of the windows, pixels
 RADIUS = 5
 NEGLIGIBLE = 0.01  # of the weights: scales and channels below it are left out
-STABILITY = 1e-6  # keeps the gradients of roots finite
+STABILITY = 1e-8  # keeps the gradients of roots finite
 
 
 def to_xyb(x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _norms(values: Tensor) -> Tensor:
 def xyb_error(a: Tensor, b: Tensor) -> Tensor:
     """Weighted error of ``b`` against the original ``a``, both sRGB [B, 3, H, W] in [0, 1]; [B], 0 where they agree.
 
-    SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on. H and W need to be 32 at least.
+    SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on. Sides need 32 at least.
     """
     a, b = to_xyb(a), to_xyb(b)
     total = torch.zeros(len(a), device=a.device)

@@ -1,7 +1,9 @@
 """Measure the heads: ``python -m training.semantics --labels CSV … --json OUT`` writes what RESULTS.md's tables hold.
 
 Every task with 5, 10 and 100 % of its labels, with and without unlabelled pictures, on latents and on decoded pixels, at
-three qualities, with several seeds: the same head, the same number of steps, the same views, only what is named differs.
+three qualities, with several seeds: the same head, the same number of labelled batches, the same views, only what is named
+differs. "With unlabelled pictures": the trunk first learned from all pictures without any label, and the student also
+follows the teacher's pseudo-labels.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import torch
 
 from .config import HeadsConfig, SemiConfig
 from .frozen import QUALITIES, Extracted, extract
-from .heads import SemanticHeads
+from .heads import SemanticHeads, Task
 from .joint import task_of
 from .labels import SEGMENTATION, LabelledSet, read_labels
-from .semisup import accuracy, confusion, mean_iou, predict, train_heads
+from .semisup import TaskData, Views, accuracy, confusion, mean_iou, predict, pretrain, train_heads
 
 FRACTIONS = (0.05, 0.1, 1.0)
 INPUTS = ("latents", "pixels")
@@ -37,22 +39,51 @@ class Run(NamedTuple):
     seed: int
 
 
-def one_run(labelled_set: LabelledSet, data: Extracted, run: Run, settings: dict[str, Any]) -> list[float]:
+class Material(NamedTuple):
+    """What all runs share."""
+
+    sets: dict[str, LabelledSet]
+    data: dict[str, Extracted]
+    settings: dict[str, Any]
+    trunks: dict[str, dict[str, torch.Tensor]]  # by input; learned without labels
+
+
+def views_of(data: Extracted, kind: str) -> Views:
+    views = data.views if kind == "latents" else data.pixel_views
+    assert views is not None
+    return views
+
+
+def fresh_heads(views: Views, tasks: tuple[Task, ...], settings: dict[str, Any]) -> SemanticHeads:
+    heads = SemanticHeads(views.weak.shape[2], tasks, HeadsConfig(**settings.get("heads", {})))
+    heads.standardise(views.weak[:256].flatten(0, 1))
+    return heads
+
+
+def pretrained_trunk(material: Material, kind: str) -> dict[str, torch.Tensor]:
+    """Weights of a trunk that learned from the pictures of all sets without their labels."""
+    torch.manual_seed(0)
+    views = [views_of(data, kind) for data in material.data.values()]
+    heads = fresh_heads(views[0], (), material.settings)
+    pretrain(heads, views, SemiConfig(**material.settings.get("semi", {})))
+    return heads.state_dict()
+
+
+def one_run(material: Material, run: Run) -> list[float]:
     """Accuracy or mean IoU at every one of QUALITIES."""
-    views, test = (data.views, data.test) if run.input == "latents" else (data.pixel_views, data.pixel_test)
-    assert views is not None and test is not None
-    shown, _ = labelled_set.fraction(run.fraction, run.seed)
-    chosen = set(shown)
+    labelled_set, data = material.sets[run.task], material.data[run.task]
+    views, test = views_of(data, run.input), data.test if run.input == "latents" else data.pixel_test
+    assert test is not None
+    chosen = set(labelled_set.fraction(run.fraction, run.seed)[0])
     rows = torch.tensor([k for k, item in enumerate(labelled_set.train) if item in chosen])
     torch.manual_seed(run.seed)
     task = task_of(labelled_set)
-    heads_config = HeadsConfig(**settings.get("heads", {}))
-    heads = SemanticHeads(views.weak.shape[2], (task,), heads_config)
-    heads.standardise(views.weak[:256].flatten(0, 1))
-    small = {"labelled_batch": 12, "unlabelled_batch": 12} if task.kind == SEGMENTATION else {}
-    config = SemiConfig(seed=run.seed, **{**small, **settings.get("semi", {})})
+    heads = fresh_heads(views, (task,), material.settings)
+    if run.unlabelled:
+        heads.load_state_dict(material.trunks[run.input], strict=False)
+    config = SemiConfig(**{**material.settings.get("semi", {}), "seed": run.seed})
     unlabelled = torch.arange(len(labelled_set.train)) if run.unlabelled else None
-    heads, _ = train_heads(heads, views, rows, unlabelled, task, config)
+    heads, _ = train_heads(heads, [TaskData(task, views, rows, unlabelled)], config)
     scores = []
     for latents in test:
         logits = predict(heads, latents, task.name)
@@ -63,17 +94,22 @@ def one_run(labelled_set: LabelledSet, data: Extracted, run: Run, settings: dict
     return scores
 
 
-_shared: dict[str, Any] = {}
+_material: Material
 
 
-def _start(labelled_set: LabelledSet, data: Extracted) -> None:
+def _start(material: Material) -> None:
+    global _material
     torch.set_num_threads(1)
-    _shared.update(set=labelled_set, data=data)
+    _material = material
 
 
-def _work(job: tuple[Run, dict[str, Any]]) -> tuple[Run, list[float], float]:
+def _pretrain(kind: str) -> dict[str, torch.Tensor]:
+    return pretrained_trunk(_material, kind)
+
+
+def _work(run: Run) -> tuple[Run, list[float], float]:
     start = time.monotonic()
-    return job[0], one_run(_shared["set"], _shared["data"], *job), time.monotonic() - start
+    return run, one_run(_material, run), time.monotonic() - start
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -101,23 +137,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help='JSON, like {"semi": {"steps": 300}}')
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
+    sets = {s.name: s for s in map(read_labels, args.labels)}
+    data = {
+        name: extract(s, VIEWS, 1, pixels="pixels" in inputs, model=args.model, workers=args.workers)
+        for name, s in sets.items()
+    }
+    material = Material(sets, data, args.settings, {})
+    # Forked workers share the views without a copy.
+    with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
+        material.trunks.update(zip(inputs, pool.map(_pretrain, inputs), strict=True))
+    runs = [
+        Run(name, float(fraction), unlabelled, kind, seed)
+        for name in sets
+        for fraction in args.fractions.split(",")
+        for kind in inputs
+        for unlabelled in (False, True)
+        for seed in range(1, args.seeds + 1)
+    ]
     results: list[dict[str, Any]] = []
-    for path in args.labels:
-        labelled_set = read_labels(path)
-        data = extract(labelled_set, VIEWS, 1, pixels="pixels" in inputs, model=args.model, workers=args.workers)
-        runs = [
-            Run(labelled_set.name, float(fraction), unlabelled, kind, seed)
-            for fraction in args.fractions.split(",")
-            for kind in inputs
-            for unlabelled in (False, True)
-            for seed in range(1, args.seeds + 1)
-        ]
-        # Forked workers share the views without a copy.
-        with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (labelled_set, data)) as pool:
-            for run, scores, seconds in pool.map(_work, [(run, args.settings) for run in runs]):
-                results.append({**run._asdict(), "scores": scores})
-                print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
-        args.json.write_text(json.dumps(results, indent=1))
+    with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
+        for run, scores, seconds in pool.map(_work, runs):
+            results.append({**run._asdict(), "scores": scores})
+            print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
+            args.json.write_text(json.dumps(results, indent=1))
     print(table(results))
 
 

@@ -100,6 +100,9 @@ def ramp(progress: float, ramp_up: float) -> float:
     return float(torch.exp(torch.tensor(-5 * (1 - progress / ramp_up) ** 2)))
 
 
+MAP_BATCH = 12  # pictures with maps in a batch, at most
+
+
 class Step(NamedTuple):
     loss: Tensor
     supervised: float
@@ -153,6 +156,10 @@ def endless(count: int, batch: int, generator: torch.Generator) -> Iterator[Tens
         queue = queue[batch:]
 
 
+def _channels_last(latents: Tensor) -> Tensor:
+    return latents.float().contiguous(memory_format=torch.channels_last)
+
+
 class Views(NamedTuple):
     """Latents of views of the same pictures on a frozen codec."""
 
@@ -164,53 +171,102 @@ class Views(NamedTuple):
         """One random view of every row: latents [B, C, h, w] and labels."""
         views = self.weak if kind == "weak" else self.strong
         k = torch.randint(views.shape[1], (len(rows),), generator=generator)
-        return views[rows, k].float(), self.labels[rows, k] if self.labels.ndim > 1 else self.labels[rows]
+        return _channels_last(views[rows, k]), self.labels[rows, k] if self.labels.ndim > 1 else self.labels[rows]
 
     def pick_pair(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(weak, strong): for maps the same window, for classes any two."""
         k = torch.randint(self.weak.shape[1], (len(rows),), generator=generator)
         other = k if self.labels.ndim > 1 else torch.randint(self.strong.shape[1], (len(rows),), generator=generator)
-        return self.weak[rows, k].float(), self.strong[rows, other].float()
+        return _channels_last(self.weak[rows, k]), _channels_last(self.strong[rows, other])
 
 
-def train_heads(
-    heads: SemanticHeads, views: Views, labelled: Tensor, unlabelled: Tensor | None, task: Task, config: SemiConfig
-) -> tuple[SemanticHeads, list[Step]]:
-    """Train heads on a frozen codec's latents; returns the teacher (the moving average) and the history.
+def pretrain(heads: SemanticHeads, views: list[Views], config: SemiConfig) -> list[float]:
+    """Unsupervised: the trunk learns to tell pictures apart, two views of one from those of all others (InfoNCE against a
+    moving average, as MoCo, He et al. 2020, does). No label is looked at. Returns the losses.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    heads.to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.AdamW(heads.parameters(), config.lr, weight_decay=config.weight_decay)
+    teacher = EmaTeacher(heads, config.teacher_decay)
+    turns = [endless(len(v.labels), min(config.pretrain_batch, len(v.labels)), generator) for v in views]
+    losses = []
+    for step in range(config.pretrain_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * min(1.0, (step + 1) / 20, 2 * (1 - step / config.pretrain_steps))
+        turn = step % len(views)
+        x_weak, x_strong = views[turn].pick_pair(next(turns[turn]), generator)
+        with torch.autocast(x_weak.device.type, torch.bfloat16):
+            with torch.no_grad():
+                keys = teacher.model(x_weak).embedding.float()
+            loss = embedding_loss(heads(x_strong).embedding.float(), keys, config.temperature)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimiser.step()
+        teacher.update(heads)
+        losses.append(loss.item())
+    heads.load_state_dict(teacher.model.state_dict())
+    return losses
 
-    Args:
-        labelled: rows of ``views`` whose labels may be used.
-        unlabelled: rows whose pictures alone may be used; None trains supervised only.
+
+class TaskData(NamedTuple):
+    """What one task learns from: rows of ``views`` with labels to look at, and rows whose pictures alone may be used."""
+
+    task: Task
+    views: Views
+    labelled: Tensor
+    unlabelled: Tensor | None  # None trains supervised only
+
+
+class _Turn:
+    """Batches and objective of one task."""
+
+    def __init__(self, data: TaskData, config: SemiConfig, generator: torch.Generator) -> None:
+        self.data, self.generator = data, generator
+        prior = None
+        if data.views.labels.ndim == 1:
+            prior = torch.bincount(data.views.labels[data.labelled], minlength=len(data.task.classes)).float()
+        self.objective = SemiSupervisedLoss(data.task, config, prior)
+        maps = data.views.labels.ndim > 1  # more positions count, so fewer pictures do
+        sizes = [min(n, MAP_BATCH) if maps else n for n in (config.labelled_batch, config.unlabelled_batch)]
+        self.shown = endless(len(data.labelled), min(sizes[0], len(data.labelled)), generator)
+        self.others = None
+        if data.unlabelled is not None:
+            self.others = endless(len(data.unlabelled), min(sizes[1], len(data.unlabelled)), generator)
+
+    def step(self, heads: SemanticHeads, teacher: EmaTeacher, kind: str, progress: float) -> Step:
+        x, labels = self.data.views.pick(kind, self.data.labelled[next(self.shown)], self.generator)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            if self.others is None or self.data.unlabelled is None:
+                return self.objective(_float(heads(x)), labels, None, None, progress)
+            x_weak, x_strong = self.data.views.pick_pair(self.data.unlabelled[next(self.others)], self.generator)
+            both = _float(heads(torch.cat([x, x_strong])))
+            with torch.no_grad():
+                weak = _float(teacher.model(x_weak))
+        student, strong = (_rows(both, rows) for rows in (slice(len(x)), slice(len(x), None)))
+        return self.objective(student, labels, strong, weak, progress)
+
+
+def train_heads(heads: SemanticHeads, data: list[TaskData], config: SemiConfig) -> tuple[SemanticHeads, list[Step]]:
+    """Train heads on a frozen codec's latents, the tasks in turn, ``config.steps`` each.
+
+    Returns:
+        The teacher (the moving average), and every step of the history.
     """
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
-    prior = None
-    if views.labels.ndim == 1:
-        prior = torch.bincount(views.labels[labelled], minlength=len(task.classes)).float()
-    objective = SemiSupervisedLoss(task, config, prior)
+    turns = [_Turn(task_data, config, generator) for task_data in data]
     optimiser = torch.optim.AdamW(heads.parameters(), config.lr, weight_decay=config.weight_decay)
+    heads.to(memory_format=torch.channels_last).train()
     teacher = EmaTeacher(heads, config.teacher_decay)
-    shown = endless(len(labelled), min(config.labelled_batch, len(labelled)), generator)
-    others = None
-    if unlabelled is not None:
-        others = endless(len(unlabelled), min(config.unlabelled_batch, len(unlabelled)), generator)
     history = []
-    heads.train()
-    for step in range(config.steps):
-        progress = step / config.steps
+    steps = config.steps * len(turns)
+    for step in range(steps):
+        progress = step / steps
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (step + 1) / 20, 2 * (1 - progress))
-        kind = "strong" if config.augmentation == "strong" and step % 2 else "weak"
-        x, labels = views.pick(kind, labelled[next(shown)], generator)
-        if others is not None and unlabelled is not None:
-            x_weak, x_strong = views.pick_pair(unlabelled[next(others)], generator)
-            both = heads(torch.cat([x, x_strong]))
-            student, strong = (_rows(both, rows) for rows in (slice(len(x)), slice(len(x), None)))
-            with torch.no_grad():
-                weak = teacher.model(x_weak)
-            result = objective(student, labels, strong, weak, progress)
-        else:
-            result = objective(heads(x), labels, None, None, progress)
+        kind = "strong" if config.augmentation == "strong" and step // len(turns) % 2 else "weak"
+        result = turns[step % len(turns)].step(heads, teacher, kind, progress)
         optimiser.zero_grad(set_to_none=True)
         result.loss.backward()
         nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
@@ -218,6 +274,10 @@ def train_heads(
         teacher.update(heads)
         history.append(result._replace(loss=result.loss.detach()))
     return teacher.model, history
+
+
+def _float(output: HeadsOutput) -> HeadsOutput:
+    return HeadsOutput({name: v.float() for name, v in output.logits.items()}, output.embedding.float())
 
 
 def _rows(output: HeadsOutput, rows: slice) -> HeadsOutput:
@@ -230,7 +290,8 @@ def _rows(output: HeadsOutput, rows: slice) -> HeadsOutput:
 @torch.no_grad()
 def predict(heads: SemanticHeads, latents: Tensor, task: str, batch: int = 64) -> Tensor:
     """Logits of 16-bit latents [N, C, h, w]."""
-    return torch.cat([heads(part.float()).logits[task] for part in latents.split(batch)])
+    heads = heads.eval().to(memory_format=torch.channels_last)
+    return torch.cat([heads(_channels_last(part)).logits[task] for part in latents.split(batch)])
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -249,6 +310,16 @@ def mean_iou(matrix: Tensor) -> float:
     hit = matrix.diag().float()
     union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
     return (hit / union.clamp_min(1))[matrix.sum(1) > 0].mean().item()
+
+
+def hold_out(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows to train on, rows to calibrate on): every tenth picture of each class of ten or more is held out."""
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    if labels.ndim == 1:
+        for label in labels.unique():
+            rows = torch.nonzero(labels == label)[:, 0]
+            kept[rows[9::10]] = False
+    return torch.nonzero(kept)[:, 0], torch.nonzero(~kept)[:, 0]
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

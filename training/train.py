@@ -32,6 +32,7 @@ from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_labels
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
+from .plots import plot_run
 
 VALIDATION_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
@@ -141,7 +142,7 @@ class Log:
     """Rows into ``log.csv`` and, where it is installed, TensorBoard."""
 
     def __init__(self, folder: Path, fields: list[str]) -> None:
-        path = folder / "log.csv"
+        self.folder, path = folder, folder / "log.csv"
         if path.exists() and path.read_text().partition("\n")[0] != ",".join(fields):
             os.replace(path, path.with_suffix(".old.csv"))  # of a version with other columns
         new = not path.exists()
@@ -159,6 +160,8 @@ class Log:
     def write(self, row: dict[str, Any]) -> None:
         self.rows.writerow(row)
         self.file.flush()
+        if "val_bpp_0.5" in row:
+            plot_run(self.folder)
         if self.board:
             for name, value in row.items():
                 self.board.add_scalar(name, value, row["step"])
@@ -349,6 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         progress_bar.close()
         print(json.dumps(final))
     if processes > 1:
+        distributed.barrier()  # gloo aborts a process whose peers leave first
         distributed.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ from .export_heads import export_heads
 from .frozen import QUALITIES, extract
 from .heads import SemanticHeads, Task
 from .labels import SEGMENTATION, LabelsError, read_labels
-from .semisup import accuracy, confusion, fit_temperature, mean_iou, predict, train_heads
+from .semisup import TaskData, accuracy, confusion, fit_temperature, hold_out, mean_iou, predict, train_heads
 from .train import load_checkpoint
 
 VIEWS = 6
@@ -75,14 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
         f"{len(labelled_set.train)} pictures of {len(labelled_set.classes)} classes; "
         f"trunk {'of ' + str(args.init) if warm else 'new'}"
     )
-    rows = torch.arange(len(labelled_set.train))
+    shown, kept = hold_out(data.views.labels)
     config = SemiConfig(steps=args.steps, lr=1e-3 if warm else 2e-3)
-    heads, _ = train_heads(heads, data.views, rows, rows, task, config)
+    everything = torch.arange(len(labelled_set.train))
+    heads, _ = train_heads(heads, [TaskData(task, data.views, shown, everything)], config)
+    if len(kept):
+        views = data.views.weak[kept].flatten(0, 1)
+        labels = data.views.labels[kept].repeat_interleave(data.views.weak.shape[1])
+        temperature = fit_temperature(predict(heads, views, task.name), labels)
+        heads.tasks = (dataclasses.replace(task, temperature=temperature),)
     if len(data.test):
         logits = [predict(heads, latents, task.name) for latents in data.test]
-        heads.tasks = (
-            dataclasses.replace(task, temperature=fit_temperature(torch.cat(logits), torch.cat([data.test_labels] * 3))),
-        )
         for quality, row in zip(QUALITIES, logits, strict=True):
             if task.kind == SEGMENTATION:
                 score = f"mean IoU {mean_iou(confusion(row, data.test_labels, len(task.classes))):.3f}"

@@ -41,7 +41,7 @@ def view(image: Image.Image, size: int, random: Random, augmentation: str) -> ND
     """uint8 [size, size, 3]."""
     if augmentation == "none":
         return centre(image, size)
-    box = window(image, random, 0.35 if augmentation == "strong" else 0.6)
+    box = window(image, random, 0.25 if augmentation == "strong" else 0.6)
     out = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
     if random.random() < 0.5:
         out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -31,6 +31,7 @@ LIMITS = sgc.Limits(max_pixels=2**18, max_side=4096)
 # What each way in may raise, and nothing else; UnidentifiedImageError is an OSError.
 WAYS_IN = {
     "codec": (lambda data: sgc.decode(data, limits=LIMITS, threads=1), (sgc.SemicodecError,)),
+    "analyze": (lambda data: sgc.analyze(data, limits=LIMITS, threads=1), (sgc.SemicodecError,)),
     "Pillow": (lambda data: Image.open(io.BytesIO(data)).load(), (OSError,)),
     "imageio": (lambda data: iio.imread(data, plugin="sgc"), (OSError,)),
 }
@@ -68,13 +69,17 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
         payload = payload[: len(payload) // 4 * 4]
     rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
     index = container.write_index(container.SliceIndex(rate, (len(payload),)))
-    chunks = [container.Chunk(b"I", index), container.Chunk(b"S", payload)]
+    before = [
+        container.Chunk(kind, mutate(value, random) if random.random() < 0.5 else value)
+        for kind, value in prologue.metadata.items()
+    ]
+    chunks = [*before, container.Chunk(b"I", index), container.Chunk(b"S", payload)]
     head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
     return head + b"".join(container.write_chunk(chunk) for chunk in chunks)
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """Decode ``count`` mutated files, every fourth through Pillow and imageio too; any other exception is raised on."""
+    """Decode ``count`` mutated files, every fourth in the other ways too; any other exception is raised on."""
     random = np.random.default_rng(seed)
     originals = [path.read_bytes() for path in sorted((TESTS / "golden" / "v0").glob("*.sgc"))]
     sgc.options.LIMITS, sgc.options.THREADS = LIMITS, 1

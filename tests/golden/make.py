@@ -32,6 +32,7 @@ def good() -> None:
         "grey-q80": (photo(64, 81, 2)[:, :, 0], 80, {}),
         "one-pixel": (np.array([[[255, 0, 128]]], np.uint8), 50, {}),
         "metadata": (photo(16, 16), 40, {"exif": b"Exif\0\0some", "icc_profile": b"profile"}),
+        "regions-semantics": (photo(101, 75, 5), 60, {"roi": [(10, 10, 50, 60)], "semantics": True}),
     }
     for name, (picture, quality, extra) in cases.items():
         data = sgc.encode(picture, quality, threads=1, **extra)
@@ -39,7 +40,7 @@ def good() -> None:
         prologue = container.read_prologue(stream.read)
         (payload,) = container.read_slices(stream.read, prologue.index)
         height, width = picture.shape[:2]
-        _, latents = slices.decode_slice(payload, prologue.index.rate, sgc.find_model(), height, width, 1)
+        _, latents = slices.decode_slice(payload, slices.RatePlan.of_file(prologue), sgc.find_model(), height, width, 1)
         (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
         np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1), **latents._asdict())
 

@@ -21,7 +21,7 @@ from test_train import SETTINGS  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle  # noqa: E402
-from training import semantics, train, transfer, views  # noqa: E402
+from training import plots, semantics, train, transfer, views  # noqa: E402
 from training.config import HeadsConfig, SemiConfig  # noqa: E402
 from training.export import ExportError  # noqa: E402
 from training.export_heads import export_heads  # noqa: E402
@@ -32,6 +32,7 @@ from training.perceptual import xyb_error  # noqa: E402
 from training.semisup import (  # noqa: E402
     DistributionAlignment,
     EmaTeacher,
+    TaskData,
     Views,
     accuracy,
     cell_labels,
@@ -161,7 +162,7 @@ def test_heads_learn(semi: bool) -> None:
     hidden = data._replace(labels=torch.where(torch.arange(60) < 8, data.labels, 99))
     heads = SemanticHeads(6, (TWO,), SMALL)
     config = SemiConfig(steps=60, lr=1e-2, teacher_decay=0.9, labelled_batch=8, unlabelled_batch=16)
-    heads, history = train_heads(heads, hidden, labelled, unlabelled if semi else None, TWO, config)
+    heads, history = train_heads(heads, [TaskData(TWO, hidden, labelled, unlabelled if semi else None)], config)
     assert accuracy(predict(heads, data.weak[:, 0], "two"), data.labels) > 0.9
     assert history[-1].supervised < history[0].supervised
     assert (history[-1].accepted > 0.5) == semi
@@ -215,7 +216,7 @@ def test_xyb_error_is_ssimulacra2() -> None:
     pytest.importorskip("ssimulacra2")
     from pillow_semicodec.metrics import ssimulacra2
 
-    original = photo(256, 256)
+    original = photo(384, 384)
     for noise in (4, 16):
         worse = np.clip(original + np.random.default_rng(0).normal(0, noise, original.shape), 0, 255).astype(np.uint8)
         a, b = (torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255 for p in (original, worse))
@@ -229,7 +230,7 @@ def test_xyb_error_is_ssimulacra2() -> None:
         assert b.grad.isfinite().all()
         step = (b - 0.002 * b.grad.sign()).detach()
         assert xyb_error(a, step) < error
-    assert xyb_error(a, a).item() < 1e-3
+    assert xyb_error(a, a).item() < 0.05  # the floor of the 4-norms, a score of 98.9
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------
@@ -262,9 +263,10 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     """Codec and heads learn in one run; the checkpoint holds both, and a run without labels goes on from it."""
     arguments = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--threads", "1", "--set", "semi.every=1"]
     train.main([*arguments, "--labels", *labelled, "--steps", "4", *SETTINGS])
+    assert (tmp_path / "run" / "plots.png").stat().st_size > 10_000
     state = train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert [task["name"] for task in state["tasks"]] == ["two", "seg"]
-    assert state["heads"]["outputs.seg.weight"].shape[:2] == (2, 96)
+    assert state["heads"]["outputs.seg.weight"].shape[:2] == (2, 64)
     train.main([*arguments, "--labels", *labelled, "--steps", "6"])
     train.main([*arguments, "--steps", "7"])
     assert train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 7
@@ -335,6 +337,7 @@ def test_gradients_are_those_of_both(tmp_path: Path) -> None:
         "both = [None, None]\n"
         "d.all_gather_object(both, total.item())\n"
         "assert both[0] == both[1], both\n"
+        "d.barrier()\n"
         "d.destroy_process_group()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29618", str(script)]
@@ -422,6 +425,18 @@ def _different(heads: SemanticHeads):
     return forward
 
 
+def test_plots_of_heads(tmp_path: Path) -> None:
+    """Confusion matrix and overlays are written as PNG."""
+    matrix = np.array([[9, 1], [3, 7]])
+    path = plots.plot_confusion(matrix, ("cat", "dog"), tmp_path / "c.png", "pets")
+    cells = np.indices((4, 6)).sum(0) % 2
+    cells[0, 0] = IGNORE
+    overlay = plots.plot_overlays([photo(64, 96)], [cells], [1 - cells.clip(0, 1)], ("sky", "sea"), tmp_path / "o.png")
+    for file in (path, overlay):
+        with Image.open(file) as image:
+            assert min(image.size) > 100
+
+
 def test_the_table_of_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every combination is measured and written."""
     folder = coloured(tmp_path / "two", 8)
@@ -437,7 +452,7 @@ def test_the_table_of_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "--workers",
         "1",
     ]
-    settings = {"semi": {"steps": 2}, "heads": dataclasses.asdict(SMALL)}
+    settings = {"semi": {"steps": 2, "pretrain_steps": 2}, "heads": dataclasses.asdict(SMALL)}
     semantics.main([*arguments, "--settings", json.dumps(settings)])
     rows = json.loads((tmp_path / "t.json").read_text())
     assert {(r["input"], r["unlabelled"]) for r in rows} == {(i, u) for i in ("latents", "pixels") for u in (False, True)}

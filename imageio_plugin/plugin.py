@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,7 +105,9 @@ class SemicodecPlugin(PluginV3):
         return ImageProperties(shape=shape, dtype=np.dtype(np.uint8), is_batch=False)
 
     def metadata(self, index: int = 0, exclude_applied: bool = True) -> dict[str, Any]:
-        """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile`` and ``exif``."""
+        """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile``, ``exif`` and
+        ``semantics`` (a ``pillow_semicodec.Semantics``).
+        """
         self._check_index(index)
         prologue = self._prologue()
         header = prologue.header
@@ -112,6 +115,9 @@ class SemicodecPlugin(PluginV3):
         for key, kind in (("icc_profile", b"c"), ("exif", b"e")):
             if kind in prologue.metadata:
                 result[key] = prologue.metadata[kind]
+        if b"m" in prologue.metadata:
+            with contextlib.suppress(sgc.FormatError):  # as with Pillow: it never keeps a picture from being read
+                result["semantics"] = sgc.read_semantics(prologue.metadata[b"m"], header.width, header.height)
         return result
 
     # ---- writing ----
@@ -126,8 +132,10 @@ class SemicodecPlugin(PluginV3):
         exif: bytes | None = None,
         model: str | None = None,
         threads: int | None = None,
+        roi: Any = None,
+        semantics: bool = False,
     ) -> bytes | None:
-        """Encode a uint8 picture [H, W] or [H, W, 3].
+        """Encode a uint8 picture [H, W] or [H, W, 3]; the options are those of ``pillow_semicodec.encode``.
 
         Returns:
             The bytes, if the target is ``"<bytes>"``.
@@ -158,6 +166,8 @@ class SemicodecPlugin(PluginV3):
                 threads=sgc.options.THREADS if threads is None else threads,
                 icc_profile=icc_profile,
                 exif=exif,
+                roi=roi,
+                semantics=semantics,
                 limits=sgc.options.LIMITS,
             )
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

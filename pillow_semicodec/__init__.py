@@ -28,7 +28,7 @@ from .errors import (
     UnsupportedError,
 )
 from .limits import Limits
-from .semantics import Label, SegmentationMap, Semantics
+from .semantics import Label, SegmentationMap, Semantics, read_semantics
 
 if TYPE_CHECKING:
     from .analysis import analyze, describe
@@ -60,6 +60,7 @@ __all__ = [
     "list_models",
     "options",
     "read_prologue",
+    "read_semantics",
     "register",
 ]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import TINY, photo
@@ -150,6 +151,13 @@ def test_pillow_keeps_semantics_in_info(tmp_path: Path) -> None:
         image.save(tmp_path / "b.sgc")
     with Image.open(tmp_path / "b.sgc") as image:
         assert "semantics" not in image.info
+
+
+def test_imageio_has_the_same_options(tmp_path: Path) -> None:
+    """``imwrite`` takes ``semantics`` and ``roi``; ``immeta`` returns what was stored."""
+    iio.imwrite(tmp_path / "a.sgc", photo(), quality=60, semantics=True, roi=[(0, 0, 64, 64)])
+    assert (tmp_path / "a.sgc").read_bytes() == sgc.encode(photo(), 60, semantics=True, roi=[(0, 0, 64, 64)])
+    assert iio.immeta(tmp_path / "a.sgc")["semantics"] == sgc.analyze(tmp_path / "a.sgc")
 
 
 def test_a_broken_chunk_does_not_hide_the_picture() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from .config import TrainConfig
 from .model import CodecOutput
-from .perceptual import xyb_error
+from .perceptual import msssim, xyb_error
 
 MSSSIM_WEIGHT = 0.0205  # brings 1 - MS-SSIM to the size of MSE on [0, 1]
 XYB_WEIGHT = 9.7e-5  # and the error in XYB: on photographs MSE / xyb_error is 0.87e-4 to 1.0e-4 at any rate
@@ -38,12 +37,12 @@ def rate_distortion_loss(
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
     mse = (output.x_hat - x).square().mean((1, 2, 3))
     distortion = (1 - config.msssim_share - config.xyb_share) * mse
-    msssim, xyb = torch.ones_like(mse), torch.zeros_like(mse)
+    similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)
     if config.msssim_share or every:
-        msssim = ms_ssim(output.x_hat + 0.5, x + 0.5, data_range=1.0, size_average=False)
-        distortion = distortion + config.msssim_share * MSSSIM_WEIGHT * (1 - msssim)
+        similarity = msssim(x + 0.5, output.x_hat + 0.5)
+        distortion = distortion + config.msssim_share * MSSSIM_WEIGHT * (1 - similarity)
     if config.xyb_share or every:
         xyb = xyb_error(x + 0.5, output.x_hat + 0.5)
         distortion = distortion + config.xyb_share * XYB_WEIGHT * xyb
     loss = (bpp + rd_lambda * 255**2 * distortion) * (0.02 / rd_lambda) ** config.lambda_balance
-    return RateDistortion(loss.mean(), bpp, mse, msssim, xyb)
+    return RateDistortion(loss.mean(), bpp, mse, similarity, xyb)

@@ -58,6 +58,31 @@ def _blur(maps: Tensor) -> Tensor:
     return rows @ (maps @ columns.T)
 
 
+MSSSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, Wang et al. 2003
+
+
+def msssim(a: Tensor, b: Tensor) -> Tensor:
+    """MS-SSIM of RGB [B, 3, H, W] in [0, 1], sides of 161 at least; [B]. Differentiable in ``b`` alone.
+
+    The same as ``pytorch_msssim.ms_ssim``, in half the time on a CPU.
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    result = torch.ones(len(a), a.shape[1], device=a.device)
+    for scale, weight in enumerate(MSSSIM_WEIGHTS):
+        if scale:
+            a, b = (F.avg_pool2d(x, 2, padding=[n % 2 for n in x.shape[2:]]) for x in (a, b))
+        inner = (..., slice(RADIUS, a.shape[2] - RADIUS), slice(RADIUS, a.shape[3] - RADIUS))
+        with torch.no_grad():
+            mean_a, aa = _blur(torch.cat([a, a * a], 1))[inner].split(a.shape[1], 1)
+        mean_b, bb, ab = _blur(torch.cat([b, b * b, a * b], 1))[inner].split(a.shape[1], 1)
+        mean_ab, mean_aa, mean_bb = mean_a * mean_b, mean_a.square(), mean_b.square()
+        value = (2 * (ab - mean_ab) + c2) / (aa - mean_aa + bb - mean_bb + c2)
+        if scale == len(MSSSIM_WEIGHTS) - 1:
+            value = value * (2 * mean_ab + c1) / (mean_aa + mean_bb + c1)
+        result = result * value.mean((2, 3)).clamp_min(1e-6) ** weight
+    return result.mean(1)
+
+
 def _norms(values: Tensor) -> Tensor:
     """Non-negative [B, 3, H, W] → mean and 4-norm, [B, 3, 2]."""
     fourth = (values.square().square().mean((2, 3)) + STABILITY**2) ** 0.25

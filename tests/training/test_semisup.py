@@ -28,7 +28,7 @@ from training.export_heads import export_heads  # noqa: E402
 from training.heads import SemanticHeads, Task, decoded_pixels_as_latents  # noqa: E402
 from training.joint import JointSampler  # noqa: E402
 from training.labels import CLASSIFICATION, IGNORE, SEGMENTATION, read_labels  # noqa: E402
-from training.perceptual import xyb_error  # noqa: E402
+from training.perceptual import msssim, xyb_error  # noqa: E402
 from training.semisup import (  # noqa: E402
     DistributionAlignment,
     EmaTeacher,
@@ -231,6 +231,21 @@ def test_xyb_error_is_ssimulacra2() -> None:
         step = (b - 0.002 * b.grad.sign()).detach()
         assert xyb_error(a, step) < error
     assert xyb_error(a, a).item() < 0.05  # the floor of the 4-norms, a score of 98.9
+
+
+@pytest.mark.parametrize("size", [(192, 256), (201, 187)])
+def test_msssim_is_the_reference(size: tuple[int, int]) -> None:
+    """Values and gradients are those of pytorch-msssim."""
+    from pytorch_msssim import ms_ssim
+
+    a = torch.from_numpy(np.stack([photo(*size, seed) for seed in (0, 1)])).permute(0, 3, 1, 2).float() / 255
+    b = (a + 0.05 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1).requires_grad_()
+    gradients = []
+    for ours in (True, False):
+        value = msssim(a, b) if ours else ms_ssim(b, a, data_range=1.0, size_average=False)
+        gradients.append((value.detach(), *torch.autograd.grad(value.sum(), b)))
+    assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-5)
+    assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-6)
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
-from training import evaluate, export, train  # noqa: E402
+from training import ablate, evaluate, export, train  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
@@ -93,6 +93,15 @@ def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path
     arguments = ["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--threads", "1"]
     train.main([*arguments, "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_ablation(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Variants start from one checkpoint and are compared with the first; a change that is none costs nothing."""
+    arguments = ["--start", str(run / "checkpoint.pt"), "--data", str(data), "--out", str(tmp_path), "--steps", "2"]
+    ablate.main([*arguments, "plain:--threads 1", "same:--threads 1", "slower:--threads 1 --set train.lr=1e-6"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert lines[2] == "| same | +0.00 | +0.00 | +0.00 |"
+    assert lines[3].startswith("| slower | ")
 
 
 def test_settings_are_checked() -> None:

@@ -1,0 +1,85 @@
+"""Small, honest ablations: the same start, the same steps, one change.
+
+``python -m training.ablate --start CHECKPOINT --data FOLDER --out RUNS --steps 300 NAME[:ARGUMENT…] …`` trains every
+variant from the same checkpoint and prints BD-rates against the first one, from rounded latents' likelihoods and 8-bit
+pixels of the held-out pictures. ARGUMENTs are the trainer's, split as a shell would: ``"joint:--labels a.csv b.csv"``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pillow_semicodec.metrics import msssim_db
+
+from . import train
+from .config import ModelConfig
+from .data import Picture, read_folder, split_validation, to_signal
+from .evaluate import METRICS, Row, bd_rate
+from .growth import load_grown
+from .model import SemicodecModel
+from .perceptual import msssim, xyb_error
+
+RATES = np.linspace(0, 1, 9)
+
+
+def ssimulacra2_of(error: float) -> float:
+    """SSIMULACRA2's score of ``perceptual.xyb_error``, by its published polynomial."""
+    raw = 0.9562382616834844 * error
+    total = 2.326765642916932 * raw - 0.020884521182843837 * raw**2 + 6.248496625763138e-05 * raw**3
+    return 100.0 - 10.0 * max(0.0, total) ** 0.6276336467831387
+
+
+@torch.no_grad()
+def curve(checkpoint: Path, pictures: list[Picture]) -> list[Row]:
+    """A point for every one of RATES: means over ``pictures`` of the checkpoint's moving average."""
+    state = train.load_checkpoint(checkpoint)
+    model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
+    load_grown(model, state["ema"])
+    points = []
+    for rate in RATES:
+        rows = []
+        for picture in pictures:
+            x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
+            output = model(x, torch.tensor([float(rate)]), hard_rate=True)
+            decoded = ((output.x_hat + 0.5).clamp(0, 1) * 255).round() / 255
+            rows.append((
+                (output.bits_y + output.bits_z).item() / (x.shape[2] * x.shape[3]),
+                -10 * np.log10((decoded - x - 0.5).square().mean().item()),
+                msssim(x + 0.5, decoded).item(),
+                ssimulacra2_of(xyb_error(x + 0.5, decoded).item()),
+            ))  # fmt: skip
+        bpp, psnr, similarity, score = np.mean(rows, 0)
+        points.append({"bpp": bpp, "psnr": psnr, "msssim_db": msssim_db(similarity), "ssimulacra2": score})
+    return points
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="+", metavar="NAME[:ARGUMENTS]")
+    parser.add_argument("--start", type=Path, required=True, help="checkpoint that every variant starts from")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    args = parser.parse_args(arguments)
+    _, validation = split_validation(read_folder(args.data))
+    curves: dict[str, Any] = {}
+    for variant in args.variants:
+        name, _, extra = variant.partition(":")
+        common = ["--data", str(args.data), "--out", str(args.out / name), "--minutes", "100000", "--steps", str(args.steps)]
+        train.main([*common, "--resume", str(args.start), "--restart-clock", *shlex.split(extra)])
+        curves[name] = curve(args.out / name / "checkpoint.pt", validation)
+    first = next(iter(curves))
+    print(f"| BD-rate against {first}, % | " + " | ".join(METRICS) + " |")
+    print("|---" * (1 + len(METRICS)) + "|")
+    for name, points in list(curves.items())[1:]:
+        print(f"| {name} | " + " | ".join(f"{bd_rate(curves[first], points, metric):+.2f}" for metric in METRICS) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -59,6 +59,13 @@ def _threads(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a count must be 1 or more")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sgc", description="The learned image format .sgc.")
     parser.add_argument("--version", action="version", version=f"pillow-semicodec {__version__}")
@@ -98,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     wanted = search.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--like", type=Path, metavar="PICTURE", help="pictures that look like this one")
     wanted.add_argument("--label", metavar="NAME", help="pictures that show this class")
-    search.add_argument("-n", "--count", type=int, default=10, help="results to print; default 10")
+    search.add_argument("-n", "--count", type=_count, default=10, help="results to print; default 10")
     search.set_defaults(run=_search)
 
     convert = commands.add_parser("convert", parents=[coding, threads], help="files and folders, to .sgc or from it")
@@ -184,7 +191,7 @@ def _info(args: argparse.Namespace) -> int:
     for source in args.sources:
         try:
             _describe(source)
-            if args.semantics:
+            if args.semantics or args.heads:
                 _print_semantics(source, tuple(args.heads))
         except (OSError, SemicodecError) as error:
             failures += 1
@@ -242,9 +249,11 @@ def _search(args: argparse.Namespace) -> int:
     else:
         found = search(args.folder, lambda seen: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
-    if args.label and ranked and not any(args.label in seen.names() for _, _, seen in ranked):
+    if args.label:
         names = sorted({name for _, _, seen in ranked for name in seen.names()})
-        raise ValueError(f"no file shows the label {args.label!r}; those in {args.folder}: {', '.join(names)}")
+        ranked = [hit for hit in ranked if hit[0] > 0]
+        if names and not ranked:
+            raise ValueError(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}")
     for score, path, _ in ranked[: args.count]:
         print(f"{score:.3f}  {path}")
     for failure in failures:

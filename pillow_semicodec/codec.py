@@ -42,19 +42,14 @@ def encode(
         icc_profile, exif: kept byte for byte.
         roi: region of interest, which gets more of the bits while the file keeps its size: a mask [H, W] (not zero is
             inside), boxes (left, top, right, bottom) in pixels, or "auto": where the model's heads see foreground. A region
-            that is empty, or everything, changes nothing.
+            that is empty, or everything, changes nothing; another costs up to seven trials of the entropy coding.
         semantics: also store what the model's heads see, for readers without a model.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
         LimitExceededError, UnknownModelError, BundleError.
     """
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-        raise TypeError(f"a picture must be a uint8 array, not {getattr(picture, 'dtype', type(picture).__name__)}")
-    if picture.ndim != 2 and (picture.ndim != 3 or picture.shape[2] != 3):
-        raise ValueError(f"a picture must have shape [H, W] or [H, W, 3], not {list(picture.shape)}")
-    if not picture.size:
-        raise ValueError("cannot write an empty picture")
+    check_picture(picture)
     check_quality(quality)
     check_threads(threads)
     height, width = picture.shape[:2]
@@ -78,11 +73,21 @@ def encode(
             metadata[container.SEMANTICS] = write_semantics(seen)
     stream = encode_latents(y, plan, bundle, height, width, threads).stream
     if cells is not None and cells.any() and not cells.all():
-        plan, stream = balance(y, plan.rate, cells, len(stream), bundle, height, width, threads)
+        plan, stream = balance(y, plan.rate, cells, stream, bundle, height, width, threads)
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
     header = Header(width, height, "L" if picture.ndim == 2 else "RGB", bundle.model_id)
     return container.write_container(header, plan.rate, (stream,), metadata)
+
+
+def check_picture(picture: pixels.Pixels) -> None:
+    """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 3], and not empty."""
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
+        raise TypeError(f"a picture must be a uint8 array, not {getattr(picture, 'dtype', type(picture).__name__)}")
+    if picture.ndim != 2 and (picture.ndim != 3 or picture.shape[2] != 3):
+        raise ValueError(f"a picture must have shape [H, W] or [H, W, 3], not {list(picture.shape)}")
+    if not picture.size:
+        raise ValueError("cannot write an empty picture")
 
 
 def check_quality(quality: float) -> None:

@@ -104,12 +104,13 @@ def list_heads() -> list[HeadBundle]:
     return found
 
 
-def find_heads(model_id: bytes, names: tuple[str, ...] = ()) -> list[HeadBundle]:
+def find_heads(model_id: bytes, names: str | tuple[str, ...] = ()) -> list[HeadBundle]:
     """The heads that read the latents of a model: all, or those named.
 
     Raises:
         BundleError: there are none, or not the ones named; the message says which there are.
     """
+    names = (names,) if isinstance(names, str) else names
     every = list_heads()
     fitting: dict[str, HeadBundle] = {}
     for heads in every:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import RATE_MAX, RATE_UNIT, ModelBundle
+from .errors import BundleError
 from .head_bundle import HeadBundle
 from .inference import Tensor
 from .pixels import LATENT_STRIDE, latent_shape
@@ -21,6 +22,7 @@ Cells = NDArray[np.bool_]  # [h, w]: True inside
 
 CONTRAST = 2 * RATE_UNIT  # rate inside less rate outside: two anchors of the rate bank, about 4 dB
 TRIALS = 7
+CHUNK_BYTES = 7  # type, size and checksum of the regions' chunk
 
 
 def cells_of(roi: Roi, height: int, width: int) -> Cells | None:
@@ -31,6 +33,8 @@ def cells_of(roi: Roi, height: int, width: int) -> Cells | None:
     """
     if roi is None or (isinstance(roi, str) and roi == AUTO):
         return None
+    if hasattr(roi, "__array_interface__") and not isinstance(roi, np.ndarray):  # an image
+        roi = np.asarray(roi)
     if isinstance(roi, (str, bytes)):
         raise ValueError(f'roi must be a mask, boxes or "auto", not {roi!r}')
     is_mask = isinstance(roi, np.ndarray) and roi.shape == (height, width)
@@ -47,7 +51,9 @@ def _mask_of_boxes(boxes: Any, height: int, width: int) -> Cells:
         table = np.asarray(boxes, np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f'roi must be a mask, boxes or "auto", not {type(boxes).__name__}') from error
-    table = table[None] if table.shape == (4,) else table
+    if table.shape == (height, width):
+        return np.asarray(table, np.bool_)
+    table = table[None] if table.shape == (4,) else table.reshape(-1, 4) if not table.size else table
     if table.ndim != 2 or table.shape[1] != 4:
         raise ValueError(
             f"roi must be a mask of shape [{height}, {width}] or boxes (left, top, right, bottom), not an array of shape "
@@ -61,44 +67,46 @@ def _mask_of_boxes(boxes: Any, height: int, width: int) -> Cells:
     return mask
 
 
-def auto_cells(seen: Semantics, heads: list[HeadBundle]) -> Cells | None:
-    """Cells that are of a foreground class, and their neighbours; None where no head draws maps."""
+def auto_cells(seen: Semantics, heads: list[HeadBundle]) -> Cells:
+    """Cells that are of a foreground class, and their neighbours.
+
+    Raises:
+        BundleError: no head knows a foreground.
+    """
     wanted = {(task.name, name) for bundle in heads for task in bundle.tasks for name in task.foreground}
     cells: Cells | None = None
     for segments in seen.maps:
         table = np.array([(segments.task, name) in wanted for name in segments.classes])
         found = table[segments.array()]
         cells = found if cells is None else cells | found
-    if cells is None:
-        return None
+    if cells is None or not wanted:
+        raise BundleError('roi="auto" needs heads that draw maps with foreground classes, and there are none for this model')
     padded = np.pad(cells, 1)
     grown: Cells = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     return grown
 
 
 def balance(
-    y: Tensor, rate: int, cells: Cells, size: int, bundle: ModelBundle, height: int, width: int, threads: int
+    y: Tensor, rate: int, cells: Cells, uniform: bytes, bundle: ModelBundle, height: int, width: int, threads: int
 ) -> tuple[RatePlan, bytes]:
-    """(plan, stream): more rate inside ``cells``, less outside, in ``size`` bytes, the regions' chunk counted in.
+    """(plan, stream): more rate inside ``cells``, less outside, in no more bytes than ``uniform``, the stream at ``rate``
+    everywhere; the regions' chunk counts.
 
     The contrast between inside and outside is fixed; both move together until the bytes fit. Where even the lowest pair
-    does not fit (a region of nearly everything, a tiny picture), the region is left out.
+    does not fit (a region of nearly everything, a tiny picture), there are no regions.
     """
-    best = RatePlan(rate), b""
+    best = RatePlan(rate), uniform
     low, high = 0.0, 1.0  # how far both are moved down: 0 leaves the outside as it was, 1 the inside
     for trial in range(TRIALS):
-        shift = 1.0 if trial == 0 else (low + high) / 2
+        shift = (low + high) / 2 if trial else 1.0
         outside = round(rate - shift * CONTRAST)
         rates = tuple(int(np.clip(r, 0, RATE_MAX)) for r in (outside, outside + CONTRAST))
         plan = RatePlan(rate, rates, cells.astype(np.uint8))
         stream = encode_latents(y, plan, bundle, height, width, threads).stream
-        if len(stream) + len(plan.chunk() or b"") + CHUNK_BYTES <= size:
+        if len(stream) + len(plan.chunk() or b"") + CHUNK_BYTES <= len(uniform):
             best, high = (plan, stream), shift
-        else:
+        elif trial:
             low = shift
-            if trial == 0:
-                break
-    return best if best[1] else (RatePlan(rate), encode_latents(y, RatePlan(rate), bundle, height, width, threads).stream)
-
-
-CHUNK_BYTES = 7  # type, size and checksum of the regions' chunk
+        else:
+            break
+    return best

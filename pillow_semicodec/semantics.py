@@ -68,12 +68,14 @@ class Semantics:
         labels: of every task in turn, the most probable first.
         maps: one for every segmentation task.
         embedding: of norm 1; pictures alike have embeddings with a large dot product. Empty if no head makes one.
+        space: id of the head that made the embedding; only embeddings of one space can be compared.
     """
 
     heads: tuple[str, ...] = ()
     labels: tuple[Label, ...] = ()
     maps: tuple[SegmentationMap, ...] = ()
     embedding: tuple[float, ...] = dataclasses.field(default=(), repr=False)
+    space: str = ""
 
     def best(self, task: str | None = None) -> Label | None:
         """The most probable label, of one task or of all."""
@@ -84,21 +86,23 @@ class Semantics:
         return {label.name for label in self.labels} | {name for m in self.maps for name in m.classes}
 
     def probability(self, name: str) -> float:
-        """Of the label ``name`` in any task, or the share of the picture's cells that are of this class; 0 if unknown."""
-        found = [x.probability for x in self.labels if x.name == name]
-        return max(found + [m.shares().get(name, 0.0) for m in self.maps], default=0.0)
+        """Of the label ``name`` in any task, or the share of the picture's cells that are of this class; 0 if unknown. The
+        case of letters does not matter.
+        """
+        wanted = name.casefold()
+        found = [x.probability for x in self.labels if x.name.casefold() == wanted]
+        shares = [share for m in self.maps for known, share in m.shares().items() if known.casefold() == wanted]
+        return max(found + shares, default=0.0)
 
     def similarity(self, other: Semantics) -> float:
         """Cosine of the embeddings, -1 to 1.
 
         Raises:
-            ValueError: one has no embedding, or another number of components.
+            ValueError: one has no embedding, or they come from different heads.
         """
-        if not self.embedding or len(self.embedding) != len(other.embedding) or self.heads[:1] != other.heads[:1]:
+        if not self.embedding or len(self.embedding) != len(other.embedding) or self.space != other.space:
             raise ValueError(f"embeddings of {self.heads or 'no head'} and {other.heads or 'no head'} cannot be compared")
-        return math.sumprod(self.embedding, other.embedding) if hasattr(math, "sumprod") else sum(
-            a * b for a, b in zip(self.embedding, other.embedding, strict=True)
-        )  # fmt: skip
+        return sum(a * b for a, b in zip(self.embedding, other.embedding, strict=True))
 
 
 def write_semantics(semantics: Semantics) -> bytes:
@@ -111,7 +115,13 @@ def write_semantics(semantics: Semantics) -> bytes:
             labels.append([label.task, label.name, round(label.probability, 3)])
     packed = [zlib.compress(m.cells, 9) for m in semantics.maps]
     maps = [[m.task, list(m.classes), m.width, m.height, len(p)] for m, p in zip(semantics.maps, packed, strict=True)]
-    content = {"heads": list(semantics.heads), "labels": labels, "embedding": len(semantics.embedding), "maps": maps}
+    content = {
+        "heads": list(semantics.heads),
+        "labels": labels,
+        "embedding": len(semantics.embedding),
+        "space": semantics.space,
+        "maps": maps,
+    }
     header = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     largest = max((abs(v) for v in semantics.embedding), default=1.0) or 1.0
     embedding = bytes(round(v / largest * 127) & 0xFF for v in semantics.embedding)
@@ -135,7 +145,7 @@ def read_semantics(payload: bytes, width: int, height: int) -> Semantics:
         labels = tuple(Label(str(t), str(n), _probability(p)) for t, n, p in content["labels"])
         components = int(content["embedding"])
         rows = [(str(t), tuple(str(c) for c in cs), int(w), int(h), int(n)) for t, cs, w, h, n in content["maps"]]
-        heads = tuple(str(name) for name in content["heads"])
+        heads, space = tuple(str(name) for name in content["heads"]), str(content["space"])
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         if isinstance(error, FormatError):
             raise
@@ -147,7 +157,7 @@ def read_semantics(payload: bytes, width: int, height: int) -> Semantics:
     maps = tuple(_read_map(row, stream, width, height) for row in rows)
     if stream.read(1):
         raise FormatError("the semantics are longer than they state")
-    return Semantics(heads, labels, maps, tuple(v / norm for v in raw))
+    return Semantics(heads, labels, maps, tuple(v / norm for v in raw), space)
 
 
 def _probability(value: Any) -> float:
@@ -159,12 +169,14 @@ def _probability(value: Any) -> float:
 
 def _read_map(row: tuple[str, tuple[str, ...], int, int, int], stream: BytesIO, width: int, height: int) -> SegmentationMap:
     task, classes, columns, rows, size = row
-    if (columns, rows) != (-(-width // CELL), -(-height // CELL)) or size < 0:
+    if (columns, rows) != (-(-width // CELL), -(-height // CELL)):
         raise FormatError(f"a map of {columns}x{rows} cells does not fit a picture of {width}x{height} pixels")
     return SegmentationMap(task, classes, columns, rows, read_map(_exactly(stream, size), columns * rows, len(classes)))
 
 
 def _exactly(stream: BytesIO, size: int) -> bytes:
+    if not 0 <= size <= len(stream.getbuffer()):
+        raise TruncatedError(f"the semantics state a part of {size} bytes")
     data = stream.read(size)
     if len(data) != size:
         raise TruncatedError("the semantics end too early")

@@ -27,7 +27,7 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "bundle", "inference", "pixels", "codec", "metrics",
-              "semantics", "slices", "heads", "regions", "analysis",
+              "semantics", "slices", "heads", "regions",
               "SemicodecImagePlugin", "demo", "search"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference"},

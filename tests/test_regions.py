@@ -75,7 +75,7 @@ def test_any_region_decodes(height: int, width: int, data: st.DataObject) -> Non
 def test_everything_or_nothing_changes_nothing() -> None:
     """An empty region, and one of the whole picture, leave the file as it is."""
     plain = sgc.encode(photo(), 60)
-    for mask in (np.zeros((96, 160), bool), np.ones((96, 160), bool)):
+    for mask in (np.zeros((96, 160), bool), np.ones((96, 160), bool), [], Image.new("L", (160, 96)), [[0] * 160] * 96):
         assert sgc.encode(photo(), 60, roi=mask) == plain
 
 

@@ -1,7 +1,7 @@
 """A frozen codec as a feature extractor: views of pictures → the latents that files of them hold.
 
-The codec is an installed bundle, run as the runtime runs it: what heads learn from here is bit for bit what they will
-read from files.
+The codec is an installed bundle, run as the runtime runs it: heads learn from what they will read from files, but for
+16-bit storage.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from pillow_semicodec import bundle, slices
 
-from .heads import decoded_pixels_as_latents
-from .labels import SEGMENTATION, Item, LabelledSet
-from .semisup import Views, cell_labels
+from .heads import SemanticHeads, Task, decoded_pixels_as_latents
+from .labels import IGNORE, SEGMENTATION, Item, LabelledSet
+from .semisup import Views, cell_labels, confusion, mean_iou
 from .views import centre, paired_views, view
 
 QUALITIES = (20, 50, 80)  # that heads learn and are tested at
-CLASS_SIDE = 128  # pixels a side of views for classes
+CLASS_SIDE = 128  # pixels a side of views for classes, unless told otherwise
 MAP_SIZE = (256, 192)  # width, height of views for maps
 
 Picture = NDArray[np.uint8]
@@ -41,6 +42,8 @@ class Job(NamedTuple):
     seed: int
     pixels: bool  # keep decoded pixels, too
     model: str | None
+    crop: tuple[int, ...]  # height and width of test pictures with masks
+    side: int  # pixels of views for classes
 
 
 def code(picture: Picture, quality: float, model: str | None, pixels: bool) -> tuple[NDArray[np.float16], Picture | None]:
@@ -64,7 +67,7 @@ def _run(job: Job) -> tuple[list[NDArray[np.float16]], list[Picture | None], lis
     if job.labelled_set.kind == SEGMENTATION:
         mask = job.labelled_set.read_mask(job.item)
         if not job.count:
-            height, width = (n // 32 * 32 for n in mask.shape)
+            height, width = job.crop
             views = [(np.asarray(image)[:height, :width], q, mask[:height, :width]) for q in QUALITIES]
         strong_views = []
         for _ in range(job.count):
@@ -74,12 +77,12 @@ def _run(job: Job) -> tuple[list[NDArray[np.float16]], list[Picture | None], lis
             strong_views.append((strong, quality, cut))
         views += strong_views
     elif not job.count:
-        views = [(centre(image, CLASS_SIDE), q, None) for q in QUALITIES]
+        views = [(centre(image, job.side), q, None) for q in QUALITIES]
     else:
         draw = functools.partial(random.choice, QUALITIES)
-        views = [(view(image, CLASS_SIDE, random, "weak"), float(draw()), None) for _ in range(job.count)]
+        views = [(view(image, job.side, random, "weak"), float(draw()), None) for _ in range(job.count)]
         for _ in range(job.count):
-            views.append((view(image, CLASS_SIDE, random, "strong"), float(draw()), None))
+            views.append((view(image, job.side, random, "strong"), float(draw()), None))
     coded = [code(np.ascontiguousarray(p), q, job.model, job.pixels) for p, q, _ in views]
     return [c[0] for c in coded], [c[1] for c in coded], [v[2] for v in views]
 
@@ -99,15 +102,29 @@ class Extracted(NamedTuple):
 
 
 def extract(
-    labelled_set: LabelledSet, count: int, seed: int, *, pixels: bool = False, model: str | None = None, workers: int = 0
+    labelled_set: LabelledSet,
+    count: int,
+    seed: int,
+    *,
+    side: int = CLASS_SIDE,
+    pixels: bool = False,
+    tests: bool = True,
+    model: str | None = None,
+    workers: int = 0,
 ) -> Extracted:
-    """Code ``count`` weak and ``count`` strong views of every training picture, and every test picture.
+    """Code ``count`` weak and ``count`` strong views of every training picture, and a view of every test picture.
 
     Raises:
         LabelsError: a picture or mask cannot be read.
     """
-    items = [(item, count) for item in labelled_set.train] + [(item, 0) for item in labelled_set.test]
-    jobs = [Job(item, labelled_set, n, seed + k, pixels, model) for k, (item, n) in enumerate(items)]
+    if labelled_set.kind == SEGMENTATION and labelled_set.test:  # test pictures of one size: the least common one
+        sizes = [labelled_set.read_mask(item).shape for item in labelled_set.test]
+        crop = tuple(min(size[axis] for size in sizes) // 32 * 32 for axis in (0, 1))
+    else:
+        crop = (0, 0)
+    items = [(item, count) for item in labelled_set.train]
+    items += [(item, 0) for item in labelled_set.test if tests]
+    jobs = [Job(item, labelled_set, n, seed + k, pixels, model, crop, side) for k, (item, n) in enumerate(items)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=_quiet_worker) as pool:
         results = list(tqdm(pool.map(_run, jobs, chunksize=4), total=len(jobs), desc=labelled_set.name, mininterval=5))
@@ -129,7 +146,8 @@ def extract(
         return torch.stack([decoded_pixels_as_latents(row).half() for row in pictures])
 
     labels = labels_of([(i, r[2]) for i, r in zip(labelled_set.train, train, strict=True)], count)
-    test_labels = labels_of([(i, r[2]) for i, r in zip(labelled_set.test, test, strict=True)], 1)
+    pairs = [(i, r[2]) for i, r in zip(labelled_set.test, test, strict=bool(test))]
+    test_labels = labels_of(pairs, 1) if test else torch.empty(0)
     test_labels = test_labels[:, 0] if test_labels.ndim > 1 else test_labels
 
     def halves(both: Tensor) -> Views:
@@ -142,3 +160,28 @@ def extract(
         halves(as_latents([r[1] for r in train])) if pixels else None,
         as_latents([r[1] for r in test]).transpose(0, 1) if pixels and test else None,
     )
+
+
+@torch.no_grad()
+def score_files(heads: SemanticHeads, task: Task, labelled_set: LabelledSet, quality: float, model: str | None) -> Tensor:
+    """Confusion matrix [K, K] of whole test pictures as files of ``quality``, read as ``analyze`` reads them."""
+    heads = heads.eval()
+    matrix = torch.zeros(len(task.classes), len(task.classes), dtype=torch.long)
+    for item in labelled_set.test:
+        latents = torch.from_numpy(code(np.asarray(item.read()), quality, model, False)[0])[None].float()
+        h, w = latents.shape[2:]
+        logits = heads(F.pad(latents, (0, w % 2, 0, h % 2), mode="replicate")).logits[task.name]
+        if task.kind == SEGMENTATION:
+            mask = torch.from_numpy(labelled_set.read_mask(item).astype(np.int64))[None]
+            mask = F.pad(mask, (0, -mask.shape[2] % 16, 0, -mask.shape[1] % 16), value=IGNORE)
+            matrix += confusion(logits[:, :, :h, :w], cell_labels(mask, len(task.classes)), len(task.classes))
+        else:
+            matrix += confusion(logits, torch.tensor([item.label]), len(task.classes))
+    return matrix
+
+
+def score(task: Task, matrix: Tensor) -> str:
+    """Accuracy or mean IoU of a confusion matrix, in words."""
+    if task.kind == SEGMENTATION:
+        return f"mean IoU {mean_iou(matrix):.3f}"
+    return f"accuracy {matrix.diag().sum().item() / max(1, matrix.sum().item()):.3f}"

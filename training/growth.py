@@ -27,6 +27,10 @@ def load_grown(model: SemicodecModel, weights: dict[str, Tensor]) -> list[str]:
         target, value = own[name], saved.float()
         if value.ndim != target.ndim or any(a > b for a, b in zip(value.shape, target.shape, strict=True)):
             raise ValueError(f"{name}: {list(value.shape)} in the checkpoint does not fit {list(target.shape)}")
+        if name == "scale_context.index.weight" and value.shape[1] != target.shape[1]:
+            raise ValueError(
+                "scale_width and scale_context_width cannot grow: their channels stand side by side in one layer"
+            )
         if value.shape != target.shape:
             grown.append(name)
             if name.endswith("weight"):

@@ -75,7 +75,7 @@ class SemanticHeads(nn.Module):
         for task in tasks:
             count = len(task.classes)
             head = nn.Linear(coarse, count) if task.kind == CLASSIFICATION else nn.Conv2d(width, count, 1)
-            self.outputs[task.name] = head
+            self.outputs[f"task_{task.name}"] = head
 
     @torch.no_grad()
     def standardise(self, latents: Tensor) -> None:
@@ -97,9 +97,9 @@ class SemanticHeads(nn.Module):
         logits = {}
         for task in self.tasks:
             if task.kind == SEGMENTATION:
-                logits[task.name] = self.outputs[task.name](F.relu(fine + F.pixel_shuffle(self.up(coarse), 2)))
+                logits[task.name] = self.outputs[f"task_{task.name}"](F.relu(fine + F.pixel_shuffle(self.up(coarse), 2)))
             else:
-                logits[task.name] = self.outputs[task.name](dropped)
+                logits[task.name] = self.outputs[f"task_{task.name}"](dropped)
         return HeadsOutput(logits, F.normalize(self.embedding(pooled), dim=1))
 
 

@@ -47,6 +47,9 @@ class JointSampler:
             shown, rest = labelled_set.fraction(config.label_fraction, config.seed)
             self.labelled.append(shown)
             self.others.append([item.read() for item in (*shown, *rest)])
+            if labelled_set.kind == SEGMENTATION:  # a broken mask must not end the run in the middle
+                for item in shown:
+                    labelled_set.read_mask(item)
         self.shown = [[(image, item) for image, item in zip(images, items, strict=False)]
                       for images, items in zip(self.others, self.labelled, strict=True)]  # fmt: skip
         self.unlabelled = unlabelled
@@ -108,7 +111,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.heads, self.config, self.semi = model, heads, config, semi
-        self.losses = [SemiSupervisedLoss(task_of(s), semi, class_prior(s)) for s in sets]
+        self.losses = [SemiSupervisedLoss(task_of(s), semi, class_prior(s, semi)) for s in sets]
 
     def forward(self, x: Tensor, target: Tensor, rate: Tensor, joint: JointBatch | None, teacher: Teacher | None) -> Losses:
         """x, target [B, 3, H, W] in [-0.5, 0.5]; they differ when the codec learns to denoise."""
@@ -152,9 +155,9 @@ def task_of(labelled_set: LabelledSet, foreground: tuple[str, ...] = ()) -> Task
     return Task(labelled_set.name, labelled_set.kind, labelled_set.classes, foreground=foreground)
 
 
-def class_prior(labelled_set: LabelledSet) -> Tensor | None:
-    """Training pictures of every class; None for masks."""
+def class_prior(labelled_set: LabelledSet, config: SemiConfig) -> Tensor | None:
+    """Pictures of every class among those whose labels are shown; None for masks."""
     if labelled_set.kind == SEGMENTATION:
         return None
-    labels = torch.tensor([item.label for item in labelled_set.train])
+    labels = torch.tensor([item.label for item in labelled_set.fraction(config.label_fraction, config.seed)[0]])
     return torch.bincount(labels, minlength=len(labelled_set.classes)).float()

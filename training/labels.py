@@ -14,6 +14,8 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -62,8 +64,13 @@ class LabelledSet:
         try:
             with Image.open(item.mask) as image:
                 mask = np.array(image.convert("L") if image.mode not in ("L", "P") else image, np.uint8)
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise LabelsError(f"cannot read mask {item.mask}: {error}") from error
+        with Image.open(item.picture) as image:
+            if image.size != mask.shape[::-1]:
+                raise LabelsError(
+                    f"{item.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, its picture has {image.width}x{image.height}"
+                )
         ignored = mask == self.ignore_index
         unknown = np.unique(mask[~ignored & (mask >= len(self.classes))])
         if len(unknown):
@@ -92,7 +99,7 @@ def read_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LabelsError(f"cannot read picture {path}: {error}") from error
 
 
@@ -104,12 +111,14 @@ def read_labels(path: Path, name: str = "") -> LabelledSet:
             training does not know, a class without training pictures, fewer than two classes.
     """
     name = name or path.stem
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in ("latents", "embedding"):
+        raise LabelsError(f"{path}: a task cannot be named {name!r}: letters, digits, - and _, but not latents or embedding")
     if path.is_dir():
         return _checked(path, name, CLASSIFICATION, _folder_rows(path))
     if not path.is_file():
         raise LabelsError(f"no labels file {path}")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"{path} is no CSV file: {error}") from error
@@ -126,6 +135,15 @@ def read_labels(path: Path, name: str = "") -> LabelledSet:
             raise LabelsError(f"{path}, line {line}: no picture or no class")
         triples.append((path.parent / row["path"], row["class"], _split(path, line, row)))
     return _checked(path, name, CLASSIFICATION, triples)
+
+
+def read_all(paths: list[Path], names: list[str] | None = None) -> list[LabelledSet]:
+    """Several tasks; raises LabelsError where two have the same name."""
+    sets = [read_labels(path, name) for path, name in zip(paths, names or [""] * len(paths), strict=True)]
+    for k, labelled_set in enumerate(sets):
+        if labelled_set.name in [s.name for s in sets[:k]]:
+            raise LabelsError(f"{paths[k]}: a second task is named {labelled_set.name}; rename the file")
+    return sets
 
 
 def _folder_rows(folder: Path) -> list[tuple[Path, str, str]]:
@@ -149,7 +167,7 @@ def _split_by_name(folder: Path, rows: list[tuple[Path, str, str]]) -> list[tupl
     sizes = Counter(row[1] for row in rows)
     result = []
     for picture, label, given in rows:
-        name = picture.relative_to(folder).as_posix()
+        name = os.path.relpath(picture, folder).replace(os.sep, "/")
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
         split = TEST if draw < TEST_SHARE and sizes[label] >= 5 else TRAIN
         result.append((picture, label, given or split))

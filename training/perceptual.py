@@ -66,6 +66,10 @@ def msssim(a: Tensor, b: Tensor) -> Tensor:
 
     The same as ``pytorch_msssim.ms_ssim``, in half the time on a CPU.
     """
+    if min(a.shape[2:]) <= 160:
+        raise ValueError(
+            f"MS-SSIM needs sides of 161 pixels at least, not {list(a.shape[2:])}: use larger crops, or no share of it"
+        )
     c1, c2 = 0.01**2, 0.03**2
     result = torch.ones(len(a), a.shape[1], device=a.device)
     for scale, weight in enumerate(MSSSIM_WEIGHTS):

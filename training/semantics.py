@@ -23,7 +23,7 @@ from .config import HeadsConfig, SemiConfig
 from .frozen import QUALITIES, Extracted, extract
 from .heads import SemanticHeads, Task
 from .joint import task_of
-from .labels import SEGMENTATION, LabelledSet, read_labels
+from .labels import SEGMENTATION, LabelledSet, read_all
 from .semisup import TaskData, Views, accuracy, confusion, mean_iou, predict, pretrain, train_heads
 
 FRACTIONS = (0.05, 0.1, 1.0)
@@ -56,7 +56,8 @@ def views_of(data: Extracted, kind: str) -> Views:
 
 def fresh_heads(views: Views, tasks: tuple[Task, ...], settings: dict[str, Any]) -> SemanticHeads:
     heads = SemanticHeads(views.weak.shape[2], tasks, HeadsConfig(**settings.get("heads", {})))
-    heads.standardise(views.weak[:256].flatten(0, 1))
+    rows = torch.randperm(len(views.weak), generator=torch.Generator().manual_seed(0))[:256]
+    heads.standardise(views.weak[rows].flatten(0, 1))
     return heads
 
 
@@ -137,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help='JSON, like {"semi": {"steps": 300}}')
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
-    sets = {s.name: s for s in map(read_labels, args.labels)}
+    sets = {s.name: s for s in read_all(args.labels)}
     data = {
         name: extract(s, VIEWS, 1, pixels="pixels" in inputs, model=args.model, workers=args.workers)
         for name, s in sets.items()

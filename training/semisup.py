@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .config import SemiConfig
 from .heads import HeadsOutput, SemanticHeads, Task
 from .labels import IGNORE, SEGMENTATION
+from .views import check_augmentation
 
 
 class EmaTeacher:
@@ -43,6 +44,7 @@ class DistributionAlignment:
 
     def __call__(self, probabilities: Tensor) -> Tensor:
         """[B, K] → [B, K]; follows the mean of what it has seen."""
+        self.prior, self.running = self.prior.to(probabilities.device), self.running.to(probabilities.device)
         self.running = 0.98 * self.running + 0.02 * probabilities.mean(0)
         aligned = probabilities * (self.prior / self.running.clamp_min(1e-6))
         return aligned / aligned.sum(1, keepdim=True)
@@ -88,8 +90,11 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 def cell_labels(mask: Tensor, classes: int, cell: int = 16) -> Tensor:
     """The most frequent class of every cell: mask [B, H, W] → [B, H/cell, W/cell]; ``IGNORE`` where most is ignored."""
-    counts = F.one_hot(torch.where(mask == IGNORE, classes, mask).long(), classes + 1).permute(0, 3, 1, 2).float()
-    winner = F.avg_pool2d(counts, cell).argmax(1)
+    winners = []
+    for one in mask:  # one-hot maps of many pictures at once would take gigabytes
+        counts = F.one_hot(torch.where(one == IGNORE, classes, one).long(), classes + 1).permute(2, 0, 1).float()
+        winners.append(F.avg_pool2d(counts[None], cell)[0].argmax(0))
+    winner = torch.stack(winners)
     return torch.where(winner == classes, IGNORE, winner)
 
 
@@ -171,6 +176,8 @@ class Views(NamedTuple):
         """One random view of every row: latents [B, C, h, w] and labels."""
         views = self.weak if kind == "weak" else self.strong
         k = torch.randint(views.shape[1], (len(rows),), generator=generator)
+        if kind == "none":  # always the same view
+            k.zero_()
         return _channels_last(views[rows, k]), self.labels[rows, k] if self.labels.ndim > 1 else self.labels[rows]
 
     def pick_pair(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -253,6 +260,7 @@ def train_heads(heads: SemanticHeads, data: list[TaskData], config: SemiConfig) 
     Returns:
         The teacher (the moving average), and every step of the history.
     """
+    check_augmentation(config.augmentation)
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
     turns = [_Turn(task_data, config, generator) for task_data in data]
@@ -265,7 +273,7 @@ def train_heads(heads: SemanticHeads, data: list[TaskData], config: SemiConfig) 
         progress = step / steps
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (step + 1) / 20, 2 * (1 - progress))
-        kind = "strong" if config.augmentation == "strong" and step // len(turns) % 2 else "weak"
+        kind = "weak" if config.augmentation == "strong" and step // len(turns) % 2 else config.augmentation
         result = turns[step % len(turns)].step(heads, teacher, kind, progress)
         optimiser.zero_grad(set_to_none=True)
         result.loss.backward()

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -29,12 +30,13 @@ from .data import CropSampler, read_folder, split_validation, to_signal
 from .growth import load_grown
 from .heads import SemanticHeads
 from .joint import JointSampler, Objective, Teacher, task_of
-from .labels import read_labels
+from .labels import read_all
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
 from .plots import plot_run
 
 VALIDATION_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+BROKEN_STEPS = 200
 LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
 VALIDATION_FIGURES = ("val_bpp", "val_psnr", "val_msssim", "val_xyb")
 FIELDS = ["step", "minutes", "lr", "loss", "bpp", "psnr", "msssim", "xyb", "gradient_norm"]
@@ -80,11 +82,23 @@ def configure(settings: list[str], before: dict[str, dict[str, Any]] | None = No
         known = {f.name for f in dataclasses.fields(CONFIGS[group])}
         if name not in known:
             raise ValueError(f"unknown setting {key!r}; {group} has {', '.join(sorted(known))}")
-        try:
-            values[group][name] = json.loads(text)
-        except ValueError:
-            values[group][name] = text
+        values[group][name] = _value(key, text, getattr(CONFIGS[group](), name))
     return {group: kind(**values[group]) for group, kind in CONFIGS.items()}
+
+
+def _value(key: str, text: str, default: Any) -> Any:
+    """JSON of the default's type; words need no quotes."""
+    if isinstance(default, str):
+        return text.strip('"')
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = number if isinstance(default, float) else isinstance(value, list if isinstance(default, tuple) else type(default))
+    if not fits or (isinstance(default, int) and isinstance(value, bool) != isinstance(default, bool)):
+        raise ValueError(f"{key} takes a value like {json.dumps(default)}, not {text}")
+    return value
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -107,13 +121,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """The optimiser's state; parameters that came with the heads, behind the codec's, start without."""
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any], known: int) -> None:
+    """The optimiser's state of the first ``known`` parameters, the codec's before the heads'; others start without."""
     own = optimiser.state_dict()
-    known = len(saved["param_groups"][0]["params"])
-    if known > len(own["param_groups"][0]["params"]):  # the heads are gone
-        saved["state"] = {k: v for k, v in saved["state"].items() if k < len(own["param_groups"][0]["params"])}
-    optimiser.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
+    state = {k: v for k, v in saved["state"].items() if k < known}
+    optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
 
 def add_noise(target: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -199,6 +211,8 @@ def main(arguments: list[str] | None = None) -> None:
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
     if processes > 1:
         distributed.init_process_group("nccl" if gpu else "gloo")
     stop = threading.Event()
@@ -220,20 +234,25 @@ def main(arguments: list[str] | None = None) -> None:
     training, validation = split_validation(pictures[: args.limit] if args.limit else pictures)
     seed = config.seed + 1000 * rank + (state["step"] if state else 0)
     sampler = CropSampler(training, config.crop, config.batch, config.grey_share, config.synthetic_share, seed)
-    sets = [read_labels(path) for path in args.labels]
+    sets = read_all(args.labels)
     joint_sampler = JointSampler(sets, training, semi, seed) if sets else None
 
     # ---- model, heads, moving averages, optimiser ----
     model = SemicodecModel(model_config)
     sample = to_signal(torch.cat([sampler.next() for _ in range(64 // config.batch + 1)]))
+    kept = {"tasks": [dataclasses.asdict(task_of(s)) for s in sets], "heads_config": dataclasses.asdict(configs["heads"])}
+    same_heads = state is not None and bool(sets) and all(state.get(key) == value for key, value in kept.items())
     if not state:
         model.initialise(sample)
     ema_model = SemicodecModel(model_config).requires_grad_(False)
     ema_model.load_state_dict(model.state_dict())
     step, elapsed_before = 0, 0.0
     if state:
-        load_grown(ema_model, state["ema"])
-        grown = load_grown(model, state["model"])
+        try:
+            load_grown(ema_model, state["ema"])
+            grown = load_grown(model, state["model"])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         if grown:
             if not args.restart_clock:
                 raise ValueError(f"{source} has another shape; --restart-clock lets it grow into this one")
@@ -247,15 +266,18 @@ def main(arguments: list[str] | None = None) -> None:
         heads = SemanticHeads(model_config.latent_channels, tasks, configs["heads"])
         with torch.no_grad():
             heads.standardise(ema_model.semantic_latents(sample.to(device), torch.rand(len(sample), device=device)).cpu())
-        if state and state.get("tasks") == [dataclasses.asdict(task) for task in tasks]:
-            heads.load_state_dict(state["heads"])
+        if state and same_heads and state["heads"]["mean"].shape == heads.mean.shape:
+            heads.load_state_dict({k: v.float() for k, v in state["heads"].items()})
         heads = heads.to(device)
+        if processes > 1:  # every process fitted the scaling to crops of its own
+            for buffer in heads.buffers():
+                distributed.broadcast(buffer, 0)
         ema_heads = copy.deepcopy(heads).requires_grad_(False).eval()
     objective = Objective(model, heads, sets, config, semi)
     parameters = list(objective.parameters())
     optimiser = torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
     if state and "optimiser" in state and not args.restart_clock:
-        load_optimiser(optimiser, state["optimiser"])
+        load_optimiser(optimiser, state["optimiser"], len(parameters) if same_heads else len(list(model.parameters())))
     if config.compile:
         model.compile()
     forward: nn.Module = objective
@@ -280,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
             "configs": json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}),
         }
         if ema_heads is not None:
-            content |= {"heads": ema_heads.state_dict(), "tasks": [dataclasses.asdict(task) for task in tasks]}
+            content |= {"heads": ema_heads.state_dict(), **kept}
         save_checkpoint(checkpoint_path, content)
 
     # ---- logs ----
@@ -294,7 +316,8 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.monotonic()
     elapsed = elapsed_before
     last_log = last_checkpoint = last_validation = elapsed
-    sums, count = torch.zeros(6, device=device), 0
+    sums, count, broken = torch.zeros(6, device=device), 0, 0
+    torch.manual_seed(seed)  # noise of its own in every process
     semi_rows: list[tuple[float, ...]] = []
     progress_bar = tqdm(initial=step, unit="step", mininterval=10, disable=bool(rank))
     generator = torch.Generator().manual_seed(seed)
@@ -320,12 +343,18 @@ def main(arguments: list[str] | None = None) -> None:
                 decay = min(config.ema_decay, (step + 1) / (step + 10))
                 for mean, current in averages:
                     torch._foreach_lerp_(mean, current, 1 - decay)
-            rd = losses.codec
+            rd, broken = losses.codec, 0
             psnr = -10 * torch.log10(rd.mse).mean()
             sums += torch.stack([v.detach() for v in (rd.loss, rd.bpp.mean(), psnr, rd.msssim.mean(), rd.xyb.mean(), norm)])
             count += 1
             if losses.semi:
                 semi_rows.append(losses.semi[1:])
+        else:
+            broken += 1
+            if broken >= BROKEN_STEPS:
+                raise FloatingPointError(
+                    f"gradients are not finite for {broken} steps in a row; the last checkpoint is good"
+                )
         step += 1
         progress_bar.update()
         elapsed = elapsed_before + common(time.monotonic() - start, stop, processes)
@@ -357,4 +386,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:  # bad settings, labels, pictures or checkpoints: one line
+        sys.exit(f"train: {' '.join(str(error).split())}")

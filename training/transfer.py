@@ -16,28 +16,43 @@ import torch
 from torch import Tensor
 
 from pillow_semicodec import bundle
+from pillow_semicodec.errors import SemicodecError
+from pillow_semicodec.head_bundle import list_heads
 
 from .config import HeadsConfig, SemiConfig
 from .export_heads import export_heads
-from .frozen import QUALITIES, extract
+from .frozen import QUALITIES, extract, score, score_files
 from .heads import SemanticHeads, Task
-from .labels import SEGMENTATION, LabelsError, read_labels
-from .semisup import TaskData, accuracy, confusion, fit_temperature, hold_out, mean_iou, predict, train_heads
+from .labels import CLASSIFICATION, SEGMENTATION, LabelledSet, LabelsError, read_labels
+from .semisup import TaskData, fit_temperature, hold_out, predict, pretrain, train_heads
 from .train import load_checkpoint
 
-VIEWS = 6
+SIDES = {128: 4, 224: 3, 384: 2}  # scales that heads of one's own learn, and views of each
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "heads.pt"
 
 
 def load_trunk(heads: SemanticHeads, checkpoint: Path) -> bool:
     """Start the trunk from trained heads; False where they are of another shape."""
-    weights: dict[str, Tensor] = load_checkpoint(checkpoint)["heads"]
+    state = load_checkpoint(checkpoint)
+    if "heads" not in state:
+        raise ValueError(f"{checkpoint} holds no heads")
+    weights: dict[str, Tensor] = state["heads"]
     trunk = {name: value.float() for name, value in weights.items() if not name.startswith("outputs.")}
     own = heads.state_dict()
     if any(name not in own or own[name].shape != value.shape for name, value in trunk.items()):
         return False
     heads.load_state_dict({**own, **trunk})
     return True
+
+
+def known_classes(names: str, sets: list[LabelledSet]) -> tuple[str, ...]:
+    """Comma-separated names of classes; raises LabelsError where one is unknown."""
+    wanted = tuple(name for name in names.split(",") if name)
+    known = {name for labelled_set in sets for name in labelled_set.classes}
+    for name in wanted:
+        if name not in known:
+            raise LabelsError(f"foreground {name} is none of the classes {', '.join(sorted(known))}")
+    return wanted
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -53,45 +68,64 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def learn(
+    heads: SemanticHeads, sets: list[LabelledSet], sides: dict[int, int], config: SemiConfig, model: str | None, workers: int
+) -> SemanticHeads:
+    """Heads for all of ``sets`` on a frozen codec: pretraining where the configuration asks for it, then every task at
+    every scale in turn, semi-supervised; then the temperatures, on pictures held out for that.
+
+    Args:
+        sides: pixels a side of views for classes → views of each kind and picture; the scales that heads will know.
+    """
+    material, calibration = [], []
+    for task, labelled_set in zip(heads.tasks, sets, strict=True):
+        scales = sides if task.kind == CLASSIFICATION else {0: max(sides.values())}
+        for side, count in scales.items():
+            data = extract(labelled_set, count, 1 + side, side=side, tests=False, model=model, workers=workers)
+            shown, held = hold_out(data.views.labels)
+            material.append(TaskData(task, data.views, shown, torch.arange(len(data.views.labels))))
+            calibration.append((task, data.views.weak[held], data.views.labels[held]))
+    if config.pretrain_steps:
+        some = [m.views.weak[torch.randperm(len(m.views.weak))[:64], 0] for m in material]
+        heads.standardise(torch.cat([x.movedim(1, 0).flatten(1) for x in some], 1)[None, :, :, None])
+        losses = pretrain(heads, [m.views for m in material], config)
+        print(f"without labels: loss {losses[0]:.2f} → {losses[-1]:.2f}")
+    heads, _ = train_heads(heads, material, config)
+    heads.tasks = tuple(_calibrated(heads, task, [c[1:] for c in calibration if c[0] == task]) for task in heads.tasks)
+    return heads
+
+
+def _calibrated(heads: SemanticHeads, task: Task, held: list[tuple[Tensor, Tensor]]) -> Task:
+    if task.kind == SEGMENTATION or not len(held[0][0]):
+        return task
+    logits = torch.cat([predict(heads, views.flatten(0, 1), task.name) for views, _ in held])
+    labels = torch.cat([labels.repeat_interleave(views.shape[1]) for views, labels in held])
+    return dataclasses.replace(task, temperature=fit_temperature(logits, labels))
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         labelled_set = read_labels(args.labels, args.name)
-        foreground = tuple(name for name in args.foreground.split(",") if name)
-        unknown = sorted(set(foreground) - set(labelled_set.classes))
-        if unknown:
-            raise LabelsError(f"{args.labels}: foreground {', '.join(unknown)} is none of {', '.join(labelled_set.classes)}")
+        foreground = known_classes(args.foreground, [labelled_set])
         model = bundle.find_model(args.model)
-        data = extract(labelled_set, VIEWS, 1, model=args.model, workers=args.workers)
-    except (LabelsError, OSError) as error:
-        print(f"transfer: {error}", file=sys.stderr)
+        if args.name in [h.name for h in list_heads() if h.model_id == model.model_id and h.directory.parent != args.out]:
+            raise LabelsError(f"heads {args.name} are installed already; take another name")
+        task = Task(args.name, labelled_set.kind, labelled_set.classes, foreground=foreground)
+        heads = SemanticHeads(model.latent_channels, (task,), HeadsConfig())
+        warm = args.init.is_file() and load_trunk(heads, args.init)
+        print(
+            f"{len(labelled_set.train)} pictures of {len(labelled_set.classes)} classes; "
+            f"trunk of {args.init if warm else 'no'} heads"
+        )
+        config = SemiConfig(steps=args.steps, lr=1e-3, pretrain_steps=0 if warm else 2 * args.steps)
+        heads = learn(heads, [labelled_set], SIDES, config, args.model, args.workers)
+    except (ValueError, OSError, SemicodecError) as error:
+        print(f"transfer: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    task = Task(args.name, labelled_set.kind, labelled_set.classes, foreground=foreground)
-    heads = SemanticHeads(model.latent_channels, (task,), HeadsConfig())
-    warm = args.init.is_file() and load_trunk(heads, args.init)
-    if not warm:
-        heads.standardise(data.views.weak.flatten(0, 1)[:256])
-    print(
-        f"{len(labelled_set.train)} pictures of {len(labelled_set.classes)} classes; "
-        f"trunk {'of ' + str(args.init) if warm else 'new'}"
-    )
-    shown, kept = hold_out(data.views.labels)
-    config = SemiConfig(steps=args.steps, lr=1e-3 if warm else 2e-3)
-    everything = torch.arange(len(labelled_set.train))
-    heads, _ = train_heads(heads, [TaskData(task, data.views, shown, everything)], config)
-    if len(kept):
-        views = data.views.weak[kept].flatten(0, 1)
-        labels = data.views.labels[kept].repeat_interleave(data.views.weak.shape[1])
-        temperature = fit_temperature(predict(heads, views, task.name), labels)
-        heads.tasks = (dataclasses.replace(task, temperature=temperature),)
-    if len(data.test):
-        logits = [predict(heads, latents, task.name) for latents in data.test]
-        for quality, row in zip(QUALITIES, logits, strict=True):
-            if task.kind == SEGMENTATION:
-                score = f"mean IoU {mean_iou(confusion(row, data.test_labels, len(task.classes))):.3f}"
-            else:
-                score = f"accuracy {accuracy(row, data.test_labels):.3f}"
-            print(f"quality {quality}: {score} on {len(data.test_labels)} test pictures")
+    for quality in QUALITIES if labelled_set.test else ():
+        matrix = score_files(heads, task, labelled_set, quality, args.model)
+        print(f"quality {quality}: {score(task, matrix)} on {len(labelled_set.test)} test pictures")
     folder = export_heads(heads, args.name, model.model_id, args.out / args.name)
     print(f"{folder}: heads for model {model.name}; use them with SGC_MODEL_PATH={args.out}")
     return 0

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from conftest import photo
 from PIL import Image
 
-from training.labels import IGNORE, SEGMENTATION, LabelsError, read_labels, read_rgb
+from training.labels import IGNORE, SEGMENTATION, LabelsError, read_all, read_labels, read_rgb
 
 
 @pytest.fixture
@@ -103,6 +103,18 @@ def test_wrong_files(folder: Path) -> None:
         read_rgb(folder / "broken.png")
 
 
+def test_names_and_other_files(folder: Path) -> None:
+    """Byte-order marks and absolute paths are read; reserved and repeated names are refused."""
+    text = f"path,class,split\n{folder / '0.png'},a,train\n1.png,b,train\n"
+    (folder / "bom.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert len(read_labels(folder / "bom.csv").train) == 2
+    for name in ("embedding", "my.pets", "a b"):
+        with pytest.raises(LabelsError, match="cannot be named"):
+            read_labels(folder / "bom.csv", name)
+    with pytest.raises(LabelsError, match="second task"):
+        read_all([folder / "bom.csv", folder / "bom.csv"])
+
+
 @pytest.fixture
 def masks(folder: Path) -> Path:
     mask = np.zeros((64, 64), np.uint8)
@@ -124,6 +136,9 @@ def test_wrong_masks(masks: Path, folder: Path) -> None:
     labels = read_labels(masks)
     Image.fromarray(np.full((64, 64), 5, np.uint8)).save(folder / "mask.png")
     with pytest.raises(LabelsError, match=r"mask\.png: level 5"):
+        labels.read_mask(labels.train[0])
+    Image.fromarray(np.zeros((32, 64), np.uint8)).save(folder / "mask.png")
+    with pytest.raises(LabelsError, match=r"mask\.png: 64x32"):
         labels.read_mask(labels.train[0])
     (folder / "mask.png").write_bytes(b"broken")
     with pytest.raises(LabelsError, match=r"mask\.png"):

@@ -21,7 +21,7 @@ from test_train import SETTINGS  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle  # noqa: E402
-from training import plots, semantics, train, transfer, views  # noqa: E402
+from training import finish_heads, plots, semantics, train, transfer, views  # noqa: E402
 from training.config import HeadsConfig, SemiConfig  # noqa: E402
 from training.export import ExportError  # noqa: E402
 from training.export_heads import export_heads  # noqa: E402
@@ -281,7 +281,7 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     assert (tmp_path / "run" / "plots.png").stat().st_size > 10_000
     state = train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert [task["name"] for task in state["tasks"]] == ["two", "seg"]
-    assert state["heads"]["outputs.seg.weight"].shape[:2] == (2, 64)
+    assert state["heads"]["outputs.task_seg.weight"].shape[:2] == (2, 64)
     train.main([*arguments, "--labels", *labelled, "--steps", "6"])
     train.main([*arguments, "--steps", "7"])
     assert train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 7
@@ -414,6 +414,31 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert seen.labels[0].name == "red"
     assert transfer.main([str(tmp_path / "nowhere"), "--name", "x", "--out", str(out)]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_finished_heads(labelled: list[str], tmp_path: Path) -> None:
+    """All tasks in one bundle, with a checkpoint that transfer can start from and plots of whole test files."""
+    rows = Path(labelled[1]).read_text() + "scene.png,mask.png,test\n"
+    Path(labelled[1]).write_text(rows)
+    arguments = [
+        "--labels",
+        *labelled,
+        "--names",
+        "colour,scene",
+        "--foreground",
+        "sea",
+        "--out",
+        str(tmp_path / "h" / "all"),
+    ]
+    arguments += ["--checkpoint", str(tmp_path / "h.pt"), "--plots", str(tmp_path / "plots"), "--workers", "1"]
+    assert finish_heads.main([*arguments, "--set", "semi.steps=2", "--set", "semi.pretrain_steps=2"]) == 0
+    content = json.loads((tmp_path / "h" / "all" / "heads.json").read_text())
+    assert [(t["name"], t["foreground"]) for t in content["tasks"]] == [("colour", []), ("scene", ["sea"])]
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["scene-confusion.png", "scene-overlays.png"]
+    fresh = SemanticHeads(16, (TWO,), HeadsConfig())
+    assert transfer.load_trunk(fresh, tmp_path / "h.pt")
+    assert finish_heads.main([*arguments, "--foreground", "nonesuch"]) == 1
+    assert finish_heads.main([*arguments, "--names", "embedding,scene"]) == 1
 
 
 def test_exported_heads_agree_and_export_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,10 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="unknown setting"):
         train.configure(["other.lr=1"])
     assert train.configure(["train.lr=0.5"])["train"].lr == 0.5
+    for wrong in ("train.bf16=False", "train.batch=2.5", "train.batch=true", "train.lr=fast"):
+        with pytest.raises(ValueError, match="takes a value"):
+            train.configure([wrong])
+    assert train.configure(["semi.augmentation=weak"])["semi"].augmentation == "weak"
     # A checkpoint of an older version may hold settings that are no more.
     assert train.configure([], {"train": {"lr": 0.1, "gone": 3}})["train"].lr == 0.1
 

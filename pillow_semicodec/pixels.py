@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,8 +41,10 @@ def pad_to_multiple(array: NDArray[np.generic], multiple: int, axes: tuple[int, 
     return np.pad(array, padding, mode="edge") if any(p[1] for p in padding) else array
 
 
+@functools.lru_cache(maxsize=2)
 def step_mask(channels: int, height: int, width: int) -> NDArray[np.bool_]:
     """True where a latent is coded in step 1: a checkerboard over channels, rows and columns, [M, h, w]."""
     c, i, j = np.ogrid[:channels, :height, :width]
     mask: NDArray[np.bool_] = (c + i + j) % 2 == 0
+    mask.flags.writeable = False  # shared by all who ask
     return mask

@@ -103,6 +103,15 @@ class _SliceCoder:
         scale_features, indexes = self.transforms.scale_hyper_synthesis(z)
         return self.crop(features), self.crop(mean), self.crop(scale_features), self.crop(indexes)[0]  # type: ignore[return-value]
 
+    def hyper_latents(self, steps: Tensor) -> NDArray[np.int32]:
+        """Latents in quantisation steps → z_hat."""
+        padded = pixels.pad_to_multiple(steps, pixels.HYPER_STRIDE, (2, 3))
+        return _round(self.transforms.hyper_analysis(padded))[0]  # type: ignore[arg-type]
+
+    def residual(self, steps: Tensor, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """What is left of ``steps`` to code; 0 where the index says so."""
+        return self.bundle.conditional.zero_uncoded(_round(steps - mean)[0], indexes)
+
     def second_indexes(self, scale_features: Tensor, residual1: NDArray[np.int32]) -> NDArray[np.uint8]:
         indexes: NDArray[np.uint8] = self.transforms.scale_context(scale_features, residual1[None].astype(np.float32))[0]
         return indexes
@@ -142,15 +151,14 @@ def encode_latents(y: Tensor, plan: RatePlan, bundle: ModelBundle, height: int, 
     """Code y [1, M, h, w] of the analysis; only this part depends on the rate."""
     coder = _SliceCoder(bundle, transforms_for(bundle, threads), plan, height, width)
     steps = y * coder.gain
-    z = coder.transforms.hyper_analysis(pixels.pad_to_multiple(steps, pixels.HYPER_STRIDE, (2, 3)))  # type: ignore[arg-type]
-    z_hat = _round(z)[0]
+    z_hat = coder.hyper_latents(steps)
     features, mean1, scale_features, indexes1 = coder.first(z_hat)
     conditional, step1 = bundle.conditional, coder.step1
 
-    residual1 = np.where(step1, conditional.zero_uncoded(_round(steps - mean1)[0], indexes1), np.int32(0))
+    residual1 = np.where(step1, coder.residual(steps, mean1, indexes1), np.int32(0))
     indexes2 = coder.second_indexes(scale_features, residual1)
     mean2 = coder.second_mean(features, mean1, residual1)
-    residual2 = conditional.zero_uncoded(_round(steps - mean2)[0], indexes2)
+    residual2 = coder.residual(steps, mean2, indexes2)
 
     encoder = StreamEncoder()
     bundle.prior.encode(encoder, z_hat, coder.band)
@@ -164,9 +172,8 @@ def semantic_latents(y: Tensor, plan: RatePlan, bundle: ModelBundle, height: int
     """What ``decode_semantic_latents`` will find in the file of y [1, M, h, w], without writing it."""
     coder = _SliceCoder(bundle, transforms_for(bundle, threads), plan, height, width)
     steps = y * coder.gain
-    z = coder.transforms.hyper_analysis(pixels.pad_to_multiple(steps, pixels.HYPER_STRIDE, (2, 3)))  # type: ignore[arg-type]
-    features, mean1, _, indexes1 = coder.first(_round(z)[0])
-    residual1 = np.where(coder.step1, bundle.conditional.zero_uncoded(_round(steps - mean1)[0], indexes1), np.int32(0))
+    features, mean1, _, indexes1 = coder.first(coder.hyper_latents(steps))
+    residual1 = np.where(coder.step1, coder.residual(steps, mean1, indexes1), np.int32(0))
     return coder.semantic(features, mean1, residual1)
 
 

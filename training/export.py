@@ -320,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     last = model.config.rate_anchors - 1.0
     target = export_bundle(
         model, args.name, args.out, training, passes=args.passes,
-        calibration=None if args.no_calibration else validation, floor={95: last, 100: last + 0.75},
+        calibration=None if args.no_calibration else validation, floor={95: last - 1, 100: last + 0.5},
     )  # fmt: skip
     size = sum(path.stat().st_size for path in target.iterdir())
     share = max(check_integer_range(model).values()) / EXACT_LIMIT

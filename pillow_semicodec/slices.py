@@ -106,7 +106,8 @@ class _SliceCoder:
     def hyper_latents(self, steps: Tensor) -> NDArray[np.int32]:
         """Latents in quantisation steps → z_hat."""
         padded = pixels.pad_to_multiple(steps, pixels.HYPER_STRIDE, (2, 3))
-        return _round(self.transforms.hyper_analysis(padded))[0]  # type: ignore[arg-type]
+        z_hat: NDArray[np.int32] = _round(self.transforms.hyper_analysis(padded))[0]  # type: ignore[arg-type]
+        return z_hat
 
     def residual(self, steps: Tensor, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """What is left of ``steps`` to code; 0 where the index says so."""

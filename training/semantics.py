@@ -31,12 +31,16 @@ INPUTS = ("latents", "pixels")
 VIEWS = 4
 
 
+OPTION_FRACTION = 0.1  # of the labels, where options are compared
+
+
 class Run(NamedTuple):
     task: str
     fraction: float
     unlabelled: bool
     input: str
     seed: int
+    option: str = ""
 
 
 class Material(NamedTuple):
@@ -45,6 +49,7 @@ class Material(NamedTuple):
     sets: dict[str, LabelledSet]
     data: dict[str, Extracted]
     settings: dict[str, Any]
+    options: dict[str, dict[str, Any]]  # name → settings that go over the others
     trunks: dict[str, dict[str, torch.Tensor]]  # by input; learned without labels
 
 
@@ -79,10 +84,12 @@ def one_run(material: Material, run: Run) -> list[float]:
     rows = torch.tensor([k for k, item in enumerate(labelled_set.train) if item in chosen])
     torch.manual_seed(run.seed)
     task = task_of(labelled_set)
-    heads = fresh_heads(views, (task,), material.settings)
-    if run.unlabelled:
+    option = material.options.get(run.option, {})
+    settings = {group: {**material.settings.get(group, {}), **option.get(group, {})} for group in ("heads", "semi")}
+    heads = fresh_heads(views, (task,), settings)
+    if run.unlabelled and not option.get("from_scratch"):
         heads.load_state_dict(material.trunks[run.input], strict=False)
-    config = SemiConfig(**{**material.settings.get("semi", {}), "seed": run.seed})
+    config = SemiConfig(**{**settings["semi"], "seed": run.seed})
     unlabelled = torch.arange(len(labelled_set.train)) if run.unlabelled else None
     heads, _ = train_heads(heads, [TaskData(task, views, rows, unlabelled)], config)
     scores = []
@@ -117,12 +124,13 @@ def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one line for every task, fraction, input and use of unlabelled pictures; mean ± spread over seeds."""
     lines = ["| task | labels | input | unlabelled | " + " | ".join(f"q{q}" for q in QUALITIES) + " |"]
     lines.append("|---" * (4 + len(QUALITIES)) + "|")
-    keys = dict.fromkeys((r["task"], r["fraction"], r["input"], r["unlabelled"]) for r in results)
-    for key in keys:
-        scores = np.array([r["scores"] for r in results if (r["task"], r["fraction"], r["input"], r["unlabelled"]) == key])
+    names = ("task", "fraction", "input", "unlabelled", "option")
+    for key in dict.fromkeys(tuple(r[n] for n in names) for r in results):
+        scores = np.array([r["scores"] for r in results if tuple(r[n] for n in names) == key])
         cells = [f"{100 * m:.1f} ± {100 * s:.1f}" for m, s in zip(scores.mean(0), scores.std(0), strict=True)]
-        task, fraction, kind, unlabelled = key
-        lines.append(f"| {task} | {fraction:.0%} | {kind} | {'with' if unlabelled else 'without'} | {' | '.join(cells)} |")
+        task, fraction, kind, unlabelled, option = key
+        use = ("with" if unlabelled else "without") + (f", {option}" if option else "")
+        lines.append(f"| {task} | {fraction:.0%} | {kind} | {use} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -136,6 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--settings", type=json.loads, default={}, help='JSON, like {"semi": {"steps": 300}}')
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help='JSON, like {"attention": {"heads": {"attention": true}}}'
+    )
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
     sets = {s.name: s for s in read_all(args.labels)}
@@ -143,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
         name: extract(s, VIEWS, 1, pixels="pixels" in inputs, model=args.model, workers=args.workers)
         for name, s in sets.items()
     }
-    material = Material(sets, data, args.settings, {})
+    material = Material(sets, data, args.settings, args.options, {})
     # Forked workers share the views without a copy.
     with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
         material.trunks.update(zip(inputs, pool.map(_pretrain, inputs), strict=True))
@@ -153,6 +164,12 @@ def main(arguments: list[str] | None = None) -> None:
         for fraction in args.fractions.split(",")
         for kind in inputs
         for unlabelled in (False, True)
+        for seed in range(1, args.seeds + 1)
+    ]
+    first = next(iter(sets))
+    runs += [
+        Run(first, OPTION_FRACTION, True, "latents", seed, option)
+        for option in args.options
         for seed in range(1, args.seeds + 1)
     ]
     results: list[dict[str, Any]] = []

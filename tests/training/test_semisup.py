@@ -493,7 +493,12 @@ def test_the_table_of_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "1",
     ]
     settings = {"semi": {"steps": 2, "pretrain_steps": 2}, "heads": dataclasses.asdict(SMALL)}
-    semantics.main([*arguments, "--settings", json.dumps(settings)])
+    options = json.dumps({"attentive": {"heads": {"attention": True}}})
+    semantics.main([*arguments, "--settings", json.dumps(settings), "--options", options])
     rows = json.loads((tmp_path / "t.json").read_text())
-    assert {(r["input"], r["unlabelled"]) for r in rows} == {(i, u) for i in ("latents", "pixels") for u in (False, True)}
-    assert "| two | 50% | latents | with |" in capsys.readouterr().out
+    assert {(r["input"], r["unlabelled"]) for r in rows if not r["option"]} == {
+        (i, u) for i in ("latents", "pixels") for u in (False, True)
+    }
+    text = capsys.readouterr().out
+    assert "| two | 50% | latents | with |" in text
+    assert "| two | 10% | latents | with, attentive |" in text

@@ -12,7 +12,7 @@ from conftest import SHARED
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import inference, slices
+from pillow_semicodec import inference, regions, slices
 from pillow_semicodec.metrics import msssim, psnr
 
 pytestmark = pytest.mark.model
@@ -117,3 +117,42 @@ def test_special_pictures(path: Path) -> None:
     expected = lossless.convert(decoded.mode)
     assert decoded.size == lossless.size
     assert psnr(np.asarray(expected), np.asarray(decoded)) > 22
+
+
+def test_shipped_heads_say_something(parrots: np.ndarray) -> None:
+    """Labels of two tasks, a map and an embedding; a picture is most like itself, whatever its quality."""
+    files = [sgc.encode(parrots, 40), sgc.encode(parrots, 80), sgc.encode(parrots[:, ::-1].copy(), 60)]
+    seen = [sgc.analyze(data) for data in files]
+    assert {label.task for label in seen[0].labels} == {"imagenette", "clothing"}
+    assert seen[0].maps[0].array().shape == (32, 48)
+    other = sgc.describe(255 - parrots[::-1].copy())
+    assert seen[0].similarity(seen[1]) > 0.9
+    assert seen[0].similarity(seen[2]) > seen[0].similarity(other)
+
+
+LABELLED = SHARED / "labelled"
+
+
+@pytest.mark.skipif(not LABELLED.exists(), reason="the labelled pictures are not here")
+def test_shipped_heads_know_their_classes() -> None:
+    """Four test pictures of each class of Imagenette, as whole files: far better than chance, which is a tenth."""
+    hits = []
+    for folder in sorted((LABELLED / "imagenette" / "test").iterdir()):
+        for path in sorted(folder.iterdir())[:4]:
+            seen = sgc.analyze(sgc.encode(np.asarray(Image.open(path).convert("RGB")), 50))
+            best = seen.best("imagenette")
+            hits.append(best is not None and best.name == folder.name)
+    assert np.mean(hits) > 0.25
+
+
+@pytest.mark.skipif(not LABELLED.exists(), reason="the labelled pictures are not here")
+def test_auto_regions_sharpen_the_foreground() -> None:
+    """Street scenes: no more bytes, and the foreground closer to the original."""
+    for path in sorted((LABELLED / "camvid" / "test" / "images").iterdir())[:3]:
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        plain, moved = sgc.encode(picture, 50), sgc.encode(picture, 50, roi="auto")
+        assert len(moved) <= len(plain)
+        assert sgc.read_prologue(moved).metadata.keys() > sgc.read_prologue(plain).metadata.keys()
+        inside = regions.auto_cells(sgc.analyze(plain), sgc.list_heads()[:1]).repeat(16, 0).repeat(16, 1)
+        inside = inside[: picture.shape[0], : picture.shape[1]]
+        assert psnr(picture[inside], sgc.decode(moved)[inside]) > psnr(picture[inside], sgc.decode(plain)[inside])

@@ -63,7 +63,7 @@ def kilo_macs(bundle: ModelBundle, name: str, height: int = 512, width: int = 76
         spatial = (dims[1], dims[2]) if value.name == "pixels" else (dims[2], dims[3])
         for dim, size in zip(spatial, (height, width), strict=True):
             if not dim.HasField("dim_value"):
-                dim.dim_value = size // scale
+                dim.dim_value = 1 if value.name == "condition" else size // scale
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*inferred.value_info, *inferred.output]}
     weights = {t.name: int(np.prod(t.dims)) for t in inferred.initializer}

@@ -105,6 +105,7 @@ def ramp(progress: float, ramp_up: float) -> float:
     return float(torch.exp(torch.tensor(-5 * (1 - progress / ramp_up) ** 2)))
 
 
+POSITIONS = 4096  # of latents in a batch, at most: large views come in small batches
 MAP_BATCH = 12  # pictures with maps in a batch, at most
 
 
@@ -195,7 +196,11 @@ def pretrain(heads: SemanticHeads, views: list[Views], config: SemiConfig) -> li
     heads.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(heads.parameters(), config.lr, weight_decay=config.weight_decay)
     teacher = EmaTeacher(heads, config.teacher_decay)
-    turns = [endless(len(v.labels), min(config.pretrain_batch, len(v.labels)), generator) for v in views]
+    sizes = [max(8, 2 * POSITIONS // (v.weak.shape[3] * v.weak.shape[4])) for v in views]
+    turns = [
+        endless(len(v.labels), min(config.pretrain_batch, size, len(v.labels)), generator)
+        for v, size in zip(views, sizes, strict=True)
+    ]
     losses = []
     for step in range(config.pretrain_steps):
         for group in optimiser.param_groups:
@@ -235,7 +240,8 @@ class _Turn:
             prior = torch.bincount(data.views.labels[data.labelled], minlength=len(data.task.classes)).float()
         self.objective = SemiSupervisedLoss(data.task, config, prior)
         maps = data.views.labels.ndim > 1  # more positions count, so fewer pictures do
-        sizes = [min(n, MAP_BATCH) if maps else n for n in (config.labelled_batch, config.unlabelled_batch)]
+        most = MAP_BATCH if maps else max(8, POSITIONS // (data.views.weak.shape[3] * data.views.weak.shape[4]))
+        sizes = [min(n, most) for n in (config.labelled_batch, config.unlabelled_batch)]
         self.shown = endless(len(data.labelled), min(sizes[0], len(data.labelled)), generator)
         self.others = None
         if data.unlabelled is not None:

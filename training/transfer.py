@@ -62,7 +62,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder that the head bundle's folder is made in")
     parser.add_argument("--model", help="name or id of the codec's model; the default one otherwise")
     parser.add_argument("--init", type=Path, default=DEFAULT_CHECKPOINT, help="checkpoint whose trunk to start from")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120, help="of every scale")
     parser.add_argument("--foreground", default="", help="segmentation: comma-separated classes that roi='auto' favours")
     parser.add_argument("--workers", type=int, default=0, help="processes that code pictures; 0 takes one per core")
     return parser.parse_args(arguments)

@@ -85,6 +85,17 @@ class RateBank:
         return min(inside * bands // ((self.anchors - 1) * RATE_UNIT), bands - 1)
 
 
+def read_verified(path: Path, sha256: str, what: str) -> bytes:
+    """The bytes of a file that are known by their hash; BundleError where they are not those, or cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{path}: does not match its SHA-256; reinstall the {what}")
+    return data
+
+
 class ModelBundle:
     """One model on disk. Parts are read and verified when first needed; safe to share between threads.
 
@@ -114,13 +125,7 @@ class ModelBundle:
         expected = self._parts.get(name)
         if expected is None or Path(name).name != name:
             raise BundleError(f"{self.directory}: the manifest names no part {name!r}")
-        try:
-            data = (self.directory / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{self.directory / name}: cannot be read ({error.strerror})") from error
-        if hashlib.sha256(data).hexdigest() != expected:
-            raise BundleError(f"{self.directory / name}: does not match its SHA-256; reinstall the model")
-        return data
+        return read_verified(self.directory / name, expected, "model")
 
     def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
         from io import BytesIO

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from .bundle import model_directories
+from .bundle import model_directories, read_verified
 from .errors import BundleError
 
 HEADS_VERSION = 1
@@ -65,14 +65,7 @@ class HeadBundle:
 
     def graph(self) -> bytes:
         """The bytes of ``heads.onnx``, verified."""
-        path = self.directory / GRAPH
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-        if hashlib.sha256(data).hexdigest() != self._sha256:
-            raise BundleError(f"{path}: does not match its SHA-256; reinstall the heads")
-        return data
+        return read_verified(self.directory / GRAPH, self._sha256, "heads")
 
 
 _cache: dict[tuple[Path, int], HeadBundle] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -87,7 +86,6 @@ def export_heads(
         folder.mkdir(exist_ok=True)
         for part in (GRAPH, DESCRIPTION):  # a model's folder may hold more; it keeps the rest
             os.replace(made / part, folder / part)
-        shutil.rmtree(made)
     return folder
 
 

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pillow_semicodec.head_bundle import CLASSIFICATION, SEGMENTATION
+
 TRAIN, TEST = "train", "test"
-CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 TEST_SHARE = 0.2  # of a folder without splits
 IGNORE = 255  # label of pixels that count for nothing
 

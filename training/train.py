@@ -33,9 +33,9 @@ from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_all
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
+from .plots import RATES as VALIDATION_RATES
 from .plots import plot_run
 
-VALIDATION_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BROKEN_STEPS = 200
 LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
 VALIDATION_FIGURES = ("val_bpp", "val_psnr", "val_msssim", "val_xyb")

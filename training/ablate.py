@@ -18,12 +18,14 @@ import torch
 from pillow_semicodec.metrics import msssim_db
 
 from . import train
+from .commands import one_line
 from .config import ModelConfig
 from .data import Picture, read_folder, split_validation, to_signal
 from .evaluate import METRICS, Row, bd_rate
 from .growth import load_grown
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
+from .state import load_checkpoint
 
 RATES = np.linspace(0, 1, 9)
 
@@ -38,7 +40,7 @@ def ssimulacra2_of(error: float) -> float:
 @torch.no_grad()
 def curve(checkpoint: Path, pictures: list[Picture]) -> list[Row]:
     """A point for every one of RATES: means over ``pictures`` of the checkpoint's moving average."""
-    state = train.load_checkpoint(checkpoint)
+    state = load_checkpoint(checkpoint)
     model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
     load_grown(model, state["ema"])
     points = []
@@ -72,7 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     for variant in args.variants:
         name, _, extra = variant.partition(":")
         common = ["--data", str(args.data), "--out", str(args.out / name), "--minutes", "100000", "--steps", str(args.steps)]
-        train.main([*common, "--resume", str(args.start), "--restart-clock", *shlex.split(extra)])
+        begun = (args.out / name / "checkpoint.pt").exists()  # by a run that was killed: go on
+        start = [] if begun else ["--resume", str(args.start), "--restart-clock"]
+        train.main([*common, *start, *shlex.split(extra)])
         curves[name] = curve(args.out / name / "checkpoint.pt", validation)
     first = next(iter(curves))
     print(f"| BD-rate against {first}, % | " + " | ".join(METRICS) + " |")
@@ -82,4 +86,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("ablate"):
+        main()

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .train import load_checkpoint, save_checkpoint
+from .commands import one_line
+from .state import load_checkpoint, save_checkpoint
 
 
 def compact(source: Path, target: Path) -> None:
@@ -20,8 +21,10 @@ def compact(source: Path, target: Path) -> None:
     kept["configs"] = json.dumps(state["configs"])
     if "heads" in state:
         kept |= {"heads": {name: value.half() for name, value in state["heads"].items()}, "tasks": state["tasks"]}
+        kept |= {"heads_config": state["heads_config"]} if "heads_config" in state else {}
     save_checkpoint(target, {**kept, "model": weights, "ema": weights})
 
 
 if __name__ == "__main__":
-    compact(Path(sys.argv[1]), Path(sys.argv[2]))
+    with one_line("compact"):
+        compact(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+
+def _check(config: Any, *, least: dict[str, float], shares: tuple[str, ...] = ()) -> None:
+    """Raise ValueError, naming the field, for a number below its least, or a share outside 0 to 1."""
+    for name, bound in least.items():
+        if getattr(config, name) < bound:
+            raise ValueError(f"{name} is {getattr(config, name)}, and should be {bound} or more")
+    for name in shares:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, and should be from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +50,7 @@ class TrainConfig:
     lr_hold: float = 0.4  # share of the run at full rate, before it falls linearly to zero
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
+    muon: bool = False  # orthogonalised updates for the pointwise convolutions of the blocks
     grad_clip: float = 1.0
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion
@@ -51,6 +63,16 @@ class TrainConfig:
     bf16: bool = True
     compile: bool = False
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "grey_share", "synthetic_share", "noise_share")
+        _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
+        if self.lr_hold == 1:
+            raise ValueError("lr_hold is 1, and should be less: the learning rate falls to zero after it")
+        if self.msssim_share + self.xyb_share > 1:
+            raise ValueError(
+                f"msssim_share {self.msssim_share} and xyb_share {self.xyb_share} leave less than nothing to MSE"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +95,8 @@ class SemiConfig:
     label_fraction: float = 1.0  # of the training labels are shown; the other pictures count as unlabelled
     supervised_weight: float = 1.0  # cross-entropy of classes
     segmentation_weight: float = 1.0  # cross-entropy plus Dice of masks
-    unsup_weight: float = 1.0  # student against the teacher's pseudo-labels
+    unsup_weight: float = 1.0  # student against the teacher's pseudo-labels of classes
+    map_unsup_weight: float = 0.1  # and against its probabilities of maps
     embedding_weight: float = 0.5  # student's against teacher's embeddings of two views
     threshold: float = 0.8  # least confidence of a pseudo-label
     align: bool = True  # pseudo-labels are brought to the labels' distribution of classes
@@ -86,8 +109,16 @@ class SemiConfig:
     lr: float = 2e-3
     weight_decay: float = 0.02
     steps: int = 300  # of training heads on a frozen codec
-    pretrain_steps: int = 600  # before them, on unlabelled pictures alone
+    pretrain_steps: int = 1500  # before them, on unlabelled pictures alone
     pretrain_batch: int = 128
     every: int = 3  # joint training: the heads take part in every so-manieth step of the codec
     joint_weight: float = 0.02  # joint training: of the heads' losses beside rate and distortion
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        counts = ("labelled_batch", "unlabelled_batch", "steps", "pretrain_batch", "every")
+        weights = ("supervised_weight", "segmentation_weight", "unsup_weight", "map_unsup_weight", "embedding_weight", "lr")
+        least = dict.fromkeys(counts, 1) | dict.fromkeys((*weights, "pretrain_steps", "joint_weight", "weight_decay"), 0)
+        _check(self, least=least, shares=("label_fraction", "threshold", "ramp_up", "teacher_decay"))
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, and should be more than 0")

@@ -28,6 +28,8 @@ import pillow_semicodec
 from pillow_semicodec import bundle
 from pillow_semicodec.metrics import msssim, msssim_db, psnr, ssimulacra2
 
+from .commands import one_line
+
 OURS = "SGC"
 CODECS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     OURS: ("SGC", {}, (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)),
@@ -187,4 +189,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("evaluate"):
+        main()

@@ -33,11 +33,13 @@ from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBu
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.metrics import msssim, ssimulacra2
 
+from .commands import ExportError, one_line
 from .config import ModelConfig
 from .data import Picture, read_folder, split_validation, to_signal
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .graphs import GRAPHS, ScaleContextGraph, ScaleGraph, example_inputs, export_graph
 from .model import SemicodecModel, step_mask
+from .state import load_checkpoint
 
 EXACT_LIMIT = 2**24  # float32 holds every integer below it
 RESIDUAL_RANGE = 1024  # residuals beyond it are escapes
@@ -49,14 +51,10 @@ TOLERANCE = {"pixels": 1.0}  # grey levels; other tensors: relative to their spr
 RELATIVE_TOLERANCE = 1e-3
 
 
-class ExportError(RuntimeError):
-    """The exported graphs do not do what the model does; nothing was written."""
-
-
 def load_model(checkpoint: Path) -> SemicodecModel:
-    """The moving average of a checkpoint, ready for evaluation."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = SemicodecModel(ModelConfig(**state["model_config"]))
+    """The moving average of a checkpoint, ready for evaluation; ValueError for what is none."""
+    state = load_checkpoint(checkpoint, ("ema",))
+    model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
     model.load_state_dict({k: v.float() for k, v in state["ema"].items()})
     return model.eval()
 
@@ -201,11 +199,13 @@ def _looks(
     """SSIMULACRA2 and MS-SSIM of one picture: ours [positions, 2], JPEG's [qualities, 2]."""
     bundle = ModelBundle(directory)
     height, width = picture.shape[:2]
+    layout = slices.Layout(height, width)
+    y = slices.analyse(picture, bundle, layout, 1)
     ours, theirs = [], []
     for position in positions:
-        rate = round((position + 1) * RATE_UNIT)
-        coded = slices.encode_slice(picture, rate, bundle, 1)
-        decoded, _ = slices.decode_slice(coded.stream, rate, bundle, height, width, 1)
+        plan = slices.RatePlan(round((position + 1) * RATE_UNIT))
+        streams = slices.encode_latents(y, plan, bundle, layout, 1)
+        decoded = slices.decode_streams(streams, plan, bundle, layout, 1)
         ours.append([metric(picture, decoded) for metric in (ssimulacra2, msssim)])
     for quality in JPEG_QUALITIES:
         file = io.BytesIO()
@@ -328,4 +328,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("export"):
+        main()

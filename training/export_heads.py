@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pillow_semicodec.head_bundle import DESCRIPTION, GRAPH, HEADS_VERSION
 
+from .commands import ExportError
 from .heads import SemanticHeads
 from .labels import SEGMENTATION
 
@@ -43,7 +44,8 @@ class HeadsGraph(nn.Module):
 def export_heads(
     heads: SemanticHeads, name: str, model_id: bytes, folder: Path, notes: dict[str, Any] | None = None
 ) -> Path:
-    """Write ``folder`` anew and return it; on any failure what was there before stays.
+    """Write ``folder`` anew and return it; on a failed export what was there before stays, and a crash between its two parts
+    leaves heads that are refused by their hash.
 
     Args:
         model_id: of the codec whose latents the heads read.
@@ -51,8 +53,6 @@ def export_heads(
     Raises:
         ExportError: ONNX Runtime computes something else than PyTorch.
     """
-    from .export import ExportError
-
     graph = HeadsGraph(heads.eval()).eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -69,7 +69,7 @@ def export_heads(
                 graph, (sample,), made / GRAPH, input_names=["latents"], output_names=list(graph.outputs),
                 dynamic_axes=free, opset_version=17, dynamo=False,
             )  # fmt: skip
-        _check(graph, made / GRAPH, heads, ExportError)
+        _check(graph, made / GRAPH, heads)
         content = {
             "heads_version": HEADS_VERSION,
             "name": name,
@@ -90,7 +90,7 @@ def export_heads(
 
 
 @torch.no_grad()
-def _check(graph: HeadsGraph, path: Path, heads: SemanticHeads, failure: type[Exception]) -> None:
+def _check(graph: HeadsGraph, path: Path, heads: SemanticHeads) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -102,4 +102,4 @@ def _check(graph: HeadsGraph, path: Path, heads: SemanticHeads, failure: type[Ex
             # A tie between two classes may fall either way in single cells.
             bad = (wrong > 0).mean() > 0.1 if a.dtype == torch.uint8 else wrong.max() > 1e-3
             if a.shape != b.shape or bad:
-                raise failure(f"heads: {name} differs from PyTorch by {wrong.max():g}")
+                raise ExportError(f"heads: {name} differs from PyTorch by {wrong.max():g}")

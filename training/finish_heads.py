@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from pillow_semicodec import bundle
-from pillow_semicodec.errors import SemicodecError
 
+from .commands import one_line
 from .export_heads import export_heads
 from .frozen import QUALITIES, code, score, score_files
 from .heads import SemanticHeads, Task
@@ -25,8 +25,9 @@ from .joint import task_of
 from .labels import SEGMENTATION, LabelledSet, read_all
 from .plots import plot_confusion, plot_overlays
 from .semisup import cell_labels
-from .train import configure, save_checkpoint
-from .transfer import known_classes, learn
+from .state import save_checkpoint
+from .train import configure
+from .transfer import known_classes, learn, load_trunk
 
 SIDES = {128: 4, 224: 3}  # scales that the heads learn, and views of each
 OVERLAYS = 4  # pictures
@@ -43,26 +44,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plots", type=Path, required=True, help="folder for the plots")
     parser.add_argument("--set", action="append", default=[], metavar="heads.NAME=VALUE | semi.NAME=VALUE")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--init", type=Path, help="checkpoint of heads for this model whose trunk to start from")
     args = parser.parse_args(arguments)
-    try:
-        configs = configure(["semi.steps=400", "semi.pretrain_steps=1500", *args.set])
+    with one_line("finish_heads"):
+        configs = configure(["semi.steps=400", *args.set])
         sets = read_all(args.labels, args.names.split(",") if args.names else None)
         foreground = known_classes(args.foreground, sets)
         model = bundle.find_model(args.model)
+        for folder in (args.plots, args.checkpoint.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         tasks = tuple(task_of(s, tuple(c for c in s.classes if c in foreground)) for s in sets)
         heads = SemanticHeads(model.latent_channels, tasks, configs["heads"])
-        heads = learn(heads, sets, SIDES, configs["semi"], args.model, args.workers)
-    except (ValueError, OSError, SemicodecError) as error:
-        print(f"finish_heads: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    weights = {name: value.half() for name, value in heads.state_dict().items()}
-    kept = {"heads": weights, "tasks": [dataclasses.asdict(t) for t in tasks], "configs": "{}"}
-    save_checkpoint(args.checkpoint, {**kept, "heads_config": dataclasses.asdict(configs["heads"])})
-    folder = export_heads(heads, model.name, model.model_id, args.out or model.directory)
-    print(f"{folder}: heads for {model.name} ({model.model_id.hex()})")
-    args.plots.mkdir(parents=True, exist_ok=True)
-    for labelled_set, task in zip(sets, heads.tasks, strict=True):
-        _report(heads, labelled_set, task, args.model, args.plots)
+        if args.init:
+            load_trunk(heads, args.init, model.model_id)
+        heads = learn(heads, sets, SIDES, configs["semi"], args.model, args.workers, warm=args.init is not None)
+        weights = {name: value.half() for name, value in heads.state_dict().items()}
+        kept = {"heads": weights, "tasks": [dataclasses.asdict(t) for t in heads.tasks], "configs": "{}"}
+        kept |= {"heads_config": dataclasses.asdict(configs["heads"]), "model_id": model.model_id.hex()}
+        save_checkpoint(args.checkpoint, kept)
+        folder = export_heads(heads, model.name, model.model_id, args.out or model.directory)
+        print(f"{folder}: heads for {model.name} ({model.model_id.hex()})")
+        for labelled_set, task in zip(sets, heads.tasks, strict=True):
+            _report(heads, labelled_set, task, args.model, args.plots)
     return 0
 
 

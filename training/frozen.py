@@ -51,12 +51,13 @@ def code(picture: Picture, quality: float, model: str | None, pixels: bool) -> t
     codec_bundle = bundle.find_model(model)
     height, width = picture.shape[:2]
     plan = slices.RatePlan(codec_bundle.rate_bank.rate_of_quality(quality))
-    y = slices.analyse(picture, codec_bundle, 1)
-    latents = slices.semantic_latents(y, plan, codec_bundle, height, width, 1)[0].astype(np.float16)
+    layout = slices.Layout(height, width)
+    y = slices.analyse(picture, codec_bundle, layout, 1)
+    latents = slices.semantic_latents(y, plan, codec_bundle, layout, 1)[0].astype(np.float16)
     if not pixels:
         return latents, None
-    stream = slices.encode_latents(y, plan, codec_bundle, height, width, 1).stream
-    return latents, slices.decode_slice(stream, plan, codec_bundle, height, width, 1)[0]
+    streams = slices.encode_latents(y, plan, codec_bundle, layout, 1)
+    return latents, slices.decode_streams(streams, plan, codec_bundle, layout, 1)
 
 
 def _run(job: Job) -> tuple[list[NDArray[np.float16]], list[Picture | None], list[Picture | None]]:

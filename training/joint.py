@@ -59,12 +59,13 @@ class JointSampler:
         turn, self.turn = self.turn, (self.turn + 1) % len(self.sets)
         labelled_set, shown, random = self.sets[turn], self.shown[turn], self.random
         views, labels, weak, strong = [], [], [], []
+        strong_views = self.config.augmentation == "strong"
         for k in random.integers(len(shown), size=LABELLED):
             image, item = shown[k]
             if labelled_set.kind == SEGMENTATION:
                 plain, coloured, mask = paired_views(image, labelled_set.read_mask(item), (SIDE, SIDE), random)
                 assert mask is not None
-                views.append(plain if random.random() < 0.5 else coloured)
+                views.append(coloured if strong_views and random.random() < 0.5 else plain)
                 labels.append(cell_labels(torch.from_numpy(mask.copy())[None].long(), len(labelled_set.classes))[0])
             else:
                 views.append(view(image, SIDE, random, self.config.augmentation))
@@ -74,10 +75,10 @@ class JointSampler:
             if labelled_set.kind == SEGMENTATION:
                 a, b, _ = paired_views(image, None, (SIDE, SIDE), random)
             else:
-                a = view(image, SIDE, random, "weak")
-                b = strong_colours(Image.fromarray(view(image, SIDE, random, "weak")), random)
+                a, b = (view(image, SIDE, random, "weak") for _ in range(2))
+                b = strong_colours(Image.fromarray(b), random)
             weak.append(a)
-            strong.append(b)
+            strong.append(b if strong_views else a)
         return JointBatch(turn, _stack(views), torch.stack(labels), _stack(weak), _stack(strong))
 
     def _unlabelled(self, turn: int) -> Image.Image:
@@ -112,6 +113,15 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.heads, self.config, self.semi = model, heads, config, semi
         self.losses = [SemiSupervisedLoss(task_of(s), semi, class_prior(s, semi)) for s in sets]
+
+    def alignments(self) -> list[Tensor | None]:
+        """What the distribution alignments have seen so far, for a checkpoint."""
+        return [loss.alignment and loss.alignment.running for loss in self.losses]
+
+    def load_alignments(self, saved: list[Tensor | None]) -> None:
+        for loss, running in zip(self.losses, saved, strict=True):
+            if loss.alignment is not None and running is not None:
+                loss.alignment.running = running
 
     def forward(self, x: Tensor, target: Tensor, rate: Tensor, joint: JointBatch | None, teacher: Teacher | None) -> Losses:
         """x, target [B, 3, H, W] in [-0.5, 0.5]; they differ when the codec learns to denoise."""

@@ -1,7 +1,8 @@
 """Labelled pictures: CSV files or folders of classes, checked before anything is trained.
 
 * classification: a CSV with columns ``path``, ``class`` and, if there is one, ``split``; or a folder with one folder of
-  pictures per class (the layout of torchvision's ImageFolder), split by a hash of the names;
+  pictures per class (the layout of torchvision's ImageFolder), split by a hash of the names; or such folders named
+  ``train`` and ``test`` (or ``val``);
 * segmentation: a CSV with columns ``image``, ``mask``, ``split``, masks being pictures whose grey levels are classes, and
   a ``classes.json`` with ``{"classes": {"0": name, …}, "ignore_index": n}`` beside it or beside the masks.
 
@@ -79,6 +80,13 @@ class LabelledSet:
         mask[ignored] = IGNORE
         return mask
 
+    def check_tests(self) -> None:
+        """Open every test picture and mask: what is broken must not come out after the training. Raises LabelsError."""
+        for item in self.test:
+            item.read()
+            if item.mask is not None:
+                self.read_mask(item)
+
     def fraction(self, share: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """(labelled, the rest) of ``train``: the same share of every class, at least one picture of each."""
         random = np.random.default_rng(seed)
@@ -139,15 +147,28 @@ def read_labels(path: Path, name: str = "") -> LabelledSet:
 
 
 def read_all(paths: list[Path], names: list[str] | None = None) -> list[LabelledSet]:
-    """Several tasks; raises LabelsError where two have the same name."""
-    sets = [read_labels(path, name) for path, name in zip(paths, names or [""] * len(paths), strict=True)]
+    """Several tasks; raises LabelsError where two have the same name, or names are missing."""
+    names = names or [""] * len(paths)
+    if len(names) != len(paths):
+        raise LabelsError(f"{len(names)} names for {len(paths)} files of labels")
+    sets = [read_labels(path, name) for path, name in zip(paths, names, strict=True)]
     for k, labelled_set in enumerate(sets):
         if labelled_set.name in [s.name for s in sets[:k]]:
             raise LabelsError(f"{paths[k]}: a second task is named {labelled_set.name}; rename the file")
     return sets
 
 
+SPLIT_FOLDERS = {"train": TRAIN, "test": TEST, "val": TEST, "valid": TEST, "validation": TEST}
+
+
 def _folder_rows(folder: Path) -> list[tuple[Path, str, str]]:
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    if TRAIN in {c.name for c in children} and {c.name for c in children} <= set(SPLIT_FOLDERS):
+        return [(p, label, SPLIT_FOLDERS[c.name]) for c in children for p, label, _ in _class_rows(c)]
+    return _class_rows(folder)
+
+
+def _class_rows(folder: Path) -> list[tuple[Path, str, str]]:
     extensions = Image.registered_extensions()
     rows = []
     for child in sorted(folder.iterdir()):

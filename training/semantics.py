@@ -2,8 +2,8 @@
 
 Every task with 5, 10 and 100 % of its labels, with and without unlabelled pictures, on latents and on decoded pixels, at
 three qualities, with several seeds: the same head, the same number of labelled batches, the same views, only what is named
-differs. "With unlabelled pictures": the trunk first learned from all pictures without any label, and the student also
-follows the teacher's pseudo-labels.
+differs. "With unlabelled pictures": the student also follows the teacher, and for classes the trunk first learned from the
+task's pictures without any label.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .commands import one_line
 from .config import HeadsConfig, SemiConfig
 from .frozen import QUALITIES, Extracted, extract
 from .heads import SemanticHeads, Task
 from .joint import task_of
-from .labels import SEGMENTATION, LabelledSet, read_all
+from .labels import CLASSIFICATION, SEGMENTATION, LabelledSet, read_all
 from .semisup import TaskData, Views, accuracy, confusion, mean_iou, predict, pretrain, train_heads
 
 FRACTIONS = (0.05, 0.1, 1.0)
@@ -50,7 +51,7 @@ class Material(NamedTuple):
     data: dict[str, Extracted]
     settings: dict[str, Any]
     options: dict[str, dict[str, Any]]  # name → settings that go over the others
-    trunks: dict[str, dict[str, torch.Tensor]]  # by input; learned without labels
+    trunks: dict[tuple[str, str], dict[str, torch.Tensor]]  # by task and input; learned without labels
 
 
 def views_of(data: Extracted, kind: str) -> Views:
@@ -66,12 +67,12 @@ def fresh_heads(views: Views, tasks: tuple[Task, ...], settings: dict[str, Any])
     return heads
 
 
-def pretrained_trunk(material: Material, kind: str) -> dict[str, torch.Tensor]:
-    """Weights of a trunk that learned from the pictures of all sets without their labels."""
+def pretrained_trunk(material: Material, task: str, kind: str) -> dict[str, torch.Tensor]:
+    """Weights of a trunk that learned from the pictures of a task without their labels."""
     torch.manual_seed(0)
-    views = [views_of(data, kind) for data in material.data.values()]
-    heads = fresh_heads(views[0], (), material.settings)
-    pretrain(heads, views, SemiConfig(**material.settings.get("semi", {})))
+    views = views_of(material.data[task], kind)
+    heads = fresh_heads(views, (), material.settings)
+    pretrain(heads, [views], SemiConfig(**material.settings.get("semi", {})))
     return heads.state_dict()
 
 
@@ -87,8 +88,9 @@ def one_run(material: Material, run: Run) -> list[float]:
     option = material.options.get(run.option, {})
     settings = {group: {**material.settings.get(group, {}), **option.get(group, {})} for group in ("heads", "semi")}
     heads = fresh_heads(views, (task,), settings)
-    if run.unlabelled and not option.get("from_scratch"):
-        heads.load_state_dict(material.trunks[run.input], strict=False)
+    trunk = material.trunks.get((run.task, run.input))
+    if run.unlabelled and trunk:
+        heads.load_state_dict(trunk, strict=False)  # an option may add a part that is not in it
     config = SemiConfig(**{**settings["semi"], "seed": run.seed})
     unlabelled = torch.arange(len(labelled_set.train)) if run.unlabelled else None
     heads, _ = train_heads(heads, [TaskData(task, views, rows, unlabelled)], config)
@@ -111,8 +113,8 @@ def _start(material: Material) -> None:
     _material = material
 
 
-def _pretrain(kind: str) -> dict[str, torch.Tensor]:
-    return pretrained_trunk(_material, kind)
+def _pretrain(key: tuple[str, str]) -> dict[str, torch.Tensor]:
+    return pretrained_trunk(_material, *key)
 
 
 def _work(run: Run) -> tuple[Run, list[float], float]:
@@ -150,14 +152,17 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
     sets = {s.name: s for s in read_all(args.labels)}
+    for labelled_set in sets.values():
+        labelled_set.check_tests()
     data = {
         name: extract(s, VIEWS, 1, pixels="pixels" in inputs, model=args.model, workers=args.workers)
         for name, s in sets.items()
     }
     material = Material(sets, data, args.settings, args.options, {})
     # Forked workers share the views without a copy.
+    classes = [(name, kind) for name, s in sets.items() if s.kind == CLASSIFICATION for kind in inputs]
     with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
-        material.trunks.update(zip(inputs, pool.map(_pretrain, inputs), strict=True))
+        material.trunks.update(zip(classes, pool.map(_pretrain, classes), strict=True))
     runs = [
         Run(name, float(fraction), unlabelled, kind, seed)
         for name in sets
@@ -172,7 +177,9 @@ def main(arguments: list[str] | None = None) -> None:
         for option in args.options
         for seed in range(1, args.seeds + 1)
     ]
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []
+    done = [{k: v for k, v in r.items() if k != "scores"} for r in results]  # by a run that was killed: go on
+    runs = [run for run in runs if run._asdict() not in done]
     with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
         for run, scores, seconds in pool.map(_work, runs):
             results.append({**run._asdict(), "scores": scores})
@@ -182,4 +189,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line("semantics"):
+        main()

@@ -4,6 +4,8 @@ The teacher, an exponential moving average of the student (Mean Teacher, Tarvain
 augmented views; where it is confident, the student must say the same of a strong view (FixMatch, Sohn et al. 2020),
 after the teacher's distribution of classes has been aligned with the labels' (ReMixMatch, Berthelot et al. 2020). The
 embeddings of two views of a picture attract each other and repel those of other pictures (InfoNCE, Oord et al. 2018).
+Maps follow the teacher's probabilities instead, as Mean Teacher does: from a handful of masks the hard labels of a map,
+and embeddings of whole pictures, cost more than they bring (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class PseudoLabels(NamedTuple):
 def pseudo_labels(logits: Tensor, threshold: float, alignment: DistributionAlignment | None = None) -> PseudoLabels:
     """From the teacher's logits [B, K] or [B, K, h, w]."""
     probabilities = logits.softmax(1)
-    if alignment is not None and logits.ndim == 2:
+    if alignment is not None:
         probabilities = alignment(probabilities)
     confidence, labels = probabilities.max(1)
     return PseudoLabels(labels, (confidence >= threshold).float())
@@ -67,6 +69,11 @@ def pseudo_labels(logits: Tensor, threshold: float, alignment: DistributionAlign
 def consistency_loss(student: Tensor, pseudo: PseudoLabels) -> Tensor:
     """Cross-entropy of the student's logits on strong views against accepted pseudo-labels; the others count as 0."""
     return (F.cross_entropy(student, pseudo.labels, reduction="none") * pseudo.accepted).mean()
+
+
+def soft_consistency_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of two predictions, logits [B, K, h, w], summed over the classes; the teacher is the target."""
+    return (student.softmax(1) - teacher.detach().softmax(1)).square().sum(1).mean()
 
 
 def embedding_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -144,8 +151,13 @@ class SemiSupervisedLoss:
         if strong is None or weak is None:
             return Step(supervised, supervised.item(), 0.0, 0.0, 0.0)
         weight = ramp(progress, self.config.ramp_up)
-        pseudo = pseudo_labels(weak.logits[self.task.name].detach(), self.config.threshold, self.alignment)
-        consistency = consistency_loss(strong.logits[self.task.name], pseudo)
+        guess, target = strong.logits[self.task.name], weak.logits[self.task.name].detach()
+        pseudo = pseudo_labels(target, self.config.threshold, self.alignment)
+        if self.task.kind == SEGMENTATION:
+            consistency = soft_consistency_loss(guess, target)
+            loss = supervised + weight * self.config.map_unsup_weight * consistency
+            return Step(loss, supervised.item(), consistency.item(), 0.0, pseudo.accepted.mean().item())
+        consistency = consistency_loss(guess, pseudo)
         loss = supervised + weight * self.config.unsup_weight * consistency
         embedding = embedding_loss(strong.embedding, weak.embedding.detach(), self.config.temperature)
         loss = loss + self.config.embedding_weight * embedding
@@ -174,18 +186,19 @@ class Views(NamedTuple):
     labels: Tensor  # [N] classes, or [N, K, h, w] cells of the weak and strong views
 
     def pick(self, kind: str, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One random view of every row: latents [B, C, h, w] and labels."""
-        views = self.weak if kind == "weak" else self.strong
+        """One random view of every row, of kind "none" always the same weak one: latents [B, C, h, w] and labels."""
+        views = self.strong if kind == "strong" else self.weak
         k = torch.randint(views.shape[1], (len(rows),), generator=generator)
-        if kind == "none":  # always the same view
+        if kind == "none":
             k.zero_()
         return _channels_last(views[rows, k]), self.labels[rows, k] if self.labels.ndim > 1 else self.labels[rows]
 
-    def pick_pair(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(weak, strong): for maps the same window, for classes any two."""
+    def pick_pair(self, rows: Tensor, generator: torch.Generator, kind: str = "strong") -> tuple[Tensor, Tensor]:
+        """(weak, ``kind``) views: for maps the same window, for classes any two."""
         k = torch.randint(self.weak.shape[1], (len(rows),), generator=generator)
         other = k if self.labels.ndim > 1 else torch.randint(self.strong.shape[1], (len(rows),), generator=generator)
-        return _channels_last(self.weak[rows, k]), _channels_last(self.strong[rows, other])
+        views = self.strong if kind == "strong" else self.weak
+        return _channels_last(self.weak[rows, k]), _channels_last(views[rows, other])
 
 
 def pretrain(heads: SemanticHeads, views: list[Views], config: SemiConfig) -> list[float]:
@@ -206,7 +219,7 @@ def pretrain(heads: SemanticHeads, views: list[Views], config: SemiConfig) -> li
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(1.0, (step + 1) / 20, 2 * (1 - step / config.pretrain_steps))
         turn = step % len(views)
-        x_weak, x_strong = views[turn].pick_pair(next(turns[turn]), generator)
+        x_weak, x_strong = views[turn].pick_pair(next(turns[turn]), generator, config.augmentation)
         with torch.autocast(x_weak.device.type, torch.bfloat16):
             with torch.no_grad():
                 keys = teacher.model(x_weak).embedding.float()
@@ -252,7 +265,8 @@ class _Turn:
         with torch.autocast(x.device.type, torch.bfloat16):
             if self.others is None or self.data.unlabelled is None:
                 return self.objective(_float(heads(x)), labels, None, None, progress)
-            x_weak, x_strong = self.data.views.pick_pair(self.data.unlabelled[next(self.others)], self.generator)
+            others = self.data.unlabelled[next(self.others)]
+            x_weak, x_strong = self.data.views.pick_pair(others, self.generator, self.objective.config.augmentation)
             both = _float(heads(torch.cat([x, x_strong])))
             with torch.no_grad():
                 weak = _float(teacher.model(x_weak))

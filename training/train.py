@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
+from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
 from .data import CropSampler, read_folder, split_validation, to_signal
 from .growth import load_grown
@@ -33,8 +33,10 @@ from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_all
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
+from .optim import load_state, make_optimiser, state_of
 from .plots import RATES as VALIDATION_RATES
 from .plots import plot_run
+from .state import load_checkpoint, save_checkpoint
 
 BROKEN_STEPS = 200
 LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
@@ -52,7 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     parser.add_argument("--sets", default="", help="comma-separated sets of index.csv; all by default")
-    parser.add_argument("--labels", type=Path, nargs="*", default=[], help="labels of pictures: train heads jointly")
+    parser.add_argument("--labels", type=Path, nargs="+", default=[], help="labels of pictures: train heads jointly")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run: checkpoint, logs")
     parser.add_argument("--resume", type=Path, help="start from this checkpoint instead of RUN/checkpoint.pt")
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the whole run, resumed parts counted in")
@@ -101,33 +103,6 @@ def _value(key: str, text: str, default: Any) -> Any:
     return value
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write to the side and rename: a kill leaves the old checkpoint whole."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises ValueError, naming the file, for anything that is no checkpoint."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if "configs" in state:
-            state["configs"] = json.loads(state["configs"])
-        else:
-            state["configs"] = {"model": state["model_config"], "train": json.loads(state["train_config"])}
-        return dict(state)
-    except Exception as error:  # torch's reader raises whatever a broken file makes it
-        raise ValueError(f"{path} is no checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any], known: int) -> None:
-    """The optimiser's state of the first ``known`` parameters, the codec's before the heads'; others start without."""
-    own = optimiser.state_dict()
-    state = {k: v for k, v in saved["state"].items() if k < known}
-    optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-
-
 def add_noise(target: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
     """The codec's input: some crops with Gaussian noise of a random deviation, the others as they are."""
     if not config.noise_share:
@@ -137,17 +112,17 @@ def add_noise(target: Tensor, config: TrainConfig, generator: torch.Generator) -
     return (target + sigma.to(target.device) * torch.randn_like(target)).clamp(-0.5, 0.5)
 
 
-def common(seconds: float, stop: threading.Event, processes: int) -> float:
-    """The first process's clock, and any process's wish to stop, for all: they must leave the loop together."""
+def common(seconds: float, stop: bool, processes: int) -> tuple[float, bool]:
+    """The first process's clock, and any process's wish to stop, for all: they must leave the loop together, so that a
+    signal counts from here on only.
+    """
     if processes == 1:
-        return seconds
-    values = torch.tensor([seconds if distributed.get_rank() == 0 else 0.0, float(stop.is_set())], dtype=torch.float64)
+        return seconds, stop
+    values = torch.tensor([seconds if distributed.get_rank() == 0 else 0.0, float(stop)], dtype=torch.float64)
     if torch.cuda.is_available():
         values = values.cuda()
     distributed.all_reduce(values)
-    if values[1]:
-        stop.set()
-    return values[0].item()
+    return values[0].item(), bool(values[1])
 
 
 class Log:
@@ -242,6 +217,10 @@ def main(arguments: list[str] | None = None) -> None:
     sample = to_signal(torch.cat([sampler.next() for _ in range(64 // config.batch + 1)]))
     kept = {"tasks": [dataclasses.asdict(task_of(s)) for s in sets], "heads_config": dataclasses.asdict(configs["heads"])}
     same_heads = state is not None and bool(sets) and all(state.get(key) == value for key, value in kept.items())
+    if state and "heads" in state and not same_heads:
+        if not args.restart_clock:
+            raise ValueError(f"{source} was trained with heads of other labels or another shape; --restart-clock drops them")
+        print(f"the heads of {source} are dropped: their labels or their shape are others")
     if not state:
         model.initialise(sample)
     ema_model = SemicodecModel(model_config).requires_grad_(False)
@@ -266,18 +245,22 @@ def main(arguments: list[str] | None = None) -> None:
         heads = SemanticHeads(model_config.latent_channels, tasks, configs["heads"])
         with torch.no_grad():
             heads.standardise(ema_model.semantic_latents(sample.to(device), torch.rand(len(sample), device=device)).cpu())
-        if state and same_heads and state["heads"]["mean"].shape == heads.mean.shape:
+        if state and same_heads:
             heads.load_state_dict({k: v.float() for k, v in state["heads"].items()})
         heads = heads.to(device)
         if processes > 1:  # every process fitted the scaling to crops of its own
             for buffer in heads.buffers():
                 distributed.broadcast(buffer, 0)
         ema_heads = copy.deepcopy(heads).requires_grad_(False).eval()
+        if state and same_heads and "heads_student" in state:
+            heads.load_state_dict(state["heads_student"])
     objective = Objective(model, heads, sets, config, semi)
     parameters = list(objective.parameters())
-    optimiser = torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+    optimiser = make_optimiser(objective, config)
     if state and "optimiser" in state and not args.restart_clock:
-        load_optimiser(optimiser, state["optimiser"], len(parameters) if same_heads else len(list(model.parameters())))
+        load_state(optimiser, objective, state["optimiser"], only="" if same_heads else "model.")
+    if state and same_heads and "alignments" in state:
+        objective.load_alignments(state["alignments"])
     if config.compile:
         model.compile()
     forward: nn.Module = objective
@@ -295,14 +278,15 @@ def main(arguments: list[str] | None = None) -> None:
         content = {
             "model": model.state_dict(),
             "ema": ema_model.state_dict(),
-            "optimiser": optimiser.state_dict(),
+            "optimiser": state_of(optimiser, objective),
             "step": step,
             "seconds": elapsed,
             "model_config": dataclasses.asdict(model_config),
             "configs": json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}),
         }
-        if ema_heads is not None:
-            content |= {"heads": ema_heads.state_dict(), **kept}
+        if heads is not None and ema_heads is not None:
+            content |= {"heads": ema_heads.state_dict(), "heads_student": heads.state_dict(), **kept}
+            content["alignments"] = objective.alignments()
         save_checkpoint(checkpoint_path, content)
 
     # ---- logs ----
@@ -321,7 +305,8 @@ def main(arguments: list[str] | None = None) -> None:
     semi_rows: list[tuple[float, ...]] = []
     progress_bar = tqdm(initial=step, unit="step", mininterval=10, disable=bool(rank))
     generator = torch.Generator().manual_seed(seed)
-    while elapsed < args.minutes * 60 and step < args.steps and not stop.is_set():
+    leaving = False
+    while elapsed < args.minutes * 60 and step < args.steps and not leaving:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
         lr = learning_rate(config, step, progress)
         for group in optimiser.param_groups:
@@ -357,7 +342,8 @@ def main(arguments: list[str] | None = None) -> None:
                 )
         step += 1
         progress_bar.update()
-        elapsed = elapsed_before + common(time.monotonic() - start, stop, processes)
+        seconds, leaving = common(time.monotonic() - start, stop.is_set(), processes)
+        elapsed = elapsed_before + seconds
         if elapsed - last_log > LOG_SECONDS and count:
             row = dict(zip(FIELDS, [step, elapsed / 60, lr, *(sums / count).tolist()], strict=False))
             row.update(zip(FIELDS[9:13], [sum(v) / len(semi_rows) for v in zip(*semi_rows, strict=True)], strict=False))
@@ -386,7 +372,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line("train"):
         main()
-    except (ValueError, OSError) as error:  # bad settings, labels, pictures or checkpoints: one line
-        sys.exit(f"train: {' '.join(str(error).split())}")

@@ -22,16 +22,18 @@ from test_train import SETTINGS  # noqa: E402
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle  # noqa: E402
 from training import finish_heads, plots, semantics, train, transfer, views  # noqa: E402
+from training.commands import ExportError  # noqa: E402
+from training.compact import compact  # noqa: E402
 from training.config import HeadsConfig, SemiConfig  # noqa: E402
-from training.export import ExportError  # noqa: E402
 from training.export_heads import export_heads  # noqa: E402
-from training.heads import SemanticHeads, Task, decoded_pixels_as_latents  # noqa: E402
+from training.heads import HeadsOutput, SemanticHeads, Task, decoded_pixels_as_latents  # noqa: E402
 from training.joint import JointSampler  # noqa: E402
 from training.labels import CLASSIFICATION, IGNORE, SEGMENTATION, read_labels  # noqa: E402
 from training.perceptual import msssim, xyb_error  # noqa: E402
 from training.semisup import (  # noqa: E402
     DistributionAlignment,
     EmaTeacher,
+    SemiSupervisedLoss,
     TaskData,
     Views,
     accuracy,
@@ -42,11 +44,14 @@ from training.semisup import (  # noqa: E402
     fit_temperature,
     mean_iou,
     predict,
+    pretrain,
     pseudo_labels,
     ramp,
     segmentation_loss,
+    soft_consistency_loss,
     train_heads,
 )
+from training.state import load_checkpoint  # noqa: E402
 
 SMALL = HeadsConfig(width=8, coarse_width=8, coarse_blocks=1, embedding=8, dropout=0.0)
 TWO = Task("two", CLASSIFICATION, ("left", "right"))
@@ -76,6 +81,23 @@ def test_pseudo_labels() -> None:
     assert student.grad[0, 0] < 0
     maps = pseudo_labels(torch.randn(2, 3, 4, 5), 0.5)
     assert maps.labels.shape == maps.accepted.shape == (2, 4, 5)
+
+
+def test_maps_follow_the_teachers_probabilities() -> None:
+    """Nothing to learn where both agree; otherwise the student moves to the teacher, and the embeddings stay out of it."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, 5, generator=generator, requires_grad=True) for _ in range(2))
+    assert soft_consistency_loss(student, student) == 0
+    before = soft_consistency_loss(student, teacher)
+    before.backward()
+    assert teacher.grad is None and student.grad is not None
+    assert soft_consistency_loss(student - 5 * student.grad, teacher) < before
+
+    loss = SemiSupervisedLoss(Task("street", SEGMENTATION, ("a", "b", "c")), SemiConfig(ramp_up=0.0, map_unsup_weight=2.0))
+    said = [HeadsOutput({"street": x}, torch.eye(2)) for x in (student, student, teacher)]
+    step = loss(said[0], torch.zeros(2, 4, 5, dtype=torch.long), said[1], said[2], 1.0)
+    assert step.loss.item() == pytest.approx(step.supervised + 2 * before.item(), rel=1e-5)
+    assert step.embedding == 0
 
 
 def test_alignment_follows_the_prior() -> None:
@@ -275,16 +297,56 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> None:
-    """Codec and heads learn in one run; the checkpoint holds both, and a run without labels goes on from it."""
+    """Codec and heads learn in one run; the checkpoint holds both, and heads are never dropped unasked."""
     arguments = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--threads", "1", "--set", "semi.every=1"]
     train.main([*arguments, "--labels", *labelled, "--steps", "4", *SETTINGS])
     assert (tmp_path / "run" / "plots.png").stat().st_size > 10_000
-    state = train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert [task["name"] for task in state["tasks"]] == ["two", "seg"]
     assert state["heads"]["outputs.task_seg.weight"].shape[:2] == (2, 64)
     train.main([*arguments, "--labels", *labelled, "--steps", "6"])
-    train.main([*arguments, "--steps", "7"])
-    assert train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 7
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 6
+    compact(tmp_path / "run" / "checkpoint.pt", tmp_path / "small.pt")
+    small = load_checkpoint(tmp_path / "small.pt")
+    assert small["heads_config"] == state["heads_config"]
+    with pytest.raises(ValueError, match="was trained with heads"):
+        train.main([*arguments, "--steps", "7"])
+    train.main([*arguments, "--steps", "1", "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
+    assert "heads" not in load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+
+
+def test_weak_augmentation_distorts_nothing(labelled: list[str]) -> None:
+    """Without strong views nobody learns from distorted colours, frozen or jointly."""
+    data = separable(20, torch.Generator().manual_seed(0))._replace(strong=torch.full((20, 3, 6, 4, 4), torch.nan).half())
+    rows, generator = torch.arange(20), torch.Generator().manual_seed(0)
+    for kind in ("none", "weak"):
+        config = SemiConfig(steps=3, pretrain_steps=2, augmentation=kind)
+        heads = SemanticHeads(6, (TWO,), SMALL)
+        heads.standardise(data.weak[:, 0])
+        assert all(np.isfinite(pretrain(heads, [data], config)))
+        _, history = train_heads(heads, [TaskData(TWO, data, rows, rows)], config)
+        assert all(torch.isfinite(step.loss) for step in history)
+    fixed = [data.pick("none", rows, generator)[0] for _ in range(2)]
+    assert torch.equal(*fixed)
+    batch = JointSampler([read_labels(Path(labelled[0]))], [], SemiConfig(augmentation="weak"), 1).next()
+    assert torch.equal(batch.x_weak, batch.x_strong)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.xyb_share=0.5",
+        "train.lr_hold=1",
+        "semi.every=0",
+        "semi.label_fraction=1.5",
+        "train.batch=0",
+        "semi.temperature=0",
+    ],
+)
+def test_impossible_settings(setting: str) -> None:
+    """Shares that leave less than nothing, and numbers out of their range, are named before anything is trained."""
+    with pytest.raises(ValueError, match=setting.partition(".")[2].partition("=")[0]):
+        train.configure([setting])
 
 
 def test_hidden_labels_are_not_shown(labelled: list[str]) -> None:
@@ -327,7 +389,7 @@ def test_two_processes_train_one_model(labelled: list[str], pictures: Path, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 x cpu" in done.stdout
     train.main([*arguments, "--steps", "5"])
-    assert train.load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 5
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 5
 
 
 def test_gradients_are_those_of_both(tmp_path: Path) -> None:
@@ -401,8 +463,6 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "40",
         "--workers",
         "1",
-        "--init",
-        "none",
     ]
     assert transfer.main(arguments) == 0
     assert "accuracy" in capsys.readouterr().out
@@ -412,8 +472,31 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     seen = sgc.analyze(sgc.encode(picture, 60), heads="pets")
     assert seen.best() is not None
     assert seen.labels[0].name == "red"
-    assert transfer.main([str(tmp_path / "nowhere"), "--name", "x", "--out", str(out)]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        transfer.main([str(tmp_path / "nowhere"), "--name", "x", "--out", str(out)])
     assert "nowhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        transfer.main([*arguments, "--init", str(tmp_path / "none.pt")])
+    assert "none.pt is no checkpoint" in capsys.readouterr().err
+    broken = sorted((tmp_path / "pets").rglob("*.png"))
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SystemExit, match="1"):
+        transfer.main(arguments)
+    assert "cannot read picture" in capsys.readouterr().err
+
+
+def test_folders_of_splits(tmp_path: Path) -> None:
+    """``train/CLASS`` and ``val/CLASS`` are splits, not classes; a class called train among others is one."""
+    for split in ("train", "val"):
+        coloured(tmp_path / "both" / split, 4)
+    read = read_labels(tmp_path / "both", "both")
+    assert read.classes == ("blue", "red")
+    assert {item.picture.parent.parent.name for item in read.train} == {"train"}
+    assert {item.picture.parent.parent.name for item in read.test} == {"val"}
+    coloured(tmp_path / "trains", 4)
+    (tmp_path / "trains" / "red").rename(tmp_path / "trains" / "train")
+    assert read_labels(tmp_path / "trains").classes == ("blue", "train")
 
 
 def test_finished_heads(labelled: list[str], tmp_path: Path) -> None:
@@ -436,9 +519,15 @@ def test_finished_heads(labelled: list[str], tmp_path: Path) -> None:
     assert [(t["name"], t["foreground"]) for t in content["tasks"]] == [("colour", []), ("scene", ["sea"])]
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["scene-confusion.png", "scene-overlays.png"]
     fresh = SemanticHeads(16, (TWO,), HeadsConfig())
-    assert transfer.load_trunk(fresh, tmp_path / "h.pt")
-    assert finish_heads.main([*arguments, "--foreground", "nonesuch"]) == 1
-    assert finish_heads.main([*arguments, "--names", "embedding,scene"]) == 1
+    model_id = sgc.find_model().model_id
+    transfer.load_trunk(fresh, tmp_path / "h.pt", model_id)
+    with pytest.raises(ValueError, match="its heads read model"):
+        transfer.load_trunk(fresh, tmp_path / "h.pt", bytes(8))
+    with pytest.raises(ValueError, match="another kind of checkpoint: it holds no model"):
+        load_checkpoint(tmp_path / "h.pt")
+    for wrong in (["--foreground", "nonesuch"], ["--names", "embedding,scene"], ["--names", "one"]):
+        with pytest.raises(SystemExit, match="1"):
+            finish_heads.main([*arguments, *wrong])
 
 
 def test_exported_heads_agree_and_export_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from PIL import Image  # noqa: E402
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
 from training import ablate, evaluate, export, train  # noqa: E402
+from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
@@ -190,7 +191,7 @@ def test_export_refuses_sums_beyond_exactness(run: Path, data: Path, tmp_path: P
     model = export.load_model(run / "checkpoint.pt")
     with torch.no_grad():
         model.scale_context.index.bias[0] = 2**12
-    with pytest.raises(export.ExportError, match=r"2\*\*24"):
+    with pytest.raises(ExportError, match=r"2\*\*24"):
         export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
     assert not list((tmp_path / "out").iterdir())
 
@@ -204,7 +205,7 @@ def test_export_refuses_graphs_that_differ(run: Path, tmp_path: Path) -> None:
         with torch.no_grad():
             last = graph.index if name.startswith("scale") else graph.synthesis.project
             last.bias += 2**9 if name.startswith("scale") else 0.1
-        with pytest.raises(export.ExportError, match=name):
+        with pytest.raises(ExportError, match=name):
             export.check_parity(name, graph, tmp_path / "graph.onnx", model)
 
 

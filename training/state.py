@@ -1,0 +1,38 @@
+"""Checkpoints: what a run goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write to the side and rename: a kill leaves the old checkpoint whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, needs: tuple[str, ...] = ("model", "ema", "step", "seconds")) -> dict[str, Any]:
+    """Args: needs: what the caller will look for; by default what a run goes on from.
+
+    Raises:
+        ValueError: anything that is no checkpoint, or lacks one of ``needs``; the message names the file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if "configs" in state:
+            state["configs"] = json.loads(state["configs"])
+        else:
+            state["configs"] = {"model": state["model_config"], "train": json.loads(state["train_config"])}
+    except Exception as error:  # torch's reader raises whatever a broken file makes it
+        raise ValueError(f"{path} is no checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    missing = [name for name in needs if name not in state]
+    if missing:
+        raise ValueError(f"{path} is another kind of checkpoint: it holds no {', no '.join(missing)}")
+    return dict(state)

@@ -74,7 +74,7 @@ class SemicodecPlugin(PluginV3):
         """
         self._check_index(index)
         try:
-            picture = sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
+            picture: NDArray[np.uint8] = sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
         except sgc.SemicodecError as error:
             raise OSError(f"cannot read SGC file: {error}") from error
         if mode or rotate:
@@ -116,7 +116,9 @@ class SemicodecPlugin(PluginV3):
             if kind in prologue.metadata:
                 result[key] = prologue.metadata[kind]
         if b"m" in prologue.metadata:
-            with contextlib.suppress(sgc.FormatError):  # as with Pillow: it never keeps a picture from being read
+            with contextlib.suppress(
+                sgc.FormatError, sgc.UnsupportedError
+            ):  # as with Pillow: it never keeps a picture from being read
                 result["semantics"] = sgc.read_semantics(prologue.metadata[b"m"], header.width, header.height)
         return result
 
@@ -133,7 +135,7 @@ class SemicodecPlugin(PluginV3):
         model: str | None = None,
         threads: int | None = None,
         roi: Any = None,
-        semantics: bool = False,
+        semantics: bool | str | tuple[str, ...] = False,
     ) -> bytes | None:
         """Encode a uint8 picture [H, W] or [H, W, 3]; the options are those of ``pillow_semicodec.encode``.
 

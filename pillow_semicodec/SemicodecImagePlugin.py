@@ -52,7 +52,9 @@ class SgcImageFile(ImageFile.ImageFile):
         self._size, self._mode = (header.width, header.height), header.mode
         self.info["model_id"] = header.model_id.hex()
         if container.SEMANTICS in prologue.metadata:
-            with contextlib.suppress(FormatError):  # an ancillary chunk never keeps a picture from being shown
+            with contextlib.suppress(
+                FormatError, UnsupportedError
+            ):  # an ancillary chunk never keeps a picture from being shown
                 self.info["semantics"] = read_semantics(prologue.metadata[container.SEMANTICS], *self._size)
         for key, kind in (("icc_profile", container.ICC_PROFILE), ("exif", container.EXIF)):
             if kind in prologue.metadata:
@@ -93,18 +95,30 @@ class SgcDecoder(ImageFile.PyDecoder):
         (prologue,) = self.args
         assert self.fd is not None
         try:
-            slices = container.read_slices(self.fd.read, prologue.index, options.LIMITS)
-            picture = codec.decode_picture(prologue, slices, threads=options.THREADS)
+            streams = container.read_slices(self.fd.read, prologue.index, options.LIMITS)
+            codec.decode_picture(prologue, streams, out=_Canvas(self.im, self.mode), threads=options.THREADS)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
-        self.set_as_raw(picture.tobytes())
         return -1, 0
+
+
+class _Canvas:
+    """Takes decoded boxes straight into Pillow's memory; a whole picture is never held twice."""
+
+    def __init__(self, im: Any, mode: str) -> None:
+        self.im, self.mode = im, mode
+        self.shape = (im.size[1], im.size[0], 3)[: 3 if mode == "RGB" else 2]
+
+    def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
+        rows, columns = at
+        part = Image.frombytes(self.mode, (box.shape[1], box.shape[0]), box.tobytes())
+        self.im.paste(part.im, (columns.start, rows.start, columns.stop, rows.stop))
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
-    (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True stores what the picture shows), ``roi``
-    (region of interest: a mask as an image or array, boxes, or "auto").
+    (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
+    picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto").
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its alpha channel or its 16 bits.
@@ -129,7 +143,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             icc_profile=settings.get("icc_profile", _profile_of(im)),
             exif=exif,
             roi=_region(settings.get("roi")),
-            semantics=bool(settings.get("semantics")),
+            semantics=settings.get("semantics") or False,
             limits=options.LIMITS,
         )
     except (LimitExceededError, UnsupportedError) as error:

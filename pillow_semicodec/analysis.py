@@ -5,6 +5,7 @@ A file that was saved with its semantics needs no model: then nothing but the st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from io import BytesIO
 from os import PathLike
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from . import container
 from .container import Prologue
-from .errors import FormatError
+from .errors import UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
 from .semantics import Semantics, read_semantics
 
 if TYPE_CHECKING:
     from .pixels import Pixels
+
+
+INSTALLED = "*"
 
 
 def analyze(
@@ -33,7 +37,8 @@ def analyze(
     Heads read a picture at its own scale; they know things of the size that they were trained on.
 
     Args:
-        heads: names of installed heads; none named takes what the file itself says, or else all heads of its model.
+        heads: names of installed heads; none named takes what the file itself says, or else all heads of its model;
+            ``INSTALLED``, all heads of its model, whatever the file says.
         threads: CPU threads; 0 takes one per core.
 
     Raises:
@@ -57,7 +62,8 @@ def _of_file(read: Callable[[int], bytes], names: tuple[str, ...], threads: int,
     prologue = container.read_prologue(read, limits)
     header = prologue.header
     if container.SEMANTICS in prologue.metadata and not names:
-        return read_semantics(prologue.metadata[container.SEMANTICS], header.width, header.height)
+        with contextlib.suppress(UnsupportedError):  # a later version of the chunk: look anew
+            return read_semantics(prologue.metadata[container.SEMANTICS], header.width, header.height)
     return _by_heads(prologue, read, names, threads, limits)
 
 
@@ -71,12 +77,11 @@ def _by_heads(
 
     header = prologue.header
     bundle = find_model(header.model_id)
-    chosen = find_heads(header.model_id, names)
-    payloads = container.read_slices(read, prologue.index, limits)
-    if not payloads:
-        raise FormatError("a picture without slices")
+    chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
+    streams = container.read_slices(read, prologue.index, limits)
     plan = slices.RatePlan.of_file(prologue)
-    latents = slices.decode_semantic_latents(payloads[0], plan, bundle, header.height, header.width, threads)
+    layout = slices.Layout(header.height, header.width, prologue.index.side)
+    latents = slices.decode_semantic_latents(streams, plan, bundle, layout, threads)
     return run_heads(latents, chosen, threads)
 
 
@@ -94,7 +99,7 @@ def describe(
         TypeError, ValueError: arguments of the wrong kind, shape or range.
         UnknownModelError, BundleError: model or heads are not installed.
     """
-    from . import codec, pixels, slices
+    from . import codec, slices
     from .bundle import find_model
     from .head_bundle import find_heads
     from .heads import run_heads
@@ -104,7 +109,8 @@ def describe(
     codec.check_threads(threads)
     bundle = find_model(model)
     chosen = find_heads(bundle.model_id, heads)
-    rgb = pixels.to_rgb(picture)
+    height, width = picture.shape[:2]
     plan = slices.RatePlan(bundle.rate_bank.rate_of_quality(quality))
-    y = slices.analyse(rgb, bundle, threads)
-    return run_heads(slices.semantic_latents(y, plan, bundle, rgb.shape[0], rgb.shape[1], threads), chosen, threads)
+    layout = slices.Layout(height, width, codec.default_side(height, width))
+    y = slices.analyse(picture, bundle, layout, threads)
+    return run_heads(slices.semantic_latents(y, plan, bundle, layout, threads), chosen, threads)

@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,13 @@ def model_directories() -> Iterator[Path]:
     for entry in os.environ.get(PATH_VARIABLE, "").split(os.pathsep):
         if entry:
             yield Path(entry)
+    yield from _entry_point_directories(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=4)
+def _entry_point_directories(path: tuple[str, ...]) -> tuple[Path, ...]:
+    """Asked once for every ``sys.path``: it reads a file of every installed package."""
+    found = []
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         if "." in point.value:
             continue  # to locate a subpackage would import its parent
@@ -185,8 +193,8 @@ def model_directories() -> Iterator[Path]:
             spec = importlib.util.find_spec(point.value)  # located, not imported
         except (ImportError, ValueError):
             continue
-        for location in (spec.submodule_search_locations or ()) if spec else ():
-            yield Path(location)
+        found += [Path(location) for location in (spec and spec.submodule_search_locations) or ()]
+    return tuple(found)
 
 
 def _candidates() -> Iterator[Path]:

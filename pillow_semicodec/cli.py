@@ -6,9 +6,13 @@ Exit code 0: all done; 1: at least one file failed, each with a line on standard
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import io
+import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +20,9 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
+from .convert import format_of, recode
 from .errors import SemicodecError
-from .files import walk, write_atomically
+from .files import write_atomically
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("-q", "--quality", type=_quality, default=75, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--model", help="name or id of an installed model")
     coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
+    coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
     coding.add_argument("--roi", choices=["auto"], help="give what the model sees in the foreground more of the bits")
     coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
@@ -98,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", parents=[seeing, threads], help="what a file holds; runs no network by itself")
     info.add_argument("sources", type=Path, nargs="+")
     info.add_argument("--semantics", action="store_true", help="also say what the picture shows")
+    info.add_argument(
+        "--json", action="store_true", help="say what it shows as JSON, a line a file: labels, maps, embedding"
+    )
     info.set_defaults(run=_info)
 
     search = commands.add_parser("search", parents=[seeing, threads], help="find .sgc files by what they show")
@@ -108,11 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("-n", "--count", type=_count, default=10, help="results to print; default 10")
     search.set_defaults(run=_search)
 
-    convert = commands.add_parser("convert", parents=[coding, threads], help="files and folders, to .sgc or from it")
-    convert.add_argument("sources", type=Path, nargs="+", help="files, or folders that are searched through")
-    convert.add_argument("-o", "--output", type=Path, help="folder for the results; default: beside each source")
-    convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
-    convert.set_defaults(run=_convert)
+    _add_convert(commands, [coding, threads])
 
     demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
     demo.add_argument("picture", type=Path, nargs="?", help="default: a bundled photograph")
@@ -122,52 +127,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    convert = commands.add_parser("convert", parents=parents, help="files and folders, to .sgc or from it")
+    convert.add_argument("sources", nargs="+", help="files, folders, globs, .zip and .tar archives, or URLs (with fsspec)")
+    convert.add_argument("-o", "--output", help="folder or URL for the results; default: beside each source")
+    convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
+    convert.add_argument("--workers", type=_threads, default=0, help="processes; 0, the default, takes one per core")
+    convert.add_argument(
+        "--dask", nargs="?", const="", metavar="ADDRESS", help="on a Dask cluster; without ADDRESS, one here"
+    )
+    convert.add_argument("--dry-run", action="store_true", help="say what would be done")
+    convert.add_argument("--measure", action="store_true", help="decode every result: mean PSNR and SSIMULACRA2")
+    convert.add_argument("--report", type=Path, metavar="JSON", help="write bytes, quality and errors of every file")
+    convert.set_defaults(run=_convert)
+
+
 # ---- one file --------------------------------------------------------------------------------------------------
 
 
 def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False, overwrite: bool = True) -> int:
-    """Read one picture, write another, keep EXIF and ICC profile; returns the bytes written.
-
-    Args:
-        settings: save keywords for SGC; other formats are saved with their defaults.
-    """
+    """Read one picture, write another; returns the bytes written."""
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
-    # Formats are looked up before anything is read: an unknown extension must not cost a decode.
-    name = Image.registered_extensions().get(target.suffix.lower())
-    if name is None or name not in Image.SAVE:
-        raise ValueError(f"{target}: no format that can be written has the extension {target.suffix!r}")
-    with Image.open(source) as image:
-        frames = getattr(image, "n_frames", 1)
-        if name == "SGC" and frames > 1 and image.format != "MPO":  # a phone's second frame is a by-product
-            raise ValueError(f"{source}: it has {frames} frames; this version stores one")
-        image.load()  # some formats hold their EXIF behind the pixels
-        exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
-        picture: Image.Image = image
-        if name == "SGC" and flatten and image.has_transparency_data:
-            picture = Image.new("RGBA", image.size, "white")
-            picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
-            picture.info = dict(image.info)
-            picture.info.pop("transparency", None)
-        if name != "SGC":
-            settings = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
-        if exif:
-            settings = {**settings, "exif": exif}
-
-        def write(file: IO[bytes]) -> None:
-            picture.save(file, name, **settings)
-
-        return write_atomically(target, write)
+    name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
+    try:
+        return write_atomically(target, partial(recode, source, name, settings, flatten))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{source}: {_reason(error)}") from error
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"quality": args.quality, "model": args.model, "semantics": args.semantics, "roi": args.roi}
+    return {"quality": args.quality, "model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """One line."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"no such file or folder: {error.filename}"
+    hint = "; --flatten puts it on white" if "transparency" in str(error) else ""
+    return (" ".join(str(error).split()) or type(error).__name__) + hint
 
 
 def _encode(args: argparse.Namespace) -> int:
@@ -190,6 +190,9 @@ def _info(args: argparse.Namespace) -> int:
     failures = 0
     for source in args.sources:
         try:
+            if args.json:
+                print(_semantics_json(source, tuple(args.heads)))
+                continue
             _describe(source)
             if args.semantics or args.heads:
                 _print_semantics(source, tuple(args.heads))
@@ -205,20 +208,35 @@ def _describe(source: Path) -> None:
     with source.open("rb") as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
         head = file.tell()
-        slices = container.read_slices(file.read, prologue.index, options.LIMITS)
+        streams = container.read_slices(file.read, prologue.index, options.LIMITS)
         end = file.tell()
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height
     print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
     print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
-    print(
-        f"  header, index and metadata {head} bytes; {len(slices)} slice of {', '.join(str(len(s)) for s in slices)} bytes"
-    )
+    side, total = prologue.index.side, sum(map(len, streams))
+    parts = f"{len(streams) // container.LAYERS} slices of {side} pixels" if side else "one slice"
+    print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
     for kind, payload in prologue.metadata.items():
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
         print(f"  {title}: {len(payload)} bytes")
     print("  checksums: good")
+
+
+def _semantics_json(source: Path, heads: tuple[str, ...]) -> str:
+    from .analysis import analyze
+
+    seen = dataclasses.asdict(analyze(source, heads=heads, threads=options.THREADS, limits=options.LIMITS))
+    for segments in seen["maps"]:
+        width, cells = segments["width"], list(segments["cells"])
+        segments["cells"] = [cells[k : k + width] for k in range(0, len(cells), width)]
+    return json.dumps({"file": str(source), **seen})
+
+
+def _printable(text: str) -> str:
+    """Names come from files: what would drive a terminal is shown, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_semantics(source: Path, heads: tuple[str, ...]) -> None:
@@ -227,12 +245,12 @@ def _print_semantics(source: Path, heads: tuple[str, ...]) -> None:
     seen = analyze(source, heads=heads, threads=options.THREADS, limits=options.LIMITS)
     for task in dict.fromkeys(label.task for label in seen.labels):
         best = [f"{x.name} {100 * x.probability:.0f} %" for x in seen.labels if x.task == task][:LABELS_SHOWN]
-        print(f"  {task}: {', '.join(best)}")
+        print(_printable(f"  {task}: {', '.join(best)}"))
     for segments in seen.maps:
         parts = [f"{name} {100 * share:.0f} %" for name, share in segments.shares().items()][:LABELS_SHOWN]
-        print(f"  {segments.task}, of the area: {', '.join(parts)}")
+        print(_printable(f"  {segments.task}, of the area: {', '.join(parts)}"))
     if seen.embedding:
-        print(f"  embedding of {len(seen.embedding)} components, by heads {', '.join(seen.heads)}")
+        print(_printable(f"  embedding of {len(seen.embedding)} components, by heads {', '.join(seen.heads)}"))
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -245,19 +263,19 @@ def _search(args: argparse.Namespace) -> int:
         wanted = semantics_of(args.like, heads)
         if not wanted.embedding:
             raise ValueError(f"the heads {', '.join(wanted.heads)} make no embedding to compare")
-        found = search(args.folder, wanted.similarity, heads, failures)
+        found = search(args.folder, wanted.similarity, heads, failures, wanted.space)
     else:
         found = search(args.folder, lambda seen: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
+    for failure in failures:
+        print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)
     if args.label:
         names = sorted({name for _, _, seen in ranked for name in seen.names()})
         ranked = [hit for hit in ranked if hit[0] > 0]
         if names and not ranked:
-            raise ValueError(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}")
+            raise ValueError(_printable(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}"))
     for score, path, _ in ranked[: args.count]:
         print(f"{score:.3f}  {path}")
-    for failure in failures:
-        print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)
     return 1 if failures or not ranked else 0
 
 
@@ -273,30 +291,42 @@ def _readable_extensions() -> frozenset[str]:
 def _convert(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from . import convert
+
     suffix = "." + args.to.lower().lstrip(".")
+    convert.format_of(suffix.join(("x", "")))
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
-    jobs, failures, before, after, skipped = list(walk(args.sources, extensions)), [], 0, 0, 0
-    taken: dict[Path, Path] = {}
-    for source, relative in tqdm(jobs, unit="file", disable=None):
-        target = (args.output / relative if args.output else source).with_suffix(suffix)
-        try:
-            if target in taken:
-                raise ValueError(f"its result {target} is that of {taken[target]} too")
-            taken[target] = source
-            if target.exists() and not args.overwrite:
-                skipped += 1
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            written = _recode(source, target, _settings(args), flatten=args.flatten)
-            before, after = before + source.stat().st_size, after + written
-        except Exception as error:  # one broken file must not end the rest
-            failures.append(f"{source}: {_reason(error)}")
-    done = len(jobs) - skipped - len(failures)
-    share = f", {before} → {after} bytes ({100 * after / before:.1f} %)" if before else ""
-    print(f"{done} converted{share}, {skipped} skipped (exist already), {len(failures)} failed")
-    for failure in failures:
-        print(f"sgc: {failure}", file=sys.stderr)
-    return 1 if failures or not jobs else 0
+    failures: list[convert.Outcome] = []
+    jobs, skipped = convert.plan(args.sources, args.output, suffix, extensions, args.overwrite, failures)
+    if args.dry_run:
+        for job in jobs:
+            print(f"{job.source} → {job.target}")
+        print(f"{len(jobs)} to convert, {skipped} exist already, {len(failures)} cannot be")
+        outcomes = failures
+    else:
+        convert.sweep_targets(jobs)
+        settings = convert.Settings(_settings(args), args.flatten, args.measure)
+        workers = min(args.workers or os.cpu_count() or 1, max(1, len(jobs)))
+        threads = args.threads or max(1, (os.cpu_count() or 1) // workers)
+        if args.dask is not None:
+            run = convert.run_dask(jobs, settings, args.dask, workers, threads)
+        elif workers == 1:
+            run = (convert.convert(job, settings) for job in jobs)
+        else:
+            run = convert.run_pool(jobs, settings, workers, threads)
+        outcomes = failures + list(tqdm(run, total=len(jobs), unit="file", disable=None))
+        print(convert.summary(outcomes, skipped))
+    if args.report:
+        content = json.dumps({"files": [convert.row(outcome) for outcome in outcomes]}, indent=1) + "\n"
+
+        def write(file: IO[bytes]) -> None:
+            file.write(content.encode())
+
+        write_atomically(args.report, write)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        print(_printable(f"sgc: {outcome.job.source}: {outcome.error}"), file=sys.stderr)
+    return 1 if failed or not (jobs or skipped) else 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
+import operator
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 
 from . import container, pixels
 from .bundle import find_model
 from .container import Header, Prologue
-from .errors import FormatError
 from .head_bundle import find_heads
 from .heads import run_heads
 from .limits import DEFAULT_LIMITS, Limits
-from .regions import Roi, auto_cells, balance, cells_of
+from .planes import Box
+from .regions import Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
-from .slices import RatePlan, analyse, decode_slice, encode_latents, semantic_latents
+from .slices import Layout, RatePlan, analyse, decode_streams, encode_latents, semantic_latents
 
 DEFAULT_QUALITY = 75
+SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
+SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
 
 
 def encode(
-    picture: pixels.Pixels,
+    picture: Any,
     quality: float = DEFAULT_QUALITY,
     *,
+    slice_side: int | None = None,
     model: str | None = None,
     threads: int = 0,
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     roi: Roi = None,
-    semantics: bool = False,
+    semantics: bool | str | tuple[str, ...] = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Compress a picture.
 
     Args:
-        picture: uint8 [H, W] (grey) or [H, W, 3] (RGB).
+        picture: uint8 [H, W] (grey) or [H, W, 3] (RGB): an array, or anything with ``shape`` and ``dtype`` out of which
+            boxes are cut like out of an array, ``picture[top:bottom, left:right]`` (``numpy.memmap``, zarr, h5py), so that a
+            picture need not fit in memory. Boxes are asked for from several threads.
         quality: 1 to 100, as with JPEG.
+        slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
+            1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
         model: name or id of an installed model; the default one otherwise.
         threads: CPU threads; 0 takes one per core.
         icc_profile, exif: kept byte for byte.
         roi: region of interest, which gets more of the bits while the file keeps its size: a mask [H, W] (not zero is
             inside), boxes (left, top, right, bottom) in pixels, or "auto": where the model's heads see foreground. A region
             that is empty, or everything, changes nothing; another costs up to seven trials of the entropy coding.
-        semantics: also store what the model's heads see, for readers without a model.
+        semantics: also store what the model's heads see, for readers without a model: True for all installed heads, or
+            the names of some.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
@@ -52,6 +62,8 @@ def encode(
     check_picture(picture)
     check_quality(quality)
     check_threads(threads)
+    if slice_side is not None:
+        check_slice_side(slice_side)
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
     metadata = {}
@@ -63,31 +75,50 @@ def encode(
     cells = cells_of(roi, height, width)
     bundle = find_model(model)
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
-    y = analyse(pixels.to_rgb(picture), bundle, threads)
+    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
+    y = analyse(picture, bundle, layout, threads)
     if semantics or isinstance(roi, str):
-        heads = find_heads(bundle.model_id)
-        seen = run_heads(semantic_latents(y, plan, bundle, height, width, threads), heads, threads)
+        latents = semantic_latents(y, plan, bundle, layout, threads)
         if isinstance(roi, str):
-            cells = auto_cells(seen, heads)
+            heads = heads_with_foreground(bundle.model_id)
+            cells = auto_cells(run_heads(latents, heads, threads), heads)
         if semantics:
-            metadata[container.SEMANTICS] = write_semantics(seen)
-    stream = encode_latents(y, plan, bundle, height, width, threads).stream
-    if cells is not None and cells.any() and not cells.all():
-        plan, stream = balance(y, plan.rate, cells, stream, bundle, height, width, threads)
+            heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
+            metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
+    regional = cells is not None and bool(cells.any()) and not cells.all()
+    streams = encode_latents(y, plan, bundle, layout, threads, keep=regional)
+    if cells is not None and regional:
+        plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
-    header = Header(width, height, "L" if picture.ndim == 2 else "RGB", bundle.model_id)
-    return container.write_container(header, plan.rate, (stream,), metadata)
+    header = Header(width, height, "L" if len(picture.shape) == 2 else "RGB", bundle.model_id)
+    return container.write_container(header, plan.rate, streams, metadata, layout.side if layout.slices > 1 else 0)
 
 
-def check_picture(picture: pixels.Pixels) -> None:
+def default_side(height: int, width: int) -> int:
+    """Pixels of a slice's side for a picture of this size; 0 for one slice."""
+    if max(height, width) <= SLICE_SIDE or height * width <= SLICE_SIDE**2:
+        return 0
+    return SMALL_SLICE_SIDE if min(height, width) >= SMALL_FROM else SLICE_SIDE
+
+
+def check_picture(picture: Any) -> None:
     """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 3], and not empty."""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-        raise TypeError(f"a picture must be a uint8 array, not {getattr(picture, 'dtype', type(picture).__name__)}")
-    if picture.ndim != 2 and (picture.ndim != 3 or picture.shape[2] != 3):
-        raise ValueError(f"a picture must have shape [H, W] or [H, W, 3], not {list(picture.shape)}")
-    if not picture.size:
+    shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
+    if shape is None or dtype != np.uint8:
+        raise TypeError(f"a picture must be a uint8 array, not {dtype or type(picture).__name__}")
+    if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
+        raise ValueError(f"a picture must have shape [H, W] or [H, W, 3], not {list(shape)}")
+    if not shape[0] or not shape[1]:
         raise ValueError("cannot write an empty picture")
+
+
+def check_slice_side(side: int) -> None:
+    """Raise TypeError or ValueError unless ``side`` is 0 or a side that slices may have."""
+    if isinstance(side, bool) or not isinstance(side, int):
+        raise TypeError(f"slice_side must be a whole number, not {type(side).__name__}")
+    if side and (side.bit_count() != 1 or side.bit_length() - 1 not in container.SIDE_CODES):
+        raise ValueError(f"slice_side must be 0 or a power of two from 64 to 65536, not {side}")
 
 
 def check_quality(quality: float) -> None:
@@ -111,24 +142,69 @@ def read_prologue(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     return container.read_prologue(BytesIO(data).read, limits)
 
 
-def decode(data: bytes, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> pixels.Pixels:
+def decode(
+    data: bytes,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    out: Any = None,
+    threads: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Any:
     """Decompress a file to uint8 [H, W] or [H, W, 3].
+
+    Args:
+        box: decode the pixels (left, top, right, bottom) only, from the slices that they depend on.
+        out: what takes the pixels instead of a new array: anything of the shape of the result that takes boxes,
+            ``out[top:bottom, left:right] = pixels`` (``numpy.memmap``, zarr, h5py), in any order and from several threads.
 
     Raises:
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError, ValueError: ``threads`` is no whole number of 0 or more.
+        TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture.
     """
     stream = BytesIO(data)
     prologue = container.read_prologue(stream.read, limits)
-    return decode_picture(prologue, container.read_slices(stream.read, prologue.index, limits), threads=threads)
+    streams = container.read_slices(stream.read, prologue.index, limits)
+    return decode_picture(prologue, streams, box=box, out=out, threads=threads)
 
 
-def decode_picture(prologue: Prologue, slices: tuple[bytes, ...], *, threads: int = 0) -> pixels.Pixels:
-    """Decompress a file that ``container`` has taken apart."""
+class _Luma:
+    """Takes RGB pixels and passes luma on."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+    def __setitem__(self, at: Any, rgb: pixels.Pixels) -> None:
+        self.out[at] = pixels.to_luma(rgb)
+
+
+def decode_picture(
+    prologue: Prologue,
+    streams: tuple[bytes, ...],
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    out: Any = None,
+    threads: int = 0,
+) -> Any:
+    """Decompress a file that ``container`` has taken apart; see ``decode``."""
     check_threads(threads)
     header = prologue.header
+    area = _area(box, header)
     bundle = find_model(header.model_id)
-    if not slices:
-        raise FormatError("a picture without slices")
-    rgb, _ = decode_slice(slices[0], RatePlan.of_file(prologue), bundle, header.height, header.width, threads)
-    return pixels.to_luma(rgb) if header.mode == "L" else rgb
+    shape = area.shape if header.mode == "L" else (*area.shape, 3)
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    elif tuple(out.shape) != shape:
+        raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
+    layout = Layout(header.height, header.width, prologue.index.side)
+    target = _Luma(out) if header.mode == "L" else out
+    decode_streams(streams, RatePlan.of_file(prologue), bundle, layout, threads, box=area, out=target)
+    return out
+
+
+def _area(box: tuple[int, int, int, int] | None, header: Header) -> Box:
+    if box is None:
+        return Box(0, 0, header.height, header.width)
+    left, top, right, bottom = (operator.index(n) for n in box)
+    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
+        raise ValueError(f"box {tuple(box)} does not lie in {header.width}x{header.height} pixels")
+    return Box(top, left, bottom, right)

@@ -28,8 +28,10 @@ _MODE_CODES = {mode: code for code, mode in MODES.items()}
 INDEX, SLICE, REGIONS = b"I", b"S", b"R"
 EXIF, ICC_PROFILE, SEMANTICS = b"e", b"c", b"m"
 
-_INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slice's side in units of 64 pixels, or WHOLE_PICTURE
+_INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slices' side in pixels, or WHOLE_PICTURE
 WHOLE_PICTURE = 255
+SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
+LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
 
 
@@ -54,10 +56,11 @@ Read = Callable[[int], bytes]  # up to n bytes, fewer only at the end, like a bi
 
 @dataclasses.dataclass(frozen=True)
 class SliceIndex:
-    """How the picture is coded: the rate of its gains, and the payload bytes of every slice in raster order."""
+    """How the picture is coded: the rate of its gains, the side of its slices, and the payload bytes of every stream."""
 
     rate: int  # 0 … 65535
-    slice_sizes: tuple[int, ...]
+    stream_sizes: tuple[int, ...]  # one, or layer by layer those of every slice in raster order
+    side: int = 0  # pixels, a power of two; 0: one slice, the whole picture
 
 
 # ---- bytes and numbers ------------------------------------------------------------------------------------------
@@ -180,26 +183,36 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
 # ---- slice index -----------------------------------------------------------------------------------------------
 
 
+def stream_count(width: int, height: int, side: int) -> int:
+    """Streams of a picture in slices of ``side`` pixels, or in one."""
+    slices = -(-width // side) * -(-height // side) if side else 1
+    return 1 if slices == 1 else LAYERS * slices
+
+
 def write_index(index: SliceIndex) -> bytes:
-    sizes = b"".join(write_varint(size) for size in index.slice_sizes)
-    return _INDEX_HEAD.pack(index.rate, WHOLE_PICTURE) + write_varint(len(index.slice_sizes)) + sizes
+    sizes = b"".join(write_varint(size) for size in index.stream_sizes)
+    code = index.side.bit_length() - 1 if index.side else WHOLE_PICTURE
+    return _INDEX_HEAD.pack(index.rate, code) + write_varint(len(index.stream_sizes)) + sizes
 
 
-def read_index(payload: bytes) -> SliceIndex:
-    """Parse the payload of the index chunk; this version writes and reads one slice, the whole picture."""
+def read_index(payload: bytes, width: int, height: int) -> SliceIndex:
+    """Parse the payload of the index chunk of a picture of this size."""
     if len(payload) < _INDEX_HEAD.size:
         raise FormatError("the slice index is too short")
-    rate, side = _INDEX_HEAD.unpack_from(payload)
-    if side != WHOLE_PICTURE:
-        raise UnsupportedError(f"a picture in slices of side code {side}; this build reads pictures of one slice")
+    rate, code = _INDEX_HEAD.unpack_from(payload)
+    if code != WHOLE_PICTURE and code not in SIDE_CODES:
+        raise UnsupportedError(f"slices of side code {code} are not known to this build")
+    side = 0 if code == WHOLE_PICTURE else 1 << code
     rest = BytesIO(payload[_INDEX_HEAD.size :])
     count, _ = read_varint(rest.read)
-    if count != 1:
-        raise FormatError(f"the slice index states {count} slices of the whole picture")
-    size, _ = read_varint(rest.read)
+    if count != stream_count(width, height, side) or (side and count == 1):
+        raise FormatError(
+            f"the slice index states {count} streams for {width}x{height} pixels in slices of side code {code}"
+        )
+    sizes = tuple(read_varint(rest.read)[0] for _ in range(count))
     if rest.read(1):
         raise FormatError("the slice index is longer than it states")
-    return SliceIndex(rate, (size,))
+    return SliceIndex(rate, sizes, side)
 
 
 def read_map(packed: bytes, size: int, levels: int) -> bytes:
@@ -255,10 +268,12 @@ class Prologue:
     metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
 
 
-def write_container(header: Header, rate: int, slices: tuple[bytes, ...], metadata: dict[bytes, bytes]) -> bytes:
+def write_container(
+    header: Header, rate: int, streams: tuple[bytes, ...], metadata: dict[bytes, bytes], side: int = 0
+) -> bytes:
     chunks = [Chunk(kind, payload) for kind, payload in metadata.items()]
-    chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in slices)))))
-    chunks += [Chunk(SLICE, payload) for payload in slices]
+    chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side))))
+    chunks += [Chunk(SLICE, payload) for payload in streams]
     return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
 
 
@@ -274,7 +289,7 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     for _ in range(limits.max_chunks):
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
-            return Prologue(header, read_index(chunk.payload), metadata)
+            return Prologue(header, read_index(chunk.payload, header.width, header.height), metadata)
         if chunk.type in metadata:
             raise FormatError(f"two chunks of type {chunk.type.decode()}")
         metadata[chunk.type] = chunk.payload
@@ -282,9 +297,9 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
 
 
 def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
-    """Read the slices that follow the index; bytes behind the last one do not belong to the picture."""
+    """Read the streams that follow the index; bytes behind the last one do not belong to the picture."""
     slices = []
-    for size in index.slice_sizes:
+    for size in index.stream_sizes:
         chunk = read_chunk(read, limits, size)
         if chunk.type != SLICE:
             raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that somebody writes cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX, SUFFIX = ".sgc-", ".part"  # of files that are being written
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
@@ -22,9 +30,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
         buffer = io.BytesIO()
         write(buffer)
         return path.write_bytes(buffer.getvalue())
-    temporary = path.with_name(f".sgc-{os.getpid()}-{secrets.token_hex(4)}.part")
+    file = _temporary(path)
+    temporary = Path(file.name)
     try:
-        with temporary.open("xb") as file:
+        with file:
             write(file)
             size = file.tell()
         if path.exists():
@@ -36,12 +45,46 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     return size
 
 
-def walk(sources: list[Path], extensions: frozenset[str]) -> Iterator[tuple[Path, Path]]:
-    """(file, its path relative to the source it was found under), files before folders' contents, sorted."""
+def _temporary(path: Path) -> IO[bytes]:
+    """A new file beside ``path``, locked: the lock ends with the process, however that ends, and then ``sweep`` may come."""
+    while True:
+        file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if Path(file.name).exists():
+            return file
+        file.close()  # swept before it was locked
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove what processes that were killed, here or on another machine, left half written in these folders."""
+    for folder in folders:
+        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+            with contextlib.suppress(OSError):  # somebody writes it, or it may not be removed
+                if fcntl is None:
+                    path.unlink()
+                    continue
+                with path.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
+
+def walk(
+    sources: list[Path], extensions: frozenset[str], failed: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, Path]]:
+    """(file, its path relative to the source it was found under), sorted; links to folders are not followed.
+
+    Args:
+        failed: hears of folders that cannot be listed.
+    """
     for source in sources:
         if source.is_dir():
-            for path in sorted(source.rglob("*")):
-                if path.is_file() and path.suffix.lower() in extensions:
-                    yield path, path.relative_to(source)
+            for folder, children, names in os.walk(source, onerror=failed):
+                children.sort()
+                for name in sorted(names):
+                    path = Path(folder, name)
+                    if path.suffix.lower() in extensions and path.is_file():
+                        yield path, path.relative_to(source)
         else:
             yield source, Path(source.name)

@@ -86,14 +86,15 @@ def _load(directory: Path) -> HeadBundle:
     return _cache[key]
 
 
-def list_heads() -> list[HeadBundle]:
-    """All installed heads, in order of search; broken ones are passed over."""
+def list_heads(broken: list[str] | None = None) -> list[HeadBundle]:
+    """All installed heads, in order of search; broken ones are passed over, and said to ``broken``."""
     found = []
     for directory in _candidates():
         try:
             found.append(_load(directory))
-        except (BundleError, OSError):
-            continue
+        except (BundleError, OSError) as error:
+            if broken is not None:
+                broken.append(str(error))
     return found
 
 
@@ -104,7 +105,8 @@ def find_heads(model_id: bytes, names: str | tuple[str, ...] = ()) -> list[HeadB
         BundleError: there are none, or not the ones named; the message says which there are.
     """
     names = (names,) if isinstance(names, str) else names
-    every = list_heads()
+    broken: list[str] = []
+    every = list_heads(broken)
     fitting: dict[str, HeadBundle] = {}
     for heads in every:
         if heads.model_id == model_id:
@@ -113,5 +115,6 @@ def find_heads(model_id: bytes, names: str | tuple[str, ...] = ()) -> list[HeadB
     if missing or not fitting:
         known = ", ".join(f"{h.name} (model {h.model_id.hex()})" for h in every) or "none"
         wanted = f"heads {', '.join(missing)}" if missing else "heads"
+        known += f". Broken: {'; '.join(broken)}" if broken else ""
         raise BundleError(f"no {wanted} for model {model_id.hex()} installed. Installed heads: {known}")
     return [fitting[name] for name in names] if names else list(fitting.values())

@@ -27,6 +27,9 @@ def run_heads(latents: Tensor, chosen: list[HeadBundle], threads: int) -> Semant
             if task.name not in outputs:
                 raise BundleError(f"{heads.directory}: the graph has no output {task.name}")
             values = outputs[task.name][0]
+            largest = values.max(initial=0) if task.kind == SEGMENTATION else len(values) - 1
+            if largest >= len(task.classes) or (task.kind != SEGMENTATION and len(values) != len(task.classes)):
+                raise BundleError(f"{heads.directory}: output {task.name} does not fit its {len(task.classes)} classes")
             if task.kind == SEGMENTATION:
                 cells = np.ascontiguousarray(values[:height, :width], np.uint8)
                 maps.append(SegmentationMap(task.name, task.classes, width, height, cells.tobytes()))

@@ -41,10 +41,20 @@ def pad_to_multiple(array: NDArray[np.generic], multiple: int, axes: tuple[int, 
     return np.pad(array, padding, mode="edge") if any(p[1] for p in padding) else array
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def step_mask(channels: int, height: int, width: int) -> NDArray[np.bool_]:
     """True where a latent is coded in step 1: a checkerboard over channels, rows and columns, [M, h, w]."""
     c, i, j = np.ogrid[:channels, :height, :width]
     mask: NDArray[np.bool_] = (c + i + j) % 2 == 0
     mask.flags.writeable = False  # shared by all who ask
     return mask
+
+
+@functools.lru_cache(maxsize=8)
+def step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Flat positions of the latents of step 1 and of step 2, in raster order over [M, h, w]."""
+    mask = step_mask(channels, height, width).ravel()
+    found = np.flatnonzero(mask), np.flatnonzero(~mask)
+    for positions in found:
+        positions.flags.writeable = False
+    return found

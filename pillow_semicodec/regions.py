@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from .bundle import RATE_MAX, RATE_UNIT, ModelBundle
 from .errors import BundleError
-from .head_bundle import HeadBundle
-from .inference import Tensor
+from .head_bundle import HeadBundle, find_heads
 from .pixels import LATENT_STRIDE, latent_shape
+from .planes import Plane
 from .semantics import Semantics
-from .slices import RatePlan, encode_latents
+from .slices import Layout, RatePlan, Streams, encode_latents
 
 AUTO: Literal["auto"] = "auto"
 Roi = NDArray[Any] | Sequence[tuple[int, int, int, int]] | Literal["auto"] | None
@@ -67,29 +67,34 @@ def _mask_of_boxes(boxes: Any, height: int, width: int) -> Cells:
     return mask
 
 
-def auto_cells(seen: Semantics, heads: list[HeadBundle]) -> Cells:
-    """Cells that are of a foreground class, and their neighbours.
+def heads_with_foreground(model_id: bytes) -> list[HeadBundle]:
+    """The installed heads that know what a foreground is.
 
     Raises:
-        BundleError: no head knows a foreground.
+        BundleError: there are none.
     """
+    heads = [h for h in find_heads(model_id) if any(task.foreground for task in h.tasks)]
+    if not heads:
+        raise BundleError('roi="auto" needs heads that draw maps with foreground classes, and there are none for this model')
+    return heads
+
+
+def auto_cells(seen: Semantics, heads: list[HeadBundle]) -> Cells:
+    """Cells that are of a foreground class of ``heads``, and their neighbours."""
     wanted = {(task.name, name) for bundle in heads for task in bundle.tasks for name in task.foreground}
-    cells: Cells | None = None
+    found = []
     for segments in seen.maps:
         table = np.array([(segments.task, name) in wanted for name in segments.classes])
-        found = table[segments.array()]
-        cells = found if cells is None else cells | found
-    if cells is None or not wanted:
-        raise BundleError('roi="auto" needs heads that draw maps with foreground classes, and there are none for this model')
-    padded = np.pad(cells, 1)
+        found.append(table[segments.array()])
+    padded = np.pad(np.any(found, 0), 1)
     grown: Cells = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     return grown
 
 
 def balance(
-    y: Tensor, rate: int, cells: Cells, uniform: bytes, bundle: ModelBundle, height: int, width: int, threads: int
-) -> tuple[RatePlan, bytes]:
-    """(plan, stream): more rate inside ``cells``, less outside, in no more bytes than ``uniform``, the stream at ``rate``
+    y: Plane, rate: int, cells: Cells, uniform: Streams, bundle: ModelBundle, layout: Layout, threads: int
+) -> tuple[RatePlan, Streams]:
+    """(plan, streams): more rate inside ``cells``, less outside, in no more bytes than ``uniform``, the streams at ``rate``
     everywhere; the regions' chunk counts.
 
     The contrast between inside and outside is fixed; both move together until the bytes fit. Where even the lowest pair
@@ -102,9 +107,9 @@ def balance(
         outside = round(rate - shift * CONTRAST)
         rates = tuple(int(np.clip(r, 0, RATE_MAX)) for r in (outside, outside + CONTRAST))
         plan = RatePlan(rate, rates, cells.astype(np.uint8))
-        stream = encode_latents(y, plan, bundle, height, width, threads).stream
-        if len(stream) + len(plan.chunk() or b"") + CHUNK_BYTES <= len(uniform):
-            best, high = (plan, stream), shift
+        streams = encode_latents(y, plan, bundle, layout, threads)
+        if sum(map(len, streams)) + len(plan.chunk() or b"") + CHUNK_BYTES <= sum(map(len, uniform)):
+            best, high = (plan, streams), shift
         elif trial:
             low = shift
         else:

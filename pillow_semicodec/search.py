@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from . import options
-from .analysis import analyze, describe
+from .analysis import INSTALLED, analyze, describe
 from .errors import SemicodecError
 from .files import walk
 from .semantics import Semantics
@@ -26,18 +26,24 @@ def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
         return analyze(path, heads=heads, threads=options.THREADS, limits=options.LIMITS)
     import numpy as np
 
-    with Image.open(path) as image:
-        picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    with Image.open(path) as image:  # as it is stored: files keep the orientation in their EXIF, too
+        picture = np.asarray(image.convert("RGB"))
     return describe(picture, heads=heads, threads=options.THREADS)
 
 
 def search(
-    folder: Path, score: Callable[[Semantics], float], heads: tuple[str, ...], failures: list[str]
+    folder: Path, score: Callable[[Semantics], float], heads: tuple[str, ...], failures: list[str], space: str = ""
 ) -> Iterator[tuple[float, Path, Semantics]]:
-    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``."""
+    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``.
+
+    Args:
+        space: of the embeddings to compare; a file that stores another's is read anew with the installed heads.
+    """
     for path, _ in walk([folder], frozenset({SGC})):
         try:
             seen = semantics_of(path, heads)
+            if space and seen.space != space:
+                seen = analyze(path, heads=INSTALLED, threads=options.THREADS, limits=options.LIMITS)
             yield score(seen), path, seen
         except (OSError, ValueError, SemicodecError) as error:
             failures.append(f"{path}: {error}")

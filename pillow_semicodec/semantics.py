@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from .container import read_map, read_varint, write_varint
-from .errors import FormatError, TruncatedError
+from .errors import FormatError, TruncatedError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,13 +106,17 @@ class Semantics:
 
 
 def write_semantics(semantics: Semantics) -> bytes:
-    """The payload of a semantics chunk: FORMAT.md section 8."""
+    """The payload of a semantics chunk: FORMAT.md section 8. Of very many labels the most probable are kept.
+
+    Raises:
+        ValueError: more maps, classes or components than a chunk holds.
+    """
     kept: Counter[str] = Counter()
-    labels = []
+    labels: list[tuple[str, str, float]] = []
     for label in semantics.labels:
         kept[label.task] += 1
         if kept[label.task] <= LABELS_KEPT or label.probability >= 0.001:
-            labels.append([label.task, label.name, round(label.probability, 3)])
+            labels.append((label.task, label.name, round(label.probability, 3)))
     packed = [zlib.compress(m.cells, 9) for m in semantics.maps]
     maps = [[m.task, list(m.classes), m.width, m.height, len(p)] for m, p in zip(semantics.maps, packed, strict=True)]
     content = {
@@ -122,21 +126,30 @@ def write_semantics(semantics: Semantics) -> bytes:
         "space": semantics.space,
         "maps": maps,
     }
-    header = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    header = _json(content)
+    while len(header) > _MAX_HEADER and labels:
+        labels.remove(min(labels, key=lambda row: row[2]))
+        header = _json(content)
+    if len(header) > _MAX_HEADER or len(maps) > _MAX_MAPS or len(semantics.embedding) > _MAX_EMBEDDING:
+        raise ValueError("the heads say more than a file can hold: store fewer of them")
     largest = max((abs(v) for v in semantics.embedding), default=1.0) or 1.0
     embedding = bytes(round(v / largest * 127) & 0xFF for v in semantics.embedding)
     return bytes([VERSION]) + write_varint(len(header)) + header + embedding + b"".join(packed)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_semantics(payload: bytes, width: int, height: int) -> Semantics:
     """Parse the chunk of a picture of ``width`` x ``height`` pixels.
 
     Raises:
-        FormatError: anything but what ``write_semantics`` writes.
+        FormatError: anything but what ``write_semantics`` writes. UnsupportedError: semantics of another version.
     """
     stream = BytesIO(payload)
-    if stream.read(1) != bytes([VERSION]):
-        raise FormatError(f"semantics of version {payload[:1].hex() or 'nothing'}; this build reads version {VERSION}")
+    if (version := _exactly(stream, 1)[0]) != VERSION:
+        raise UnsupportedError(f"semantics of version {version}; this build reads version {VERSION}")
     size, _ = read_varint(stream.read)
     if size > _MAX_HEADER:
         raise FormatError(f"the header of the semantics states {size} bytes")
@@ -175,9 +188,7 @@ def _read_map(row: tuple[str, tuple[str, ...], int, int, int], stream: BytesIO, 
 
 
 def _exactly(stream: BytesIO, size: int) -> bytes:
-    if not 0 <= size <= len(stream.getbuffer()):
-        raise TruncatedError(f"the semantics state a part of {size} bytes")
+    if not 0 <= size <= len(stream.getbuffer()) - stream.tell():
+        raise TruncatedError(f"the semantics end too early: a part of {size} bytes is missing")
     data = stream.read(size)
-    if len(data) != size:
-        raise TruncatedError("the semantics end too early")
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 import imageio_plugin
 import pillow_semicodec
-from pillow_semicodec import bundle
+from pillow_semicodec import bundle, container, slices
 
 TESTS = Path(__file__).parent
 TINY = TESTS / "data" / "tiny_bundle"
@@ -44,6 +45,26 @@ def photo(height: int = 96, width: int = 160, seed: int = 0) -> np.ndarray:
     base = np.stack([120 + 80 * np.sin(i / (17 + 9 * k) + j / (23 + 5 * k) + k) for k in range(3)], 2)
     base[(i // 24 + j // 40) % 2 == 0] *= 0.6
     return np.clip(base + random.normal(0, 6, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+def coded(
+    picture: np.ndarray, plan: slices.RatePlan | int, model: bundle.ModelBundle, threads: int = 1, side: int = 0
+) -> tuple[slices.Streams, slices.Layout]:
+    """Streams of a picture at a rate or plan, and their layout."""
+    plan = slices.RatePlan(plan) if isinstance(plan, int) else plan
+    layout = slices.Layout(*picture.shape[:2], side)
+    return slices.encode_latents(slices.analyse(picture, model, layout, threads), plan, model, layout, threads), layout
+
+
+def latents_of(data: bytes, threads: int = 1) -> slices.Latents:
+    """What a file holds."""
+    stream = io.BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    header = prologue.header
+    layout = slices.Layout(header.height, header.width, prologue.index.side)
+    plan = slices.RatePlan.of_file(prologue)
+    return slices.decode_latents(streams, plan, bundle.find_model(header.model_id), layout, threads)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def parse(data: bytes) -> dict:
     assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
     file = {"mode": {1: "L", 2: "RGB"}[mode], "size": (width, height), "model": model, "metadata": {}}
     at = 26
-    while "slice" not in file:
+    while len(file.get("streams", "?")) < file.get("count", 2):
         start, kind = at, chr(data[at])
         size, at = leb128(data, at + 1)
         payload = data[at : at + size]
@@ -46,13 +46,17 @@ def parse(data: bytes) -> dict:
         at += 4
         if kind == "I":
             file["rate"], side = struct.unpack(">HB", payload[:3])
-            assert side == 255
-            count, position = leb128(payload, 3)
-            assert count == 1
-            file["slice size"], _ = leb128(payload, position)
+            file["side"] = 2**side if side != 255 else None
+            file["count"], position = leb128(payload, 3)
+            sizes = []
+            for _ in range(file["count"]):
+                size, position = leb128(payload, position)
+                sizes.append(size)
+            assert position == len(payload)
+            file["streams"] = []
         elif kind == "S":
-            assert size == file["slice size"]
-            file["slice"] = payload
+            assert size == sizes[len(file["streams"])]
+            file["streams"].append(payload)
         elif kind == "R":
             rates = struct.unpack(f">{payload[0]}H", payload[1 : 1 + 2 * payload[0]])
             levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
@@ -236,6 +240,13 @@ class Model:
         return rows.transpose(2, 0, 1)[None]
 
 
+def slices_of(side: int | None, height: int, width: int, scale: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of every slice in raster order, in units of ``scale`` pixels."""
+    rows, columns = -(-height // scale), -(-width // scale)
+    step = side // scale if side else max(rows, columns)
+    return [(slice(i, i + step), slice(j, j + step)) for i in range(0, rows, step) for j in range(0, columns, step)]
+
+
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(pixels, z, residual, indexes)."""
     file = parse(data)
@@ -250,18 +261,29 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     anchors, bands = len(model.rates["log_gain"]), len(model.prior) // channels
     inside = min(max(rate - 4096, 0), 4096 * (anchors - 1))
     band = min(inside * bands // (4096 * (anchors - 1)), bands - 1)
-    coder = RangeDecoder(file["slice"])
-    z_indexes = band * channels + np.arange(channels).repeat(hz * wz)
-    z = decode_array(coder, model.prior, z_indexes).reshape(1, channels, hz, wz)
+    parts, hyper_parts = slices_of(file["side"], height, width, 16), slices_of(file["side"], height, width, 64)
+    coders = [RangeDecoder(stream) for stream in file["streams"]]
+    coders *= 3 if len(parts) == 1 else 1  # one stream holds all three layers
+    assert len(coders) == 3 * len(parts)
+    z = np.zeros((1, channels, hz, wz), np.int64)
+    for coder, (rows, columns) in zip(coders, hyper_parts, strict=False):
+        part = z[0, :, rows, columns]
+        z_indexes = band * channels + np.arange(channels).repeat(part[0].size)
+        part[:] = decode_array(coder, model.prior, z_indexes).reshape(part.shape)
+
+    def residuals(layer: int, indexes: np.ndarray, positions: np.ndarray) -> None:
+        for coder, (rows, columns) in zip(coders[layer * len(parts) :], parts, strict=False):
+            at = positions[:, rows, columns]
+            residual[:, rows, columns][at] = decode_array(coder, model.residual, indexes[:, rows, columns][at])
 
     features, indexes1 = IntegerGraph(model.part("scale_hyper_synthesis.onnx")).run(z)
     features, indexes1 = features[:, :, :h, :w], indexes1[0, :, :h, :w].astype(int)
     residual = np.zeros((latents, h, w), np.int64)
-    residual[step1] = decode_array(coder, model.residual, indexes1[step1])
+    residuals(1, indexes1, step1)
     (indexes2,) = IntegerGraph(model.part("scale_context.onnx")).run(features, residual[None])
     indexes = np.where(step1, indexes1, indexes2[0].astype(int))
     first = residual.copy()
-    residual[~step1] = decode_array(coder, model.residual, indexes[~step1])
+    residuals(2, indexes, ~step1)
 
     rates = file.get("rates", np.array([[rate]]))
     regions = "rates" in file

@@ -56,6 +56,18 @@ def test_round_trip(header: container.Header, rate: int, payload: bytes, extra: 
     assert (prologue.header, prologue.index.rate, slices, prologue.metadata) == (header, rate, (payload,), extra)
 
 
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(6, 11), st.integers(0, 65535))
+def test_slices_round_trip(width: int, height: int, code: int, rate: int) -> None:
+    """Every stream of a picture in slices is read back: three layers of each, or one stream where there is one slice."""
+    side = 2**code
+    count = container.stream_count(width, height, side)
+    assert count == (3 * -(-width // side) * -(-height // side) if max(width, height) > side else 1)
+    header = container.Header(width, height, "L", b"12345678")
+    streams = tuple(bytes([k % 256]) * (k % 3) for k in range(count))
+    prologue, slices = read(container.write_container(header, rate, streams, {}, side if count > 1 else 0))
+    assert (slices, prologue.index.side) == (streams, side if count > 1 else 0)
+
+
 def test_header_layout() -> None:
     """Size, mode and model id stand at fixed places within the first 26 bytes."""
     raw = container.write_header(HEADER)
@@ -137,6 +149,8 @@ INDEX = container.write_index(container.SliceIndex(0, (3,)))
         ([chunk(b"I", INDEX + b"\0")], FormatError),
         ([chunk(b"I", INDEX[:2] + b"\x04" + INDEX[3:])], UnsupportedError),
         ([chunk(b"I", INDEX[:3] + b"\x02" + INDEX[4:])], FormatError),
+        ([chunk(b"I", INDEX[:2] + b"\x08" + b"\x12" + bytes(17))], FormatError),  # 256 pixels: 3 x 2 slices, a size missing
+        ([chunk(b"I", INDEX[:2] + b"\x0a" + INDEX[3:])], FormatError),  # one slice has no side
         ([b"1\0" + struct.pack(">I", zlib.crc32(b"1\0"))], FormatError),
         ([chunk(b"x", bytes([k])) for k in range(3)], FormatError),
         ([chunk(b"e", b"12345")], LimitExceededError),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import latents_of
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, slices
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -19,13 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def test_good_files(path: Path) -> None:
     """z, residuals and indexes exactly; pixels within one level."""
     expected = np.load(path.with_suffix(".npz"))
-    stream = BytesIO(path.read_bytes())
-    prologue = container.read_prologue(stream.read)
-    (payload,) = container.read_slices(stream.read, prologue.index)
-    header = prologue.header
-    bundle = sgc.find_model(header.model_id)
-    _, latents = slices.decode_slice(payload, slices.RatePlan.of_file(prologue), bundle, header.height, header.width, 1)
-    for name, value in latents._asdict().items():
+    for name, value in latents_of(path.read_bytes())._asdict().items():
         assert np.array_equal(value, expected[name]), name
     pixels = sgc.decode(path.read_bytes())
     assert np.abs(pixels.astype(int) - expected["pixels"]).max() <= 1

@@ -14,25 +14,27 @@ PACKAGE = ROOT / "pillow_semicodec"
 ROWS = {
     "errors": 0, "limits": 0, "_version": 0, "files": 0,
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
-    "bundle": 2, "entropy.models": 2, "semantics": 2, "head_bundle": 3,
+    "bundle": 2, "entropy.models": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
     "inference": 4, "pixels": 4,
     "slices": 5, "heads": 5,
     "regions": 6,
     "codec": 7,
     "analysis": 8,
-    "SemicodecImagePlugin": 9, "cli": 9, "demo": 9, "search": 9,
+    "SemicodecImagePlugin": 9, "convert": 8, "cli": 9, "demo": 9, "search": 9,
     "__init__": 10, "__main__": 10, "entropy.__init__": 0,
 }  # fmt: skip
 SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), ("cli", "demo"), ("cli", "search")}
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "bundle", "inference", "pixels", "codec", "metrics",
-              "semantics", "slices", "heads", "regions",
-              "SemicodecImagePlugin", "demo", "search"},
+              "semantics", "planes", "slices", "heads", "regions",
+              "SemicodecImagePlugin", "convert", "demo", "search"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference"},
-    "PIL": {"SemicodecImagePlugin", "cli", "demo", "metrics", "search"},
+    "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search"},
     "tqdm": {"cli"},
+    "fsspec": {"convert"},
+    "dask": {"convert"},
     "scipy": {"metrics"},
     "ssimulacra2": {"metrics"},
 }  # fmt: skip

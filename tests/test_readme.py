@@ -37,7 +37,7 @@ def test_python_examples(code: str) -> None:
 def test_commands() -> None:
     """The commands of the section on the command line, in their order."""
     commands = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("sgc ")]
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         known = command.replace("--label Car", "--label car")  # the heads of the tests know other classes
         assert main(shlex.split(known, comments=True)[1:]) == 0

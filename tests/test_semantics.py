@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import pickle
 import re
@@ -59,7 +60,7 @@ def test_the_chunk_round_trips(case: tuple[Semantics, int, int]) -> None:
 
 @given(any_semantics(), st.data())
 def test_a_damaged_chunk_is_a_format_error(case: tuple[Semantics, int, int], data: st.DataObject) -> None:
-    """Any bytes give semantics or a FormatError; every prefix is noticed."""
+    """Any bytes give semantics, a FormatError or, under another version, an UnsupportedError; every prefix is noticed."""
     said, width, height = case
     payload = write_semantics(said)
     cut = data.draw(st.integers(0, len(payload) - 1))
@@ -67,7 +68,7 @@ def test_a_damaged_chunk_is_a_format_error(case: tuple[Semantics, int, int], dat
         read_semantics(payload[:cut], width, height)
     damaged = bytearray(payload)
     damaged[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
-    with contextlib.suppress(sgc.FormatError):
+    with contextlib.suppress(sgc.FormatError, sgc.UnsupportedError):
         read_semantics(bytes(damaged), width, height)
 
 
@@ -126,16 +127,17 @@ def test_reading_from_a_file_and_its_bytes(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(seen)) == copy.deepcopy(seen) == seen
 
 
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 9))
-def test_a_file_says_what_the_encoder_saw(height: int, width: int, seed: int) -> None:
+@given(st.integers(1, 70), st.integers(1, 150), st.integers(0, 9), st.sampled_from([0, 64]))
+def test_a_file_says_what_the_encoder_saw(height: int, width: int, seed: int, side: int) -> None:
     """Latents read back from the first half of the stream are those that the encoder had."""
     model = sgc.find_model()
     picture = photo(height, width, seed)
     plan = slices.RatePlan(20000)
-    y = slices.analyse(picture, model, 1)
-    stream = slices.encode_latents(y, plan, model, height, width, 1).stream
-    before = slices.semantic_latents(y, plan, model, height, width, 1)
-    after = slices.decode_semantic_latents(stream, plan, model, height, width, 1)
+    layout = slices.Layout(height, width, side)
+    y = slices.analyse(picture, model, layout, 1)
+    streams = slices.encode_latents(y, plan, model, layout, 1)
+    before = slices.semantic_latents(y, plan, model, layout, 1)
+    after = slices.decode_semantic_latents(streams, plan, model, layout, 1)
     assert np.allclose(before, after, atol=1e-4)
 
 
@@ -311,3 +313,84 @@ def test_semantics_do_not_run_by_themselves(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(codec, "find_heads", lambda *a: pytest.fail("looked for heads"))
     sgc.encode(photo(), 50)
     assert semantics.CELL == 16
+
+
+def test_names_from_files_do_not_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in stored names are shown as escapes, and forge no lines."""
+    file = with_chunk(sgc.Semantics(("h",), (sgc.Label("t\x1b]0;owned\x07", "a\nsgc: all good", 1.0),)))
+    (tmp_path / "x.sgc").write_bytes(file)
+    assert main(["info", "--semantics", str(tmp_path / "x.sgc")]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told and "\x07" not in told
+    assert "\\x1b]0;owned\\x07: a\\nsgc: all good" in told
+
+
+def with_chunk(seen: sgc.Semantics | bytes) -> bytes:
+    """A file that stores these semantics."""
+    stream = BytesIO(sgc.encode(photo(), 60))
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    payload = seen if isinstance(seen, bytes) else write_semantics(seen)
+    return container.write_container(prologue.header, prologue.index.rate, streams, {container.SEMANTICS: payload})
+
+
+def test_very_many_labels_are_cut_to_what_a_file_holds() -> None:
+    """The most probable stay; what does not fit at all is refused when written, not when read."""
+    many = sgc.Semantics(("h",), tuple(sgc.Label("t", f"{k:040}", (k + 1) / 4000) for k in range(4000)))
+    kept = sgc.read_semantics(write_semantics(many), 10, 10).labels
+    assert 500 < len(kept) < 4000
+    assert kept[-1].probability == 1.0
+    with pytest.raises(ValueError, match="more than a file can hold"):
+        write_semantics(sgc.Semantics(embedding=(0.01,) * 5000))
+
+
+def test_a_later_version_of_the_chunk_is_looked_past(tmp_path: Path) -> None:
+    """It is ancillary: the picture opens, and installed heads say what it shows."""
+    file = with_chunk(b"\x02later")
+    assert sgc.analyze(file) == sgc.analyze(sgc.encode(photo(), 60))
+    with Image.open(BytesIO(file)) as image:
+        assert "semantics" not in image.info
+
+
+def test_heads_can_be_chosen_when_saving() -> None:
+    """``semantics`` takes names, too; unknown ones are named."""
+    assert sgc.analyze(sgc.encode(photo(), 60, semantics="tiny-heads")) == sgc.analyze(
+        sgc.encode(photo(), 60, semantics=True)
+    )
+    with pytest.raises(sgc.BundleError, match="nonesuch"):
+        sgc.encode(photo(), 60, semantics=("nonesuch",))
+
+
+def test_semantics_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a file, with everything: labels, rows of the maps, embedding."""
+    sgc_file = tmp_path / "x.sgc"
+    sgc_file.write_bytes(sgc.encode(photo(96, 160), 60))
+    assert main(["info", "--json", str(sgc_file), str(sgc_file)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    seen = sgc.analyze(sgc_file)
+    assert len(lines) == 2
+    assert lines[0]["maps"][0]["cells"] == seen.maps[0].array().tolist()
+    assert lines[0]["labels"][0] == {
+        "task": "shapes",
+        "name": seen.labels[0].name,
+        "probability": seen.labels[0].probability,
+    }
+    assert lines[0]["embedding"] == list(seen.embedding)
+
+
+def test_search_reads_foreign_embeddings_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file whose stored embedding came from other heads is compared by the installed ones."""
+    seen = dataclasses.replace(sgc.analyze(sgc.encode(photo(), 60)), space="00" * 8)
+    (tmp_path / "old.sgc").write_bytes(with_chunk(seen))
+    Image.fromarray(photo()).save(tmp_path / "query.png")
+    assert main(["search", str(tmp_path), "--like", str(tmp_path / "query.png")]) == 0
+    assert float(capsys.readouterr().out.split()[0]) > 0.9
+
+
+def test_heads_that_do_not_fit_their_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description with fewer classes than the graph has outputs is the installation's fault."""
+    heads = sgc.find_heads(sgc.find_model().model_id)[0]
+    tasks = tuple(dataclasses.replace(t, classes=t.classes[:1]) for t in heads.tasks)
+    monkeypatch.setattr(heads, "tasks", tasks)
+    with pytest.raises(sgc.BundleError, match="does not fit its 1 classes"):
+        sgc.analyze(sgc.encode(photo(), 60))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_decoder
-from conftest import SHARED
+from conftest import SHARED, coded, latents_of
 from PIL import Image
 
 import pillow_semicodec as sgc
@@ -62,17 +62,18 @@ def test_bytes_are_those_of_the_likelihood(parrots: np.ndarray, quality: int) ->
     """A whole file takes at most 0.5 % and 64 bytes more than its latents' information."""
     bundle = sgc.find_model()
     rate = bundle.rate_bank.rate_of_quality(quality)
-    ideal = slices.ideal_bits(slices.encode_slice(parrots, rate, bundle).latents, rate, bundle) / 8
-    assert len(sgc.encode(parrots, quality)) <= 1.005 * ideal + 64
+    data = sgc.encode(parrots, quality)
+    assert len(data) <= 1.005 * slices.ideal_bits(latents_of(data), rate, bundle) / 8 + 64
 
 
 def test_neither_threads_nor_optimisation_matter(parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same file decodes to the same latents for 1 and 2 threads, optimised or not; pixels within one level."""
     bundle, picture = sgc.find_model(), parrots[100:300, 50:390]
-    stream, results = slices.encode_slice(picture, 20000, bundle).stream, []
+    (streams, layout), results, plan = coded(picture, 20000, bundle), [], slices.RatePlan(20000)
     for threads, optimised in ((1, True), (2, True), (1, False), (2, False)):
         monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimised)
-        results.append(slices.decode_slice(stream, 20000, bundle, 200, 340, threads))
+        arguments = (streams, plan, bundle, layout, threads)
+        results.append((slices.decode_streams(*arguments), slices.decode_latents(*arguments)))
     for pixels, latents in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(latents, results[0][1], strict=True))
         assert np.abs(pixels.astype(int) - results[0][0]).max() <= 1
@@ -83,9 +84,7 @@ def test_the_second_decoder_agrees(parrots: np.ndarray) -> None:
     picture = parrots[150:190, 200:250]
     data = sgc.encode(picture, 60)
     pixels, _, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(sgc.find_model().directory))
-    bundle = sgc.find_model()
-    rate = sgc.read_prologue(data).index.rate
-    _, latents = slices.decode_slice(reference_decoder.parse(data)["slice"], rate, bundle, 40, 50)
+    latents = latents_of(data)
     assert np.array_equal(latents.residual, residual)
     assert np.array_equal(latents.indexes, indexes)
     assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1

@@ -40,12 +40,14 @@ def check(folder: Path) -> None:
     for path in sorted(folder.glob("*.sgc")):
         data = BytesIO(path.read_bytes())
         prologue = container.read_prologue(data.read)
-        (payload,) = container.read_slices(data.read, prologue.index)
+        streams = container.read_slices(data.read, prologue.index)
         header, model = prologue.header, bundle.find_model(prologue.header.model_id)
         known = path.with_suffix(".npz")
         for threads, optimised in SETTINGS:
             inference.GRAPH_OPTIMISATION = optimised
-            pixels, latents = slices.decode_slice(payload, prologue.index.rate, model, header.height, header.width, threads)
+            layout = slices.Layout(header.height, header.width, prologue.index.side)
+            arguments = (streams, slices.RatePlan(prologue.index.rate), model, layout, threads)
+            pixels, latents = slices.decode_streams(*arguments), slices.decode_latents(*arguments)
             if not known.exists():
                 np.savez(known, pixels=pixels, **latents._asdict())
             expected = np.load(known)

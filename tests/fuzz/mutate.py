@@ -59,21 +59,23 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
     """A file whose header, rate or stream is changed, with every checksum right."""
     stream = io.BytesIO(data)
     prologue = container.read_prologue(stream.read)
-    (payload,) = container.read_slices(stream.read, prologue.index)
+    payloads = list(container.read_slices(stream.read, prologue.index))
     header = bytearray(container.write_header(prologue.header)[:22])
     if random.random() < 0.5:
         at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
         header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(3))
     if random.random() < 0.7:
-        payload = mutate(payload, random)
-        payload = payload[: len(payload) // 4 * 4]
+        k = int(random.integers(len(payloads)))
+        payloads[k] = mutate(payloads[k], random)
+        payloads[k] = payloads[k][: len(payloads[k]) // 4 * 4]
     rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
-    index = container.write_index(container.SliceIndex(rate, (len(payload),)))
+    side = prologue.index.side if random.random() < 0.9 else 2 ** int(random.integers(6, 9))
+    index = container.write_index(container.SliceIndex(rate, tuple(map(len, payloads)), side))
     before = [
         container.Chunk(kind, mutate(value, random) if random.random() < 0.5 else value)
         for kind, value in prologue.metadata.items()
     ]
-    chunks = [*before, container.Chunk(b"I", index), container.Chunk(b"S", payload)]
+    chunks = [*before, container.Chunk(b"I", index), *(container.Chunk(b"S", p) for p in payloads)]
     head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
     return head + b"".join(container.write_chunk(chunk) for chunk in chunks)
 

@@ -18,10 +18,10 @@ GOLDEN = Path(__file__).parent
 sys.path.insert(0, str(GOLDEN.parent))
 os.environ.update(SGC_MODEL_PATH=str(GOLDEN.parent / "data" / "tiny_bundle"), SGC_MODEL="tiny")
 
-from conftest import photo  # noqa: E402
+from conftest import latents_of, photo  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
-from pillow_semicodec import container, slices  # noqa: E402
+from pillow_semicodec import container  # noqa: E402
 
 
 def good() -> None:
@@ -32,15 +32,13 @@ def good() -> None:
         "grey-q80": (photo(64, 81, 2)[:, :, 0], 80, {}),
         "one-pixel": (np.array([[[255, 0, 128]]], np.uint8), 50, {}),
         "metadata": (photo(16, 16), 40, {"exif": b"Exif\0\0some", "icc_profile": b"profile"}),
+        "slices": (photo(150, 203, 3), 60, {"slice_side": 64}),
+        "slices-regions": (photo(130, 100, 4)[:, :, 1], 40, {"slice_side": 64, "roi": [(10, 20, 60, 90)]}),
         "regions-semantics": (photo(101, 75, 5), 60, {"roi": [(10, 10, 50, 60)], "semantics": True}),
     }
     for name, (picture, quality, extra) in cases.items():
         data = sgc.encode(picture, quality, threads=1, **extra)
-        stream = BytesIO(data)
-        prologue = container.read_prologue(stream.read)
-        (payload,) = container.read_slices(stream.read, prologue.index)
-        height, width = picture.shape[:2]
-        _, latents = slices.decode_slice(payload, slices.RatePlan.of_file(prologue), sgc.find_model(), height, width, 1)
+        latents = latents_of(data)
         (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
         np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1), **latents._asdict())
 

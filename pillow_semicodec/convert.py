@@ -1,0 +1,358 @@
+"""Convert many pictures: from folders, globs, archives and URLs, by a pool of processes or a Dask cluster.
+
+Strategy: a job is two names and depends on no other; its result is written whole or not at all. So a run that was killed
+is taken up by giving the same command again: results that exist are skipped. Originals are only ever read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import io
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+
+from .files import sweep, walk, write_atomically
+
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
+ATTEMPTS = 2  # of a job whose worker died, before it is given up
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    source: str  # path or URL
+    target: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all jobs of a run share.
+
+    Attributes:
+        save: keywords of ``Image.save`` for SGC; other formats are saved with their defaults.
+        flatten: put transparent pictures on white. measure: decode what was written and compare it with the source.
+    """
+
+    save: dict[str, Any] = dataclasses.field(default_factory=dict)
+    flatten: bool = False
+    measure: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    job: Job
+    before: int = 0  # bytes of the source
+    after: int = 0  # bytes of the result
+    quality: dict[str, float] = dataclasses.field(default_factory=dict)  # PSNR in dB and SSIMULACRA2, where measured
+    error: str = ""
+
+
+def is_url(name: str) -> bool:
+    return "://" in name or "::" in name
+
+
+def reason(error: BaseException) -> str:
+    """One line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---- one picture -----------------------------------------------------------------------------------------------
+
+
+def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: bool, output: IO[bytes]) -> None:
+    """Read one picture and write it as the format ``name``; EXIF and ICC profile are kept.
+
+    Raises:
+        OSError, ValueError: the picture cannot be read, or would lose frames or transparency.
+    """
+    with Image.open(source) as image:
+        frames = getattr(image, "n_frames", 1)
+        if name == "SGC" and frames > 1 and image.format != "MPO":  # a phone's second frame is a by-product
+            raise ValueError(f"it has {frames} frames; this version stores one")
+        image.load()  # some formats hold their EXIF behind the pixels
+        exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
+        picture: Image.Image = image
+        if name == "SGC" and flatten and image.has_transparency_data:
+            picture = Image.new("RGBA", image.size, "white")
+            picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
+            picture.info = dict(image.info)
+            picture.info.pop("transparency", None)
+        if name != "SGC":
+            save = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
+        if exif:
+            save = {**save, "exif": exif}
+        picture.save(output, name, **save)
+
+
+def format_of(target: str) -> str:
+    """Name of the format that a target's extension stands for; ValueError where there is none that can be written."""
+    suffix = os.path.splitext(target)[1].lower()
+    name = Image.registered_extensions().get(suffix)
+    if name is None or name not in Image.SAVE:
+        raise ValueError(f"{target}: no format that can be written has the extension {suffix!r}")
+    return name
+
+
+def convert(job: Job, settings: Settings) -> Outcome:
+    """One job; whatever goes wrong is told in the outcome."""
+    try:
+        name = format_of(job.target)
+        with _opened(job.source) as (source, before):
+            if not is_url(job.target) and isinstance(source, Path) and _same_file(source, Path(job.target)):
+                raise ValueError("source and target are the same file")
+            write = partial(recode, source, name, settings.save, settings.flatten)
+            after = _written(job.target, write)
+        quality = _measured(job, settings.flatten) if settings.measure else {}
+        return Outcome(job, before, after, quality)
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them; the others go on
+        return Outcome(job, error=reason(error))
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return b.exists() and b.samefile(a)
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
+    """(what Pillow can open, its bytes)."""
+    if not is_url(name):
+        path = Path(name)
+        yield path, path.stat().st_size
+        return
+    with _fsspec().open(name, "rb") as file:
+        data = file.read()
+    yield io.BytesIO(data), len(data)
+
+
+def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
+    if not is_url(name):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_atomically(path, write)
+    buffer = io.BytesIO()
+    write(buffer)
+    filesystem, path_there = _fsspec().core.url_to_fs(name)
+    filesystem.makedirs(filesystem._parent(path_there), exist_ok=True)
+    filesystem.pipe_file(path_there, buffer.getvalue())
+    return buffer.tell()
+
+
+def _measured(job: Job, flatten: bool) -> dict[str, float]:
+    import numpy as np
+
+    from .metrics import psnr, ssimulacra2
+
+    pictures = []
+    for name in (job.source, job.target):
+        with _opened(name) as (file, _), Image.open(file) as image:
+            shown: Image.Image = image
+            if flatten and image.has_transparency_data:
+                shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            pictures.append(np.asarray(shown.convert("RGB")))
+    return {"psnr": psnr(*pictures), "ssimulacra2": ssimulacra2(*pictures)}
+
+
+def _fsspec() -> Any:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ValueError('archives and URLs need: pip install "pillow-semicodec[bulk]"') from error
+    return fsspec
+
+
+# ---- which pictures --------------------------------------------------------------------------------------------
+
+
+def find_sources(names: list[str], extensions: frozenset[str], failures: list[Outcome]) -> Iterator[tuple[str, str]]:
+    """(source, its place in the results' folder) of every picture that ``names`` stand for: files, folders, globs, archives
+    and URLs. What cannot be listed is added to ``failures``.
+    """
+    for name in names:
+        try:
+            if is_url(name):
+                yield from _remote(name, extensions)
+            elif (kind := _archive_kind(name)) and os.path.isfile(name):
+                yield from _remote(f"{kind}://::{name}", extensions)
+            elif os.path.lexists(name):
+                for path, relative in walk([Path(name)], extensions, partial(_failed, failures)):
+                    yield str(path), str(relative)
+            else:
+                found = sorted(glob.glob(name, recursive=True))
+                if not found:
+                    raise FileNotFoundError(f"no such file, folder or glob: {name}")
+                for match in found:
+                    if os.path.isfile(match) and os.path.splitext(match)[1].lower() in extensions:
+                        yield match, os.path.basename(match)
+        except (OSError, ValueError, ImportError) as error:
+            _failed(failures, error, name)
+
+
+def _failed(failures: list[Outcome], error: BaseException, name: str = "") -> None:
+    failures.append(Outcome(Job(name or str(getattr(error, "filename", "")), ""), error=reason(error)))
+
+
+def _archive_kind(name: str) -> str:
+    return next((kind for suffix, kind in ARCHIVES.items() if name.lower().endswith(suffix)), "")
+
+
+def _remote(url: str, extensions: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Of a URL as fsspec takes it: a file, a folder or a glob, chained (``zip://*.png::s3://…``) or not."""
+    filesystem, path = _fsspec().core.url_to_fs(url)
+    _, chained, rest = url.partition("::")
+    if "*" in path or "?" in path:
+        found, base = filesystem.glob(path), os.path.dirname(path.partition("*")[0].partition("?")[0])
+    elif filesystem.isdir(path) or not path:
+        found, base = filesystem.find(path), path
+    else:
+        found, base = [path], os.path.dirname(path)
+    if not found:
+        raise FileNotFoundError(f"nothing found at {url}")
+    for member in sorted(found):
+        if os.path.splitext(member)[1].lower() in extensions:
+            yield filesystem.unstrip_protocol(member) + chained + rest, os.path.relpath(member, base or ".").lstrip("/")
+
+
+def plan(
+    sources: list[str],
+    output: str | None,
+    suffix: str,
+    extensions: frozenset[str],
+    overwrite: bool,
+    failures: list[Outcome],
+) -> tuple[list[Job], int]:
+    """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``."""
+    jobs, skipped, taken = [], 0, dict[str, str]()
+    exists = _exists(output)
+    for source, place in find_sources(sources, extensions, failures):
+        if output is None and is_url(source):
+            failures.append(
+                Outcome(Job(source, ""), error="there is no place beside it: give a folder for the results (-o)")
+            )
+            continue
+        target = os.path.splitext(source if output is None else f"{output.rstrip('/')}/{place}")[0] + suffix
+        if target in taken:
+            failures.append(Outcome(Job(source, target), error=f"its result {target} is that of {taken[target]} too"))
+            continue
+        taken[target] = source
+        if not overwrite and exists(target):
+            skipped += 1
+        else:
+            jobs.append(Job(source, target))
+    return jobs, skipped
+
+
+def _exists(output: str | None) -> Callable[[str], bool]:
+    if output is None or not is_url(output):
+        return os.path.exists
+    filesystem, path = _fsspec().core.url_to_fs(output)
+    there = set(filesystem.find(path)) if filesystem.exists(path) else set()
+    return lambda target: filesystem._strip_protocol(target) in there
+
+
+def sweep_targets(jobs: list[Job]) -> None:
+    """Remove what a run that was killed left half written beside the results."""
+    sweep({Path(job.target).parent for job in jobs if not is_url(job.target)})
+
+
+def summary(outcomes: list[Outcome], skipped: int) -> str:
+    done = [outcome for outcome in outcomes if not outcome.error]
+    before, after = sum(o.before for o in done), sum(o.after for o in done)
+    share = f", {before} → {after} bytes ({100 * after / before:.1f} %)" if before else ""
+    told = f"{len(done)} converted{share}, {skipped} skipped (exist already), {len(outcomes) - len(done)} failed"
+    measured = [o.quality for o in done if o.quality]
+    if measured:
+        psnr, score = (sum(q[name] for q in measured) / len(measured) for name in ("psnr", "ssimulacra2"))
+        told += f"; mean PSNR {psnr:.2f} dB, mean SSIMULACRA2 {score:.1f}"
+    return told
+
+
+def row(outcome: Outcome) -> dict[str, Any]:
+    """For the report; names that are no text are written with escapes."""
+    fields = dataclasses.asdict(outcome)
+    names = {k: v.encode("utf-8", "backslashreplace").decode() for k, v in fields.pop("job").items()}
+    return {**names, **fields}
+
+
+# ---- engines ---------------------------------------------------------------------------------------------------
+
+
+def _start_worker(threads: int) -> None:
+    from . import options
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    options.THREADS = threads
+
+
+def run_pool(
+    jobs: list[Job], settings: Settings, workers: int, threads: int, work: Callable[[Job, Settings], Outcome] = convert
+) -> Iterator[Outcome]:
+    """Outcomes as they come, from ``workers`` processes of ``threads`` threads. A worker that dies costs nothing but time:
+    the jobs that it may have had are tried again one by one, and the one that kills its worker again is given up.
+    """
+    waiting, suspects, deaths = deque(jobs), deque[Job](), Counter[Job]()
+    while waiting or suspects:
+        running: dict[Future[Outcome], Job] = {}
+        alone = False
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads,))
+        try:
+            while waiting or suspects or running:
+                if not running:
+                    alone = bool(suspects)
+                queue, most = (suspects, 1) if alone else (waiting, 2 * workers)
+                while queue and len(running) < most:
+                    job = queue.popleft()
+                    running[pool.submit(work, job, settings)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    del running[future]
+                    yield outcome
+        except BrokenProcessPool:
+            for job in running.values():
+                deaths[job] += alone
+                if deaths[job] < ATTEMPTS:
+                    suspects.append(job)
+                else:
+                    yield Outcome(job, error="the process that converted it died, twice: out of memory?")
+            sweep_targets(jobs)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, threads: int) -> Iterator[Outcome]:
+    """Outcomes as they come from a Dask cluster, at an address or started here; jobs of workers that die go to others."""
+    try:
+        from dask.distributed import Client, LocalCluster, as_completed
+    except ImportError as error:
+        raise ValueError('a Dask cluster needs: pip install "pillow-semicodec[dask]"') from error
+    with contextlib.ExitStack() as stack:
+        where: Any = scheduler
+        if not scheduler:
+            where = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+        client = stack.enter_context(Client(where))
+        futures = client.map(partial(_convert_there, settings=settings, threads=threads), jobs, pure=False, retries=ATTEMPTS)
+        by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
+        for future in as_completed(futures):
+            if future.key not in by_key:
+                continue  # its worker died with the outcome, and another repeated the job
+            job = by_key.pop(future.key)
+            died = future.exception()
+            yield future.result() if died is None else Outcome(job, error=reason(died))
+        sweep_targets(jobs)  # workers may have died
+
+
+def _convert_there(job: Job, settings: Settings, threads: int) -> Outcome:
+    from . import options
+
+    options.THREADS = threads
+    return convert(job, settings)

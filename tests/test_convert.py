@@ -1,0 +1,209 @@
+"""Bulk conversion: where pictures come from, what is skipped, what goes wrong, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec import convert
+from pillow_semicodec.cli import main
+from pillow_semicodec.convert import Job, Settings, run_pool
+from pillow_semicodec.files import sweep, write_atomically
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{k:03}.png" for k in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, path in enumerate(paths):
+        Image.fromarray(photo(24 + k % 7, 40, k)).save(path)
+    return paths
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "glob", "memory"])
+def test_sources(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Archives, globs and URLs give the same files as the folder."""
+    paths = pictures(tmp_path / "in" / "deep", 3)
+    if kind == "zip":
+        source = str(tmp_path / "all.zip")
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in paths:
+                archive.write(path, f"deep/{path.name}")
+    elif kind == "tar.gz":
+        source = str(tmp_path / "all.tar.gz")
+        with tarfile.open(source, "w:gz") as archive:
+            for path in paths:
+                archive.add(path, f"deep/{path.name}")
+    elif kind == "glob":
+        source = str(tmp_path / "in" / "**" / "*.png")
+    else:
+        fsspec = pytest.importorskip("fsspec")
+        source = "memory://bucket/pictures"
+        for path in paths:
+            fsspec.filesystem("memory").pipe_file(f"/bucket/pictures/deep/{path.name}", path.read_bytes())
+    if kind != "glob":
+        pytest.importorskip("fsspec")
+    assert main(["convert", source, "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert "3 converted" in capsys.readouterr().out
+    assert names(tmp_path / "out") == ["000.sgc", "001.sgc", "002.sgc"]
+    assert kind == "glob" or (tmp_path / "out" / "deep" / "000.sgc").exists()
+    assert np.asarray(Image.open(sorted((tmp_path / "out").rglob("*.sgc"))[1])).shape == (25, 40, 3)
+
+
+def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
+    """A URL as the output; what is there already is skipped."""
+    fsspec = pytest.importorskip("fsspec")
+    pictures(tmp_path / "in", 2)
+    for _ in range(2):
+        assert main(["convert", str(tmp_path / "in"), "-o", "memory://results/x", "--workers", "1"]) == 0
+    assert [Path(p).name for p in fsspec.filesystem("memory").find("/results")] == ["000.sgc", "001.sgc"]
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what would be done."""
+    pictures(tmp_path / "in", 2)
+    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "001.png → " in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes and quality of every file, failures with their reason."""
+    pytest.importorskip("ssimulacra2")
+    pictures(tmp_path / "in", 2)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    arguments = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--measure", "--workers", "1"]
+    assert main([*arguments, "--report", str(tmp_path / "report.json")]) == 1
+    told = capsys.readouterr()
+    assert "PSNR" in told.out
+    assert "broken.png" in told.err
+    rows = {Path(row["source"]).name: row for row in json.loads((tmp_path / "report.json").read_text())["files"]}
+    assert rows["000.png"]["after"] == (tmp_path / "out" / "000.sgc").stat().st_size
+    assert rows["000.png"]["quality"]["psnr"] > 15
+    assert "cannot identify" in rows["broken.png"]["error"]
+
+
+def test_loops_of_links_and_odd_names(tmp_path: Path) -> None:
+    """Links to a parent are not followed; names need not be UTF-8."""
+    folder = tmp_path / "in"
+    paths = pictures(folder, 1)
+    (folder / "loop").symlink_to(folder)
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    odd = os.fsencode(folder) + b"/caf\xe9.png"
+    try:
+        os.link(paths[0], odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert main(["convert", str(folder), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"000.sgc", b"caf\xe9.sgc"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_forbidden_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be listed is a failure; the rest is converted."""
+    pictures(tmp_path / "in", 1)
+    pictures(tmp_path / "in" / "closed", 1)
+    (tmp_path / "in" / "closed").chmod(0)
+    try:
+        assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    finally:
+        (tmp_path / "in" / "closed").chmod(0o700)
+    assert "closed" in capsys.readouterr().err
+    assert names(tmp_path / "out") == ["000.sgc"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the cause, nothing half written stays, the source is untouched."""
+    (path,) = pictures(tmp_path / "in", 1)
+    before = path.read_bytes()
+
+    def full(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pillow_semicodec.codec.container.write_container", full)
+    outcome = convert.convert(Job(str(path), str(tmp_path / "out" / "x.sgc")), Settings())
+    assert "No space left" in outcome.error
+    assert names(tmp_path / "out") == []
+    assert path.read_bytes() == before
+
+
+def _deadly(job: Job, settings: Settings) -> convert.Outcome:
+    if job.source.endswith("002.png"):
+        write_atomically(Path(job.target), lambda file: os.kill(os.getpid(), signal.SIGKILL))
+    return convert.Outcome(job, 1, 1)
+
+
+def test_a_picture_that_kills_its_worker(tmp_path: Path) -> None:
+    """It alone is given up; every other is converted, none twice; what the worker had begun to write goes with it."""
+    jobs = [Job(f"{k:03}.png", str(tmp_path / f"{k:03}.sgc")) for k in range(12)]
+    outcomes = list(run_pool(jobs, Settings(), 2, 1, _deadly))
+    assert sorted(o.job.source for o in outcomes) == [j.source for j in jobs]
+    assert [o.job.source for o in outcomes if o.error] == ["002.png"]
+    assert names(tmp_path) == []
+
+
+def test_what_somebody_writes_is_not_swept(tmp_path: Path) -> None:
+    """A second run beside the first must not take its files away."""
+
+    def write(file: IO[bytes]) -> None:
+        sweep([tmp_path])
+        file.write(b"whole")
+
+    write_atomically(tmp_path / "x.sgc", write)
+    assert (tmp_path / "x.sgc").read_bytes() == b"whole"
+
+
+def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
+    """After SIGKILL in the middle the same command finishes: every output whole, none missing, nothing left over."""
+    pictures(tmp_path / "in", 40)
+    command = [sys.executable, "-m", "pillow_semicodec", "convert", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    first = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "out").glob("*.sgc"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.sgc")}
+    (tmp_path / "out" / ".sgc-0123456789abcdef.part").write_bytes(b"of a run that is no more")
+    assert 0 < len(done) < 40
+    finished = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert names(tmp_path / "out") == [f"{k:03}.sgc" for k in range(40)]
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as image:
+            image.verify()
+        assert done.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+
+
+def test_the_same_on_a_cluster(tmp_path: Path) -> None:
+    """Dask's local cluster, with a worker killed in the middle: every picture is converted once."""
+    distributed = pytest.importorskip("distributed")
+    paths = pictures(tmp_path / "in", 20)
+    jobs = [Job(str(p), str(tmp_path / "out" / f"{p.stem}.sgc")) for p in paths]
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+        outcomes = []
+        for outcome in convert.run_dask(jobs, Settings(), cluster.scheduler_address, 2, 1):
+            outcomes.append(outcome)
+            if len(outcomes) == 2:
+                os.kill(next(iter(cluster.workers.values())).process.pid, signal.SIGKILL)
+    assert sorted(o.job.source for o in outcomes) == [str(p) for p in paths]
+    assert not any(o.error for o in outcomes)
+    assert names(tmp_path / "out") == [f"{p.stem}.sgc" for p in paths]
+    assert sgc.decode((tmp_path / "out" / "000.sgc").read_bytes()).shape == (24, 40, 3)

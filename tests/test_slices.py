@@ -1,0 +1,206 @@
+"""Laws of slices: they leave no trace in the picture, a region needs its own only, and memory does not hold the rest."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import coded, photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec import container, inference, planes, slices
+from pillow_semicodec.codec import default_side
+from pillow_semicodec.planes import Box, Grid, Plane, run_squares
+
+sizes = st.integers(1, 300)
+
+
+@settings(max_examples=20)
+@given(sizes, sizes, st.sampled_from([64, 128]), st.integers(1, 100), st.sampled_from([1, 2]))
+def test_sliced_equals_unsliced(height: int, width: int, side: int, quality: int, threads: int) -> None:
+    """Identical latents and indexes, pixels within one level, at any size."""
+    model, picture = sgc.find_model(), photo(height, width, quality)
+    plan = slices.RatePlan(model.rate_bank.rate_of_quality(quality))
+    results = []
+    for s, n in ((0, 1), (side, threads)):
+        streams, layout = coded(picture, plan, model, n, s)
+        arguments = (streams, plan, model, layout, n)
+        results.append((slices.decode_latents(*arguments), slices.decode_streams(*arguments)))
+    (latents, pixels), (sliced, sliced_pixels) = results
+    for a, b in zip(latents, sliced, strict=True):
+        assert np.array_equal(a, b)
+    assert np.abs(pixels.astype(int) - sliced_pixels).max() <= 1
+
+
+@settings(max_examples=30)
+@given(st.data(), sizes, sizes, st.sampled_from([0, 64, 128]), st.sampled_from(["L", "RGB"]))
+def test_a_box_is_part_of_the_picture(data: st.DataObject, height: int, width: int, side: int, mode: str) -> None:
+    """Decoding a box gives what cutting it out of the whole gives."""
+    picture = photo(height, width) if mode == "RGB" else photo(height, width)[:, :, 0]
+    file = sgc.encode(picture, 60, slice_side=side)
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    whole = sgc.decode(file).astype(int)[top:bottom, left:right]
+    assert np.abs(sgc.decode(file, box=(left, top, right, bottom)) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 4, 5), (-1, 0, 5, 5), (0, 0, 101, 5)])
+def test_boxes_outside_are_refused(box: tuple[int, int, int, int]) -> None:
+    """A box that is empty or leaves the picture is named."""
+    with pytest.raises(ValueError, match="does not lie in 100x80"):
+        sgc.decode(sgc.encode(photo(80, 100)), box=box)
+
+
+def test_a_region_reads_its_own_slices_only() -> None:
+    """Streams far from the region may be damaged without harm; and the networks see only what is near."""
+    file = sgc.encode(photo(640, 640), 70, slice_side=64)
+    stream = BytesIO(file)
+    prologue = container.read_prologue(stream.read)
+    streams = list(container.read_slices(stream.read, prologue.index))
+    expected = sgc.decode(file, box=(70, 70, 120, 120))
+    far = [k for k in range(100) if k // 10 > 5 or k % 10 > 5]
+    for layer in range(3):
+        for k in far:
+            streams[100 * layer + k] = b"damaged!"
+    header = prologue.header
+    damaged = container.write_container(header, prologue.index.rate, tuple(streams), {}, 64)
+    assert np.array_equal(sgc.decode(damaged, box=(70, 70, 120, 120)), expected)
+    with pytest.raises(sgc.FormatError):
+        sgc.decode(damaged)
+
+
+class Cut:
+    """A picture of which only boxes are ever seen."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        self.picture, self.shape, self.dtype, self.largest = picture, picture.shape, picture.dtype, 0
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        part = self.picture[at]
+        self.largest = max(self.largest, part.size)
+        return part
+
+    def __setitem__(self, at: Any, pixels: np.ndarray) -> None:
+        self.picture[at] = pixels
+        self.largest = max(self.largest, pixels.size)
+
+
+@pytest.mark.parametrize("shape", [(64, 700, 3), (700, 64), (260, 330, 3)])
+def test_pictures_that_do_not_fit_in_memory(shape: tuple[int, ...]) -> None:
+    """Encoder and decoder ask for boxes, never for the whole; the result is the same."""
+    picture = photo(*shape[:2])[:, :, 0] if len(shape) == 2 else photo(*shape[:2])
+    source, target = Cut(picture), Cut(np.zeros(shape, np.uint8))
+    file = sgc.encode(source, 60, slice_side=64)
+    assert file == sgc.encode(picture, 60, slice_side=64)
+    assert sgc.decode(file, out=target) is target
+    assert np.array_equal(target.picture, sgc.decode(file))
+    assert source.largest <= (64 + 2 * 16 * slices.ANALYSIS_HALO) ** 2 * 3
+    assert target.largest <= 64**2 * 3
+
+
+def test_what_takes_pixels_must_have_their_shape() -> None:
+    """A wrong ``out`` is named before anything is decoded."""
+    with pytest.raises(ValueError, match=r"\[10, 10, 3\]"):
+        sgc.decode(sgc.encode(photo(80, 100)), out=np.zeros((10, 10, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(1500, 40), (40, 1500)])
+def test_memory_holds_a_few_rows_of_slices(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along the longer side planes are forgotten: a picture of any length is coded with the same few squares."""
+    most, total = 0, 0
+    make = Plane._square
+
+    def counting(self: Plane, i: int, j: int) -> planes.Arrays:
+        nonlocal most, total
+        result = make(self, i, j)
+        most = max(most, len(self._squares))
+        return result
+
+    monkeypatch.setattr(Plane, "_square", counting)
+    file = sgc.encode(photo(*shape), 50, slice_side=64, threads=1)
+    sgc.decode(file, threads=1)
+    assert most <= 8
+    assert container.stream_count(shape[1], shape[0], 64) == 3 * 24
+
+
+def test_receptive_fields_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that sees less than its halo would leave seams: the laws above notice it."""
+    monkeypatch.setattr(slices, "SYNTHESIS_HALO", 0)
+    model, picture = sgc.find_model(), photo(200, 200)
+    whole, sliced = (slices.decode_streams(c[0], slices.RatePlan(30000), model, c[1], 1)
+                     for c in (coded(picture, 30000, model, 1, s) for s in (0, 64)))  # fmt: skip
+    assert np.abs(whole.astype(int) - sliced).max() > 1
+
+
+def test_slices_are_chosen_by_size() -> None:
+    """Small pictures stay whole; long ones and large ones are cut."""
+    assert default_side(1024, 1024) == default_side(1, 900) == 0
+    assert default_side(1024, 1025) == default_side(700, 4000) == 1024
+    assert default_side(4096, 9000) == 512
+    file = sgc.encode(photo(1030, 1100), 30)
+    assert sgc.read_prologue(file).index.side == 1024
+    with Image.open(BytesIO(file)) as image:
+        assert np.array_equal(np.asarray(image), sgc.decode(file))
+
+
+@pytest.mark.parametrize(("side", "error"), [(100, ValueError), (32, ValueError), (2**17, ValueError), (64.0, TypeError)])
+def test_impossible_sides(side: Any, error: type[Exception]) -> None:
+    """Sides that the format cannot state are refused."""
+    with pytest.raises(error, match="slice_side"):
+        sgc.encode(photo(), slice_side=side)
+
+
+# ---- planes ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.data())
+def test_a_plane_reads_like_an_array(rows: int, columns: int, side: int, data: st.DataObject) -> None:
+    """Any box, whatever squares it touches; each square is made once."""
+    array, made = np.arange(2 * rows * columns).reshape(2, rows, columns), []
+
+    def make(i: int, j: int, box: Box) -> planes.Arrays:
+        made.append((i, j))
+        return (array[:, box.top : box.bottom, box.left : box.right],)
+
+    plane = Plane(Grid(rows, columns, side), make)
+    for _ in range(3):
+        top, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+        box = Box(top, left, data.draw(st.integers(top + 1, rows)), data.draw(st.integers(left + 1, columns)))
+        assert np.array_equal(plane.read(box)[0], array[:, box.top : box.bottom, box.left : box.right])
+    assert len(set(made)) == len(made)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3))
+def test_every_square_is_worked_on_once(rows: int, columns: int, side: int, workers: int) -> None:
+    """And rows are left behind in order, after all their squares."""
+    grid, done, left = Grid(rows, columns, side), [], []
+    run_squares(
+        grid, grid.bounds, lambda i, j: done.append((i, j)), lambda k, axis: left.append((k, axis, len(done))), workers
+    )
+    assert sorted(done) == sorted(grid.squares(grid.bounds))
+    axis = int(columns > rows and grid.shape[1] > grid.shape[0])
+    assert [k for k, _, _ in left] == list(range(grid.shape[axis]))
+    assert all(count >= (k + 1) * grid.shape[1 - axis] for k, _, count in left)
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    """Whoever waits for a square that failed hears of it, and the rest is not begun."""
+
+    def make(i: int, j: int, box: Box) -> planes.Arrays:
+        raise sgc.FormatError("broken")
+
+    plane, grid = Plane(Grid(64, 64, 2), make), Grid(64, 64, 2)
+    with pytest.raises(sgc.FormatError, match="broken"):
+        run_squares(grid, grid.bounds, lambda i, j: plane.read(Box(0, 0, 64, 64)) and None, lambda k, axis: None, 2)
+
+
+def test_sessions_are_shared_by_slices() -> None:
+    """Slices in parallel use one session of one thread."""
+    inference._cache.clear()
+    sgc.decode(sgc.encode(photo(256, 256), 50, slice_side=64, threads=2), threads=2)
+    assert [threads for _, threads in inference._cache] == [1]

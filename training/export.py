@@ -49,6 +49,7 @@ PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
 EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
 TOLERANCE = {"pixels": 1.0}  # grey levels; other tensors: relative to their spread
 RELATIVE_TOLERANCE = 1e-3
+BEYOND = {"pixels": 1e-3}  # share of values that may differ by more: an 8-bit activation may fall to the other side
 
 
 def load_model(checkpoint: Path) -> SemicodecModel:
@@ -90,7 +91,8 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
         expected = expected if isinstance(expected, tuple) else (expected,)
         got = session.run(None, {k: v.numpy() for k, v in zip(graph.inputs, inputs, strict=True)})  # type: ignore[call-overload]
         for output, a, b in zip(graph.outputs, expected, got, strict=True):  # type: ignore[call-overload]
-            difference = float(np.abs(a.numpy().astype(np.float64) - b).max())
+            differences = np.abs(a.numpy().astype(np.float64) - b)
+            difference = float(np.quantile(differences, 1 - BEYOND.get(output, 0.0), method="higher"))
             spread = max(float(a.double().std()), 1e-3)
             allowed = 0.0 if name in EXACT_GRAPHS else TOLERANCE.get(output, RELATIVE_TOLERANCE * spread)
             if a.shape != b.shape or difference > allowed:

@@ -77,6 +77,12 @@ class SemicodecModel(nn.Module):
         """Start as a linear transform codec fitted to ``crops`` [N, 3, H, W] in [-0.5, 0.5]."""
         initialise_as_transform_codec(self.analysis, self.synthesis, crops)
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Fit the steps of an 8-bit synthesis to crops x [B, 3, H, W], at rates from 0 to 1."""
+        condition = self.rate_bank.weights(torch.linspace(0, 1, len(x), device=x.device)) @ self.rate_bank.synthesis_bias
+        self.synthesis.blocks.calibrate(self.synthesis.enter(self.analysis(x), condition[:, :, None, None]))  # type: ignore[operator]
+
     def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
         """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1].
 

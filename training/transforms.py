@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
+from .eight_bit import EightBitBlocks
 from .layers import DepthConvBlock, Float32Conv2d
 
 BLOCK = 8  # PixelUnshuffle factor
@@ -56,7 +57,10 @@ class SynthesisTransform(nn.Module):
             nn.init.zeros_(self.latent_project.weight)
             nn.init.zeros_(self.latent_project.bias)  # type: ignore[arg-type]
         self.split = Float32Conv2d(config.latent_channels, 4 * width, 1)
-        self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.synthesis_blocks)))
+        if config.synthesis_eight_bit:
+            self.blocks: nn.Sequential = EightBitBlocks(width, config.synthesis_blocks)
+        else:
+            self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.synthesis_blocks)))
         self.project = Float32Conv2d(width, BLOCK_CHANNELS, 1)
         # The blocks' width is less than the 192 samples of a block: without a way around them, what it leaves out
         # bounds the quality at high rates. It starts silent.
@@ -65,11 +69,15 @@ class SynthesisTransform(nn.Module):
         nn.init.zeros_(self.bypass_project.weight)
         nn.init.zeros_(self.bypass_project.bias)  # type: ignore[arg-type]
 
-    def forward(self, y_hat: Tensor, condition: Tensor) -> Tensor:
+    def enter(self, y_hat: Tensor, condition: Tensor) -> Tensor:
+        """What the blocks get, [B, C, H/8, W/8]."""
         h = self.split(y_hat)  # [B, 4C, H/16, W/16]
         if self.latent_width:
             h = h + self.latent_project(self.latent_blocks(self.latent_embed(y_hat)))
-        h = F.pixel_shuffle(h, 2) + condition  # [B, C, H/8, W/8]
+        return F.pixel_shuffle(h, 2) + condition
+
+    def forward(self, y_hat: Tensor, condition: Tensor) -> Tensor:
+        h = self.enter(y_hat, condition)
         detail = self.bypass_project(F.pixel_shuffle(self.bypass_split(y_hat), 2))
         return F.pixel_shuffle(self.project(self.blocks(h)) + detail, BLOCK)
 

@@ -1,0 +1,107 @@
+"""The 8-bit synthesis: calibrated, it does what the float one did; exported, what it did in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+from training.config import ModelConfig  # noqa: E402
+from training.eight_bit import LEVELS, EightBitBlocks, fitting_steps, round_to_bytes  # noqa: E402
+from training.export import check_parity  # noqa: E402
+from training.graphs import export_graph  # noqa: E402
+from training.growth import load_grown  # noqa: E402
+from training.model import SemicodecModel  # noqa: E402
+
+SHAPE = {
+    "latent_channels": 24, "hyper_channels": 4, "analysis_width": 16, "analysis_blocks": 1, "synthesis_width": 16,
+    "synthesis_blocks": 2, "synthesis_bypass": 8, "hyper_width": 8, "context_width": 8, "scale_width": 8,
+    "scale_context_width": 4, "rate_anchors": 3,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def models(seed: int) -> tuple[SemicodecModel, SemicodecModel]:
+    """The same weights in float and, calibrated, in 8 bits."""
+    torch.manual_seed(seed)
+    exact = SemicodecModel(ModelConfig(**SHAPE)).eval()
+    crops = torch.rand(8, 3, 64, 64) - 0.5
+    crops = torch.nn.functional.avg_pool2d(crops, 5, 1, 2) * 3  # pictures are smooth
+    exact.initialise(crops)
+    for block in exact.synthesis.blocks:
+        for layer in (block.pointwise_out, block.project):
+            torch.nn.init.normal_(layer.weight, 0, 0.1)
+    torch.nn.init.normal_(exact.synthesis.bypass_project.weight, 0, 0.01)
+    torch.nn.init.normal_(exact.rate_bank.synthesis_bias, 0, 0.1)
+    rounded = SemicodecModel(ModelConfig(**SHAPE, synthesis_eight_bit=True)).eval()
+    load_grown(rounded, exact.state_dict())
+    rounded.calibrate(crops)
+    return exact, rounded
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6))
+def test_calibrated_blocks_do_what_float_ones_did(seed: int) -> None:
+    """Equalising changes nothing, rounding little."""
+    exact, rounded = models(seed)
+    y = torch.randn(1, 24, 6, 5) * 0.2
+    with torch.no_grad():
+        x, condition = exact.synthesis.enter(y, torch.zeros(1)), rounded.synthesis.enter(y, torch.zeros(1))
+        assert torch.equal(x, condition)
+        expected, got = exact.synthesis.blocks(x), rounded.synthesis.blocks(x)
+        float_again = torch.nn.Sequential(*(type(b)(16) for b in exact.synthesis.blocks))
+        float_again.load_state_dict(rounded.synthesis.blocks.state_dict(), strict=False)
+        assert torch.allclose(float_again(x), expected, atol=1e-4)
+    assert (got - expected).std() < 0.2 * (expected - x).std()
+    assert rounded.synthesis.blocks.calibrated
+
+
+@given(st.floats(1e-2, 100), st.booleans())
+def test_rounding(largest: float, signed: bool) -> None:
+    """256 levels, 0 among them; what lies within the range moves by half a step; gradients stop at its ends."""
+    step = fitting_steps(torch.tensor(largest), signed)
+    x = torch.linspace(-2 * largest, 2 * largest, 4001)[None, :, None, None].requires_grad_()
+    rounded = round_to_bytes(x, step, signed)
+    assert len(torch.unique(rounded)) <= LEVELS + 1
+    assert 0 in rounded
+    inside = (x <= largest) & (x >= (-largest if signed else 0))
+    assert ((rounded - x).abs()[inside] <= step * 0.501).all()
+    rounded.sum().backward()
+    assert (x.grad[inside] == 1).all()
+    assert x.grad[:, 0] == 0
+
+
+def test_exported_graph(tmp_path: Path) -> None:
+    """ONNX Runtime computes what PyTorch does, with regions too; and no pair of products can exceed 16 bits."""
+    _, model = models(1)
+    graph = export_graph("synthesis", model, tmp_path / "synthesis.onnx")
+    check_parity("synthesis", graph, tmp_path / "synthesis.onnx", model)
+    stored = onnx.load(tmp_path / "synthesis.onnx")
+    weights = [numpy_helper.to_array(c) for c in stored.graph.initializer]
+    integers = [w for w in weights if w.dtype == np.int8 and w.ndim > 1]
+    assert len(integers) == 5 * len(model.synthesis.blocks)
+    assert 2 * LEVELS * max(int(np.abs(w).max()) for w in integers) < 2**15
+    session = onnxruntime.InferenceSession(tmp_path / "synthesis.onnx", providers=["CPUExecutionProvider"])
+    y, condition = np.random.default_rng(0).normal(size=(1, 24, 3, 5)).astype(np.float32) * 0.2, np.ones((1, 16), np.float32)
+    (uniform,) = session.run(None, {"y_hat": y, "condition": condition[:, :, None, None]})
+    everywhere = np.broadcast_to(condition[:, :, None, None], (1, 16, 6, 10)).copy()
+    assert np.array_equal(session.run(None, {"y_hat": y, "condition": everywhere})[0], uniform)
+    assert uniform.shape == (1, 48, 80, 3)
+
+
+def test_gradients_reach_every_weight() -> None:
+    """Rounding leaves no weight of the blocks without a gradient, nor without its part in the loss."""
+    _, model = models(2)
+    blocks = model.synthesis.blocks
+    assert isinstance(blocks, EightBitBlocks)
+    blocks(torch.randn(2, 16, 8, 8) * 0.3).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in blocks.parameters())

@@ -1,0 +1,181 @@
+"""The 8-bit synthesis as an ONNX graph: channels last, quantised operands spelt out for every runtime to fuse.
+
+What a convolution reads stands as QuantizeLinear and DequantizeLinear around it, in standard operators, so that any provider
+may run it on bytes or, knowing nothing of bytes, in float. The residual path is kept in units of its steps, which are folded
+into the weights around it, so that one scale serves all its channels. Fine detail is moved as runs of 24 bytes, one row of
+8 pixels each, after the cast.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from .eight_bit import CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
+from .transforms import BLOCK, SynthesisTransform
+
+OPSET = 17
+GREY = 255.0
+HALF = 128.0  # half a level more than 127.5: the cast truncates
+
+Array = NDArray[np.float32]
+
+
+class _Graph:
+    """Nodes and constants, named as they come."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, value: NDArray[np.generic] | np.generic) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def integers(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
+        return name
+
+    def to_bytes(self, x: str, step: float, signed: bool) -> str:
+        scale, zero = self.constant(np.float32(step)), self.constant(np.uint8(CENTRE if signed else 0))
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, scale, zero), scale, zero)
+
+    def weight(self, weight: torch.Tensor, bias: torch.Tensor, step: float, transposed: bool = False) -> tuple[str, str]:
+        """(weights of 7 bits, bias of 32), for an input in steps of ``step``. Transposed: [in, out], for Gemm."""
+        steps = weight_steps(weight)
+        levels = torch.round(weight / steps).clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS).to(torch.int8).numpy()
+        scales = steps.flatten().numpy()
+        integers = levels[:, :, 0, 0].T.copy() if transposed else levels
+        axis, zeros = int(transposed), np.zeros(len(scales), np.int8)
+        inputs = (self.constant(integers), self.constant(scales), self.constant(zeros))
+        whole = np.rint(bias.double().numpy() / (scales.astype(np.float64) * step)).astype(np.int32)
+        offsets = (
+            self.constant(whole),
+            self.constant(np.float32(step) * scales),
+            self.constant(np.zeros(len(scales), np.int32)),
+        )
+        return self.add("DequantizeLinear", *inputs, axis=axis), self.add("DequantizeLinear", *offsets, axis=0)
+
+
+@torch.no_grad()
+def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
+    """Inputs and outputs are those of ``graphs.SynthesisGraph``.
+
+    Raises:
+        ValueError: parts that this graph has no form for.
+    """
+    blocks = synthesis.blocks
+    if synthesis.latent_width or not isinstance(blocks, EightBitBlocks):
+        raise ValueError("an 8-bit synthesis has 8-bit blocks, and none at the latents' scale")
+    g = _Graph()
+    step = blocks.stream_step.flatten()
+    latent_size = g.add("Slice", g.add("Shape", "y_hat"), g.integers(2), g.integers(4))  # h, w
+    size = g.add("Mul", latent_size, g.integers(2, 2))
+    y = g.add("Reshape", g.add("Transpose", "y_hat", perm=[0, 2, 3, 1]), g.integers(-1, synthesis.split.in_channels))
+
+    # ---- into the residual path, in units of its steps ----
+    condition = g.add("Mul", g.add("Transpose", "condition", perm=[0, 2, 3, 1]), g.constant((1 / step).numpy()))
+    entered = g.add("Add", _spread(g, y, synthesis.split, 1 / step, latent_size, size), condition)
+    x = g.add("Reshape", entered, g.integers(-1, len(step)))
+    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(step)), axis=0)
+    for block in blocks:
+        assert isinstance(block, EightBitBlock)
+        x = _block(g, x, block, blocks.stream_step, image_shape)
+
+    # ---- out of it, with the bypass, to pixels ----
+    channels = synthesis.bypass_split.out_channels // 4
+    detail = g.add(
+        "Reshape",
+        _spread(g, y, synthesis.bypass_split, torch.ones(channels), latent_size, size),
+        g.integers(-1, channels),
+    )
+    order = np.arange(3 * BLOCK**2).reshape(3, BLOCK, BLOCK).transpose(1, 2, 0).ravel()  # (row, column, colour)
+    bias = (synthesis.project.bias + synthesis.bypass_project.bias) * GREY + HALF  # type: ignore[operator]
+    project = (synthesis.project.weight[:, :, 0, 0] * step * GREY)[order].T
+    around = (synthesis.bypass_project.weight[:, :, 0, 0] * GREY)[order].T
+    summed = g.add("Gemm", x, g.constant(_numpy(project)), g.constant(_numpy(bias[order])))
+    summed = g.add("Gemm", detail, g.constant(_numpy(around)), summed)
+    grey = g.add("Clip", summed, g.constant(np.float32(0)), g.constant(np.float32(GREY)))
+    levels = g.add("Cast", grey, to=TensorProto.UINT8)
+    cells = g.add("Reshape", levels, g.add("Concat", size, g.integers(BLOCK, 3 * BLOCK), axis=0))
+    rows = g.add("Transpose", cells, perm=[0, 2, 1, 3])  # [2h, 8, 2w, 24]
+    shape = g.add("Concat", g.integers(1), g.add("Mul", size, g.integers(BLOCK, BLOCK)), g.integers(3), axis=0)
+    g.nodes.append(helper.make_node("Reshape", [rows, shape], ["pixels"], "pixels"))
+    _save(g, synthesis.split.in_channels, len(step), path)
+
+
+def _numpy(values: torch.Tensor) -> Array:
+    array: Array = np.ascontiguousarray(values.detach().float().numpy())
+    return array
+
+
+def _spread(g: _Graph, y: str, conv: nn.Conv2d, scale: torch.Tensor, latent_size: str, size: str) -> str:
+    """PixelShuffle(2) of a pointwise convolution of y [hw, M] → [1, 2h, 2w, C], its channels times ``scale`` [C]."""
+    channels = len(scale)
+
+    def ordered(values: torch.Tensor) -> torch.Tensor:  # (channel, row, column) → (row, column, channel)
+        scaled = values.reshape(channels, 4, -1) * scale[:, None, None]
+        return scaled.transpose(0, 1).reshape(4 * channels, -1)
+
+    weight, bias = ordered(conv.weight[:, :, 0, 0]), ordered(conv.bias[:, None])  # type: ignore[index]
+    rows = g.add("Gemm", y, g.constant(_numpy(weight.T)), g.constant(_numpy(bias[:, 0])))
+    cells = g.add("Reshape", rows, g.add("Concat", latent_size, g.integers(2, 2 * channels), axis=0))
+    shape = g.add("Concat", g.integers(1), size, g.integers(channels), axis=0)
+    return g.add("Reshape", g.add("Transpose", cells, perm=[0, 2, 1, 3]), shape)
+
+
+def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, image_shape: str) -> str:
+    """x [P, C] in steps of the residual path → the same."""
+    inner_step, middle_step, hidden_step = (float(s) for s in block.steps)
+    unit = stream_step.flatten()
+
+    def read(x: str, conv: nn.Conv2d, step: float) -> str:
+        image = g.add("Reshape", g.to_bytes(x, 1.0, True), image_shape)
+        weight, bias = g.weight(conv.weight * stream_step, conv.bias, 1.0)  # type: ignore[arg-type]
+        result = g.add("Conv", g.add("Transpose", image, perm=[0, 3, 1, 2]), weight, bias)
+        return g.to_bytes(g.add("Relu", result), step, False)
+
+    def write(x: str, values: str, conv: nn.Conv2d, step: float) -> str:
+        rows = g.add("Reshape", g.add("Transpose", values, perm=[0, 2, 3, 1]), g.integers(-1, conv.in_channels))
+        weight, bias = g.weight(conv.weight, conv.bias, step, transposed=True)  # type: ignore[arg-type]
+        return g.add("Add", x, g.add("Gemm", rows, weight, bias))
+
+    inner = read(x, block.pointwise_in, inner_step)
+    weight, bias = g.weight(block.depthwise.weight, block.depthwise.bias, inner_step)  # type: ignore[arg-type]
+    middle = g.add("Conv", inner, weight, bias, group=block.depthwise.groups, pads=[1, 1, 1, 1])
+    x = write(x, g.to_bytes(middle, middle_step, True), _in_units(block.pointwise_out, unit), middle_step)
+    return write(x, read(x, block.expand, hidden_step), _in_units(block.project, unit), hidden_step)
+
+
+def _in_units(conv: nn.Conv2d, unit: torch.Tensor) -> nn.Conv2d:
+    """The convolution with its output in steps of the residual path; every output channel has weights of its own step."""
+    scaled = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
+    scaled.weight.copy_(conv.weight / unit[:, None, None, None])
+    scaled.bias.copy_(conv.bias / unit)  # type: ignore[union-attr, operator]
+    return scaled
+
+
+def _save(g: _Graph, latent_channels: int, channels: int, path: Path) -> None:
+    def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, list(shape))
+
+    inputs = [
+        value("y_hat", TensorProto.FLOAT, 1, latent_channels, "h", "w"),
+        value("condition", TensorProto.FLOAT, 1, channels, "condition_h", "condition_w"),
+    ]
+    outputs = [value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
+    graph = helper.make_graph(g.nodes, "synthesis", inputs, outputs, g.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

@@ -70,18 +70,19 @@ def _of_file(read: Callable[[int], bytes], names: tuple[str, ...], threads: int,
 def _by_heads(
     prologue: Prologue, read: Callable[[int], bytes], names: tuple[str, ...], threads: int, limits: Limits
 ) -> Semantics:
-    from . import slices
     from .bundle import find_model
     from .head_bundle import find_heads
     from .heads import run_heads
+    from .layout import Layout, RatePlan
+    from .slices import Decoder
 
     header = prologue.header
     bundle = find_model(header.model_id)
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
     streams = container.read_slices(read, prologue.index, limits)
-    plan = slices.RatePlan.of_file(prologue)
-    layout = slices.Layout(header.height, header.width, prologue.index.side)
-    latents = slices.decode_semantic_latents(streams, plan, bundle, layout, threads)
+    plan = RatePlan.of_file(prologue)
+    layout = Layout(header.height, header.width, prologue.index.side)
+    latents = Decoder(streams, plan, bundle, layout, threads).semantic_latents()
     return run_heads(latents, chosen, threads)
 
 
@@ -99,10 +100,12 @@ def describe(
         TypeError, ValueError: arguments of the wrong kind, shape or range.
         UnknownModelError, BundleError: model or heads are not installed.
     """
-    from . import codec, slices
+    from . import codec
     from .bundle import find_model
     from .head_bundle import find_heads
     from .heads import run_heads
+    from .layout import Layout, RatePlan
+    from .slices import Encoder, analyse
 
     codec.check_picture(picture)
     codec.check_quality(quality)
@@ -110,7 +113,7 @@ def describe(
     bundle = find_model(model)
     chosen = find_heads(bundle.model_id, heads)
     height, width = picture.shape[:2]
-    plan = slices.RatePlan(bundle.rate_bank.rate_of_quality(quality))
-    layout = slices.Layout(height, width, codec.default_side(height, width))
-    y = slices.analyse(picture, bundle, layout, threads)
-    return run_heads(slices.semantic_latents(y, plan, bundle, layout, threads), chosen, threads)
+    plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
+    layout = Layout(height, width, codec.default_side(height, width))
+    y = analyse(picture, bundle, layout, threads)
+    return run_heads(Encoder(y, plan, bundle, layout, threads).semantic_latents(), chosen, threads)

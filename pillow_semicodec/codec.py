@@ -13,11 +13,12 @@ from .bundle import find_model
 from .container import Header, Prologue
 from .head_bundle import find_heads
 from .heads import run_heads
+from .layout import Layout, RatePlan
 from .limits import DEFAULT_LIMITS, Limits
 from .planes import Box
 from .regions import Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
-from .slices import Layout, RatePlan, analyse, decode_streams, encode_latents, semantic_latents
+from .slices import Decoder, Encoder, analyse
 
 DEFAULT_QUALITY = 75
 SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
@@ -77,8 +78,9 @@ def encode(
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     y = analyse(picture, bundle, layout, threads)
+    encoder = Encoder(y, plan, bundle, layout, threads)
     if semantics or isinstance(roi, str):
-        latents = semantic_latents(y, plan, bundle, layout, threads)
+        latents = encoder.semantic_latents(keep=layout.slices == 1)
         if isinstance(roi, str):
             heads = heads_with_foreground(bundle.model_id)
             cells = auto_cells(run_heads(latents, heads, threads), heads)
@@ -86,7 +88,7 @@ def encode(
             heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
             metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
     regional = cells is not None and bool(cells.any()) and not cells.all()
-    streams = encode_latents(y, plan, bundle, layout, threads, keep=regional)
+    streams = encoder.streams(keep=regional)
     if cells is not None and regional:
         plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
         if (regions := plan.chunk()) is not None:
@@ -197,7 +199,7 @@ def decode_picture(
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
     layout = Layout(header.height, header.width, prologue.index.side)
     target = _Luma(out) if header.mode == "L" else out
-    decode_streams(streams, RatePlan.of_file(prologue), bundle, layout, threads, box=area, out=target)
+    Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads).picture(area, target)
     return out
 
 

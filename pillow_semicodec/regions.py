@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from .bundle import RATE_MAX, RATE_UNIT, ModelBundle
 from .errors import BundleError
 from .head_bundle import HeadBundle, find_heads
+from .layout import Layout, RatePlan, Streams
 from .pixels import LATENT_STRIDE, latent_shape
 from .planes import Plane
 from .semantics import Semantics
-from .slices import Layout, RatePlan, Streams, encode_latents
+from .slices import Encoder
 
 AUTO: Literal["auto"] = "auto"
 Roi = NDArray[Any] | Sequence[tuple[int, int, int, int]] | Literal["auto"] | None
@@ -107,7 +108,7 @@ def balance(
         outside = round(rate - shift * CONTRAST)
         rates = tuple(int(np.clip(r, 0, RATE_MAX)) for r in (outside, outside + CONTRAST))
         plan = RatePlan(rate, rates, cells.astype(np.uint8))
-        streams = encode_latents(y, plan, bundle, layout, threads)
+        streams = Encoder(y, plan, bundle, layout, threads).streams()
         if sum(map(len, streams)) + len(plan.chunk() or b"") + CHUNK_BYTES <= sum(map(len, uniform)):
             best, high = (plan, streams), shift
         elif trial:

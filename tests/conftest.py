@@ -53,7 +53,7 @@ def coded(
     """Streams of a picture at a rate or plan, and their layout."""
     plan = slices.RatePlan(plan) if isinstance(plan, int) else plan
     layout = slices.Layout(*picture.shape[:2], side)
-    return slices.encode_latents(slices.analyse(picture, model, layout, threads), plan, model, layout, threads), layout
+    return slices.Encoder(slices.analyse(picture, model, layout, threads), plan, model, layout, threads).streams(), layout
 
 
 def latents_of(data: bytes, threads: int = 1) -> slices.Latents:
@@ -64,7 +64,7 @@ def latents_of(data: bytes, threads: int = 1) -> slices.Latents:
     header = prologue.header
     layout = slices.Layout(header.height, header.width, prologue.index.side)
     plan = slices.RatePlan.of_file(prologue)
-    return slices.decode_latents(streams, plan, bundle.find_model(header.model_id), layout, threads)
+    return slices.Decoder(streams, plan, bundle.find_model(header.model_id), layout, threads).latents()
 
 
 @pytest.fixture

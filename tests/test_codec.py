@@ -82,9 +82,9 @@ def test_encoder_and_decoder_hold_the_same_integers(picture: np.ndarray, rate: i
     bundle, tape, plan = ModelBundle(TINY), Tape(), slices.RatePlan(rate)
     with tape.recording():
         streams, layout = coded(picture, rate, bundle, 1, side)
-        slices.decode_streams(streams, plan, bundle, layout, 1)
+        slices.Decoder(streams, plan, bundle, layout, 1).picture()
     assert sorted(tape.encoded) == sorted(tape.decoded)
-    latents = slices.decode_latents(streams, plan, bundle, layout, 1)
+    latents = slices.Decoder(streams, plan, bundle, layout, 1).latents()
     ideal = slices.ideal_bits(latents, rate, bundle) / 8
     assert sum(map(len, streams)) <= 1.005 * ideal + (64 if len(streams) == 1 else 16) * len(streams)
 
@@ -98,8 +98,8 @@ def test_neither_threads_nor_optimisation_matter(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimise)
         again, _ = coded(picture, plan, model, threads)
         results.append((
-            slices.decode_latents(again, plan, model, layout, threads).z_hat,
-            slices.decode_latents(first, plan, model, layout, threads).indexes,
+            slices.Decoder(again, plan, model, layout, threads).latents().z_hat,
+            slices.Decoder(first, plan, model, layout, threads).latents().indexes,
         ))  # fmt: skip
     for result in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))

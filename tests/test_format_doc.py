@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pillow_semicodec import bundle, container, head_bundle, semantics, slices
+from pillow_semicodec import bundle, container, head_bundle, latent_path, semantics
 from pillow_semicodec.entropy import coder, tables
 
 TEXT = (Path(__file__).parent.parent / "pillow_semicodec" / "FORMAT.md").read_text()
@@ -42,7 +42,7 @@ def test_numbers() -> None:
     low, high = container.SIDE_CODES[0], container.SIDE_CODES[-1]
     assert f"n from {low} to {high} for slices of 2ⁿ x 2ⁿ pixels; {container.WHOLE_PICTURE} means" in TEXT
     assert f"has {container.LAYERS}N streams" in TEXT
-    halos = (slices.HYPER_SYNTHESIS_HALO, slices.CONTEXT_HALO, slices.SYNTHESIS_HALO)
+    halos = (latent_path.HYPER_SYNTHESIS_HALO, latent_path.CONTEXT_HALO, latent_path.SYNTHESIS_HALO)
     assert halos == (2, 1, 3) and "two hyper positions" in TEXT and "three for the pixels" in TEXT
     assert f"number of rates, 1 to {container.MAX_REGIONS}" in TEXT
     assert f"version, {semantics.VERSION}" in TEXT

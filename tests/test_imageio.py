@@ -89,7 +89,7 @@ def test_pillow_keywords(tmp_path: Path) -> None:
 
 def test_properties_and_metadata_decode_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shape, dtype and metadata come from the header."""
-    monkeypatch.setattr("pillow_semicodec.codec.decode_streams", lambda *a, **k: pytest.fail("decoded"))
+    monkeypatch.setattr("pillow_semicodec.codec.Decoder", lambda *a, **k: pytest.fail("decoded"))
     properties = iio.improps(path)
     assert (properties.shape, properties.dtype, properties.is_batch) == (PICTURE.shape, np.uint8, False)
     batch = iio.improps(path, index=...)

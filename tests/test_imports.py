@@ -16,18 +16,20 @@ ROWS = {
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
     "bundle": 2, "entropy.models": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
     "inference": 4, "pixels": 4,
-    "slices": 5, "heads": 5,
-    "regions": 6,
-    "codec": 7,
-    "analysis": 8,
-    "SemicodecImagePlugin": 9, "convert": 8, "cli": 9, "demo": 9, "search": 9,
-    "__init__": 10, "__main__": 10, "entropy.__init__": 0,
+    "layout": 5, "heads": 5,
+    "latent_path": 6,
+    "slices": 7,
+    "regions": 8,
+    "codec": 9,
+    "analysis": 10,
+    "SemicodecImagePlugin": 11, "convert": 10, "cli": 11, "demo": 11, "search": 11,
+    "__init__": 12, "__main__": 12, "entropy.__init__": 0,
 }  # fmt: skip
 SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), ("cli", "demo"), ("cli", "search")}
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "bundle", "inference", "pixels", "codec", "metrics",
-              "semantics", "planes", "slices", "heads", "regions",
+              "semantics", "planes", "layout", "latent_path", "slices", "heads", "regions",
               "SemicodecImagePlugin", "convert", "demo", "search"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference"},

@@ -85,7 +85,7 @@ def test_regions_are_read_back(side: int) -> None:
     model, picture = sgc.find_model(), photo(150, 90)
     levels = (np.indices((10, 6)).sum(0) % 3).astype(np.uint8)
     plan = slices.RatePlan(20000, (9000, 20000, 31000), levels)
-    whole, sliced = (slices.decode_streams(*pair(picture, plan, model, s)) for s in (0, side))
+    whole, sliced = (slices.Decoder(*pair(picture, plan, model, s)).picture() for s in (0, side))
     assert np.abs(whole.astype(int) - sliced).max() <= 1
     assert np.abs(whole.astype(int) - picture).mean() < 12
 

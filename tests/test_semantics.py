@@ -135,9 +135,9 @@ def test_a_file_says_what_the_encoder_saw(height: int, width: int, seed: int, si
     plan = slices.RatePlan(20000)
     layout = slices.Layout(height, width, side)
     y = slices.analyse(picture, model, layout, 1)
-    streams = slices.encode_latents(y, plan, model, layout, 1)
-    before = slices.semantic_latents(y, plan, model, layout, 1)
-    after = slices.decode_semantic_latents(streams, plan, model, layout, 1)
+    streams = slices.Encoder(y, plan, model, layout, 1).streams()
+    before = slices.Encoder(y, plan, model, layout, 1).semantic_latents()
+    after = slices.Decoder(streams, plan, model, layout, 1).semantic_latents()
     assert np.allclose(before, after, atol=1e-4)
 
 

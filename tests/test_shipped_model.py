@@ -73,7 +73,7 @@ def test_neither_threads_nor_optimisation_matter(parrots: np.ndarray, monkeypatc
     for threads, optimised in ((1, True), (2, True), (1, False), (2, False)):
         monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimised)
         arguments = (streams, plan, bundle, layout, threads)
-        results.append((slices.decode_streams(*arguments), slices.decode_latents(*arguments)))
+        results.append((slices.Decoder(*arguments).picture(), slices.Decoder(*arguments).latents()))
     for pixels, latents in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(latents, results[0][1], strict=True))
         assert np.abs(pixels.astype(int) - results[0][0]).max() <= 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, inference, planes, slices
+from pillow_semicodec import container, inference, latent_path, planes, slices
 from pillow_semicodec.codec import default_side
 from pillow_semicodec.planes import Box, Grid, Plane, run_squares
 
@@ -30,7 +30,7 @@ def test_sliced_equals_unsliced(height: int, width: int, side: int, quality: int
     for s, n in ((0, 1), (side, threads)):
         streams, layout = coded(picture, plan, model, n, s)
         arguments = (streams, plan, model, layout, n)
-        results.append((slices.decode_latents(*arguments), slices.decode_streams(*arguments)))
+        results.append((slices.Decoder(*arguments).latents(), slices.Decoder(*arguments).picture()))
     (latents, pixels), (sliced, sliced_pixels) = results
     for a, b in zip(latents, sliced, strict=True):
         assert np.array_equal(a, b)
@@ -99,7 +99,7 @@ def test_pictures_that_do_not_fit_in_memory(shape: tuple[int, ...]) -> None:
     assert file == sgc.encode(picture, 60, slice_side=64)
     assert sgc.decode(file, out=target) is target
     assert np.array_equal(target.picture, sgc.decode(file))
-    assert source.largest <= (64 + 2 * 16 * slices.ANALYSIS_HALO) ** 2 * 3
+    assert source.largest <= (64 + 2 * 16 * latent_path.ANALYSIS_HALO) ** 2 * 3
     assert target.largest <= 64**2 * 3
 
 
@@ -132,7 +132,7 @@ def test_receptive_fields_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None
     """A network that sees less than its halo would leave seams: the laws above notice it."""
     monkeypatch.setattr(slices, "SYNTHESIS_HALO", 0)
     model, picture = sgc.find_model(), photo(200, 200)
-    whole, sliced = (slices.decode_streams(c[0], slices.RatePlan(30000), model, c[1], 1)
+    whole, sliced = (slices.Decoder(c[0], slices.RatePlan(30000), model, c[1], 1).picture()
                      for c in (coded(picture, 30000, model, 1, s) for s in (0, 64)))  # fmt: skip
     assert np.abs(whole.astype(int) - sliced).max() > 1
 

@@ -28,10 +28,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from pillow_semicodec import slices
 from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
+from pillow_semicodec.layout import Layout, RatePlan
 from pillow_semicodec.metrics import msssim, ssimulacra2
+from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import ExportError, one_line
 from .config import ModelConfig
@@ -201,13 +202,13 @@ def _looks(
     """SSIMULACRA2 and MS-SSIM of one picture: ours [positions, 2], JPEG's [qualities, 2]."""
     bundle = ModelBundle(directory)
     height, width = picture.shape[:2]
-    layout = slices.Layout(height, width)
-    y = slices.analyse(picture, bundle, layout, 1)
+    layout = Layout(height, width)
+    y = analyse(picture, bundle, layout, 1)
     ours, theirs = [], []
     for position in positions:
-        plan = slices.RatePlan(round((position + 1) * RATE_UNIT))
-        streams = slices.encode_latents(y, plan, bundle, layout, 1)
-        decoded = slices.decode_streams(streams, plan, bundle, layout, 1)
+        plan = RatePlan(round((position + 1) * RATE_UNIT))
+        streams = Encoder(y, plan, bundle, layout, 1).streams()
+        decoded = Decoder(streams, plan, bundle, layout, 1).picture()
         ours.append([metric(picture, decoded) for metric in (ssimulacra2, msssim)])
     for quality in JPEG_QUALITIES:
         file = io.BytesIO()

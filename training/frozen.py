@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pillow_semicodec import bundle, slices
+from pillow_semicodec import bundle
+from pillow_semicodec.layout import Layout, RatePlan
+from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .heads import SemanticHeads, Task, decoded_pixels_as_latents
 from .labels import IGNORE, SEGMENTATION, Item, LabelledSet
@@ -50,14 +52,14 @@ def code(picture: Picture, quality: float, model: str | None, pixels: bool) -> t
     """(latents for heads [M, h, w], decoded pixels) of a picture's file at ``quality``."""
     codec_bundle = bundle.find_model(model)
     height, width = picture.shape[:2]
-    plan = slices.RatePlan(codec_bundle.rate_bank.rate_of_quality(quality))
-    layout = slices.Layout(height, width)
-    y = slices.analyse(picture, codec_bundle, layout, 1)
-    latents = slices.semantic_latents(y, plan, codec_bundle, layout, 1)[0].astype(np.float16)
+    plan = RatePlan(codec_bundle.rate_bank.rate_of_quality(quality))
+    layout = Layout(height, width)
+    y = analyse(picture, codec_bundle, layout, 1)
+    encoder = Encoder(y, plan, codec_bundle, layout, 1)
+    latents = encoder.semantic_latents(keep=True)[0].astype(np.float16)
     if not pixels:
         return latents, None
-    streams = slices.encode_latents(y, plan, codec_bundle, layout, 1)
-    return latents, slices.decode_streams(streams, plan, codec_bundle, layout, 1)
+    return latents, Decoder(encoder.streams(), plan, codec_bundle, layout, 1).picture()
 
 
 def _run(job: Job) -> tuple[list[NDArray[np.float16]], list[Picture | None], list[Picture | None]]:

@@ -22,8 +22,8 @@ for path in sorted(folder.glob("*.png")):
     for quality in (5, 50, 95):
         rate = bundle.rate_bank.rate_of_quality(quality)
         layout, plan = slices.Layout(*picture.shape[:2]), slices.RatePlan(rate)
-        streams = slices.encode_latents(slices.analyse(picture, bundle, layout), plan, bundle, layout)
-        ideal = slices.ideal_bits(slices.decode_latents(streams, plan, bundle, layout), rate, bundle) / 8
+        streams = slices.Encoder(slices.analyse(picture, bundle, layout), plan, bundle, layout).streams()
+        ideal = slices.ideal_bits(slices.Decoder(streams, plan, bundle, layout).latents(), rate, bundle) / 8
         size = len(sgc.encode(picture, quality))
         worst = max(worst, size - 1.005 * ideal)
         cells.append(f"q{quality}: {size:7} bytes, {ideal:9.1f} ideal, {100 * (size / ideal - 1):+.3f} %")

@@ -47,7 +47,7 @@ def check(folder: Path) -> None:
             inference.GRAPH_OPTIMISATION = optimised
             layout = slices.Layout(header.height, header.width, prologue.index.side)
             arguments = (streams, slices.RatePlan(prologue.index.rate), model, layout, threads)
-            pixels, latents = slices.decode_streams(*arguments), slices.decode_latents(*arguments)
+            pixels, latents = slices.Decoder(*arguments).picture(), slices.Decoder(*arguments).latents()
             if not known.exists():
                 np.savez(known, pixels=pixels, **latents._asdict())
             expected = np.load(known)

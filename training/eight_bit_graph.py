@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from .eight_bit import CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
-from .transforms import BLOCK, SynthesisTransform
+from .transforms import BLOCK, INTERLEAVED, SynthesisTransform
 
 OPSET = 17
 GREY = 255.0
@@ -100,11 +100,10 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
         _spread(g, y, synthesis.bypass_split, torch.ones(channels), latent_size, size),
         g.integers(-1, channels),
     )
-    order = np.arange(3 * BLOCK**2).reshape(3, BLOCK, BLOCK).transpose(1, 2, 0).ravel()  # (row, column, colour)
     bias = (synthesis.project.bias + synthesis.bypass_project.bias) * GREY + HALF  # type: ignore[operator]
-    project = (synthesis.project.weight[:, :, 0, 0] * step * GREY)[order].T
-    around = (synthesis.bypass_project.weight[:, :, 0, 0] * GREY)[order].T
-    summed = g.add("Gemm", x, g.constant(_numpy(project)), g.constant(_numpy(bias[order])))
+    project = (synthesis.project.weight[:, :, 0, 0] * step * GREY)[INTERLEAVED].T
+    around = (synthesis.bypass_project.weight[:, :, 0, 0] * GREY)[INTERLEAVED].T
+    summed = g.add("Gemm", x, g.constant(_numpy(project)), g.constant(_numpy(bias[INTERLEAVED])))
     summed = g.add("Gemm", detail, g.constant(_numpy(around)), summed)
     grey = g.add("Clip", summed, g.constant(np.float32(0)), g.constant(np.float32(GREY)))
     levels = g.add("Cast", grey, to=TensorProto.UINT8)

@@ -21,6 +21,8 @@ from .layers import DepthConvBlock, Float32Conv2d
 
 BLOCK = 8  # PixelUnshuffle factor
 BLOCK_CHANNELS = 3 * BLOCK**2
+# PixelUnshuffle(8) has its channels in the order (colour, row, column); pixels in memory are in (row, column, colour).
+INTERLEAVED = np.arange(BLOCK_CHANNELS).reshape(3, BLOCK, BLOCK).transpose(1, 2, 0).ravel()
 
 
 class AnalysisTransform(nn.Module):
@@ -37,8 +39,11 @@ class AnalysisTransform(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(F.pixel_unshuffle(x, BLOCK))  # [B, C, H/8, W/8]
-        return self.latent_blocks(self.merge(self.blocks(x)))  # [B, M, H/16, W/16]
+        return self.after_embedding(self.embed(F.pixel_unshuffle(x, BLOCK)))
+
+    def after_embedding(self, x: Tensor) -> Tensor:
+        """[B, C, H/8, W/8] → [B, M, H/16, W/16]."""
+        return self.latent_blocks(self.merge(self.blocks(x)))
 
 
 class SynthesisTransform(nn.Module):

@@ -119,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_convert(commands, [coding, threads])
 
+    _add_bench(commands, threads)
+
     demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
     demo.add_argument("picture", type=Path, nargs="?", help="default: a bundled photograph")
     demo.add_argument("-q", "--quality", type=_quality, default=40)
@@ -140,6 +142,31 @@ def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     convert.add_argument("--measure", action="store_true", help="decode every result: mean PSNR and SSIMULACRA2")
     convert.add_argument("--report", type=Path, metavar="JSON", help="write bytes, quality and errors of every file")
     convert.set_defaults(run=_convert)
+
+
+def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
+    bench = commands.add_parser(
+        "bench", parents=[threads], help="compare with every codec that is installed, on any pictures"
+    )
+    bench.add_argument("sources", nargs="+", type=Path, help="pictures, or folders of them")
+    bench.add_argument("-o", "--output", type=Path, default=Path("sgc-bench"), help="folder of report.html, .json and .csv")
+    bench.add_argument("--codecs", help="comma-separated; default: all that are installed")
+    bench.add_argument("--model", help="name or id of an installed model")
+    bench.add_argument("-q", "--quality", type=_count, default=50, help="of SGC in crops and costs; default 50")
+    bench.add_argument("--limit", type=_count, help="only so many pictures")
+    bench.add_argument("--workers", type=_threads, default=0, help="processes for the curves; 0 takes one per core")
+    bench.add_argument("--cache", type=Path, metavar="JSON", help="keep the figures of the other codecs here")
+    bench.add_argument("--crops", type=_threads, default=3, help="pictures to show side by side; default 3")
+    bench.add_argument("--timed", type=_threads, default=3, help="pictures to time; 0 leaves time and memory out")
+    bench.add_argument(
+        "--growth",
+        type=float,
+        default=0,
+        metavar="MP",
+        help="follow time and memory up to so many megapixels; 0: not at all",
+    )
+    bench.add_argument("--files", type=_count, default=100, help="with --growth: convert up to so many files")
+    bench.set_defaults(run=_bench)
 
 
 # ---- one file --------------------------------------------------------------------------------------------------
@@ -327,6 +354,38 @@ def _convert(args: argparse.Namespace) -> int:
     for outcome in failed:
         print(_printable(f"sgc: {outcome.job.source}: {outcome.error}"), file=sys.stderr)
     return 1 if failed or not (jobs or skipped) else 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    try:
+        import bjontegaard  # noqa: F401
+        import matplotlib  # noqa: F401
+        import ssimulacra2  # noqa: F401
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ValueError(f'the benchmark needs {error.name}: pip install "pillow-semicodec[bench]"') from error
+    from .bench import codecs, curves, report
+    from .bench.run import Plan, run
+    from .files import walk
+
+    chosen = codecs.present(args.codecs.split(",") if args.codecs else None)
+    unlisted: list[OSError] = []
+    paths = [path for path, _ in walk(args.sources, _readable_extensions() - {SGC}, unlisted.append)][: args.limit]
+    if unlisted or not paths:
+        raise unlisted[0] if unlisted else ValueError(f"no pictures in {', '.join(map(str, args.sources))}")
+    twice = sorted({p.name for p in paths if sum(q.name == p.name for q in paths) > 1})
+    if twice:
+        raise ValueError(f"pictures are told apart by their names; there is more than one {', '.join(twice[:5])}")
+    plan = Plan(args.quality, args.model, args.workers or curves.default_workers(), args.cache, args.crops, args.timed,
+                args.growth, args.files)  # fmt: skip
+    results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))
+    crops = results.pop("crops")
+    report.write(args.output, results, crops)
+    print(curves.tables(results["curves"], results["bd_rate"]))
+    for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
+        print(f"sgc: {line}", file=sys.stderr)
+    print(f"\n{args.output / 'report.html'}")
+    return 1 if results["failures"] else 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -100,9 +100,8 @@ def _table(picture: Image.Image, coded: list[Coded]) -> str:
 
 def side_by_side(picture: Image.Image, coded: list[Coded]) -> Image.Image:
     """The same crop of the original and of every codec's result, each with its bytes, the busiest place chosen."""
-    grey = np.asarray(picture.convert("L"), np.float32)
-    width, height = min(PANEL, picture.width), min(PANEL, picture.height)
-    left, top = _busiest(grey, width, height)
+    width, height = crop_side(picture.size)
+    left, top = busiest(picture, width, height)
     panels = [("original", picture), *((f"{c.name}: {len(c.data)} bytes", c.decoded) for c in coded)]
     sheet = Image.new("RGB", ((width + 8) * len(panels) - 8, height + 24), "white")
     draw = ImageDraw.Draw(sheet)
@@ -112,8 +111,14 @@ def side_by_side(picture: Image.Image, coded: list[Coded]) -> Image.Image:
     return sheet
 
 
-def _busiest(grey: np.ndarray[Any, np.dtype[np.float32]], width: int, height: int) -> tuple[int, int]:
+def crop_side(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a crop to show of a picture of this size."""
+    return min(PANEL, size[0]), min(PANEL, size[1])
+
+
+def busiest(picture: Image.Image, width: int, height: int) -> tuple[int, int]:
     """Corner of the window with the largest sum of vertical and horizontal differences, on a grid of 32 pixels."""
+    grey = np.asarray(picture.convert("L"), np.float32)
     energy = np.abs(np.diff(grey, axis=0, prepend=grey[:1])) + np.abs(np.diff(grey, axis=1, prepend=grey[:, :1]))
     sums = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     corners = [

@@ -22,23 +22,27 @@ ROWS = {
     "regions": 8,
     "codec": 9,
     "analysis": 10,
-    "SemicodecImagePlugin": 11, "convert": 10, "cli": 11, "demo": 11, "search": 11,
-    "__init__": 12, "__main__": 12, "entropy.__init__": 0,
+    "SemicodecImagePlugin": 11, "convert": 10, "cli": 15, "demo": 11, "search": 11,
+    "bench.__init__": 0, "bench.codecs": 1, "bench.curves": 11, "bench.costs": 12, "bench.report": 13, "bench.run": 14,
+    "__init__": 16, "__main__": 16, "entropy.__init__": 0,
 }  # fmt: skip
 SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), ("cli", "demo"), ("cli", "search")}
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "bundle", "inference", "pixels", "codec", "metrics",
               "semantics", "planes", "layout", "latent_path", "slices", "heads", "regions",
-              "SemicodecImagePlugin", "convert", "demo", "search"},
+              "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
     "constriction": {"entropy.coder"},
-    "onnxruntime": {"inference"},
-    "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search"},
+    "onnxruntime": {"inference", "bench.run"},
+    "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search",
+            "bench.codecs", "bench.curves", "bench.costs", "bench.report", "bench.run"},
     "tqdm": {"cli"},
     "fsspec": {"convert"},
     "dask": {"convert"},
     "scipy": {"metrics"},
-    "ssimulacra2": {"metrics"},
+    "bjontegaard": {"cli", "bench.curves"},
+    "matplotlib": {"cli", "bench.report"},
+    "ssimulacra2": {"cli", "metrics"},
 }  # fmt: skip
 
 
@@ -59,7 +63,7 @@ def imports(name: str) -> set[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(("other", (node.module or "").split(".")[0]))
         elif isinstance(node, ast.ImportFrom):
-            base = here[: len(here) - node.level + 1] + (node.module or "").split(".") if node.module else here
+            base = here[: len(here) - node.level + 1] + (node.module.split(".") if node.module else [])
             for alias in node.names:
                 full = ".".join([*base, alias.name])
                 found.add(("own", full if full in MODULES else ".".join(base)))

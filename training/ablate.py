@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pillow_semicodec.bench.curves import METRICS, Row, bd_rate
 from pillow_semicodec.metrics import msssim_db
 
 from . import train
 from .commands import one_line
 from .config import ModelConfig
 from .data import Picture, read_folder, split_validation, to_signal
-from .evaluate import METRICS, Row, bd_rate
 from .growth import load_grown
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error

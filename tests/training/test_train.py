@@ -18,7 +18,7 @@ from PIL import Image  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
-from training import ablate, evaluate, export, train  # noqa: E402
+from training import ablate, export, train  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
@@ -219,25 +219,6 @@ def test_counted_tables() -> None:
     middle = -minimum
     assert table[middle] / table.sum() == pytest.approx(5000 / 7200, rel=0.05)
     assert abs(int(table[middle + 1]) - int(table[middle - 1])) <= 1
-
-
-def test_bd_rate_of_known_curves() -> None:
-    """Half the bytes at equal quality is -50 %; the curves' own order does not matter."""
-    anchor = [{"bpp": b, "psnr": 30 + 6 * np.log2(b)} for b in (0.25, 0.5, 1, 2)]
-    test = [{"bpp": p["bpp"] / 2, "psnr": p["psnr"]} for p in anchor]
-    assert evaluate.bd_rate(anchor, test, "psnr") == pytest.approx(-50, abs=0.1)
-    assert evaluate.bd_rate(test, anchor, "psnr") == pytest.approx(100, abs=0.2)
-
-
-def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table and the plot come from real files; a cache spares the classical codecs."""
-    Image.fromarray(photo(192, 192)).save(tmp_path / "a.png")
-    arguments = [str(tmp_path), "--codecs", "SGC,JPEG", "--workers", "1", "--cache", str(tmp_path / "cache.json")]
-    evaluate.main([*arguments, "--plot", str(tmp_path / "p.png"), "--json", str(tmp_path / "r.json")])
-    text = capsys.readouterr().out
-    assert "against JPEG" in text
-    assert (tmp_path / "p.png").stat().st_size > 1000
-    assert len((tmp_path / "cache.json").read_text()) > 100
 
 
 def test_msssim_agrees_with_the_reference() -> None:

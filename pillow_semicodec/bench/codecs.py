@@ -1,0 +1,94 @@
+"""The codecs that are compared: Pillow's own, and those of plugins where they are installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image, features
+
+OURS = "SGC"
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """One line of the comparison.
+
+    Attributes:
+        kind: Pillow's name of the format. settings: keywords of ``save`` besides the quality.
+        qualities: points of its curve, rising.
+        keywords: quality → keywords of ``save``.
+        needs: what must be there: a module that registers the format, or a feature of Pillow.
+    """
+
+    name: str
+    kind: str
+    settings: dict[str, Any]
+    qualities: tuple[int, ...]
+    keywords: Callable[[int], dict[str, Any]] = lambda quality: {"quality": quality}
+    needs: str = ""
+
+    def save(self, picture: Image.Image, quality: int, **more: Any) -> bytes:
+        file = io.BytesIO()
+        picture.save(file, self.kind, **self.settings, **self.keywords(quality), **more)
+        return file.getvalue()
+
+    def label(self) -> str:
+        """What a curve's figures depend on, in words."""
+        return " ".join([self.kind, *(f"{name}={value}" for name, value in self.settings.items())])
+
+
+def load(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+CODECS = (
+    Codec(OURS, "SGC", {}, (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)),
+    Codec("JPEG", "JPEG", {"optimize": True, "progressive": True}, (5, 10, 20, 30, 45, 60, 75, 85, 90, 95)),
+    Codec("WebP", "WEBP", {"method": 4}, (1, 5, 15, 30, 50, 65, 75, 85, 90, 95, 98), needs="webp"),
+    Codec("AVIF", "AVIF", {"speed": 6}, (10, 20, 30, 40, 50, 60, 70, 80, 87, 93), needs="avif"),
+    Codec(
+        "JPEG 2000",
+        "JPEG2000",
+        {"irreversible": True, "quality_mode": "dB"},
+        (25, 28, 30, 32, 34, 36, 38, 40, 42, 45),
+        lambda quality: {"quality_layers": [quality]},  # dB
+        needs="jpg_2000",
+    ),
+    Codec("HEIC", "HEIF", {"chroma": 444}, (5, 15, 25, 35, 45, 55, 65, 75, 85, 92), needs="pillow_heif"),
+    Codec("JPEG XL", "JXL", {"effort": 7}, (10, 25, 40, 55, 65, 75, 82, 88, 92, 96), needs="pillow_jxl"),
+)
+
+
+def present(names: list[str] | None = None) -> list[Codec]:
+    """Those that can be used here, registered with Pillow.
+
+    Args:
+        names: only these; a name that is not here is a ValueError that lists what is.
+    """
+    found = [codec for codec in CODECS if _register(codec.needs)]
+    if names is None:
+        return found
+    here = {codec.name.lower(): codec for codec in found}
+    for name in names:
+        if name.lower() not in here:
+            raise ValueError(f"no codec {name!r} here; there are {', '.join(codec.name for codec in found)}")
+    return [here[name.lower()] for name in names]
+
+
+def _register(needs: str) -> bool:
+    if needs in ("webp", "avif", "jpg_2000"):
+        return bool(features.check(needs))
+    if needs:
+        try:
+            module = importlib.import_module(needs)
+        except ImportError:
+            return False
+        if needs == "pillow_heif":
+            module.register_heif_opener()
+    return True

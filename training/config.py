@@ -27,7 +27,7 @@ class ModelConfig:
     analysis_latent_blocks: int = 1  # at 1/16 scale, latent_channels wide
     synthesis_width: int = 128  # at 1/8 scale
     synthesis_blocks: int = 4
-    synthesis_eight_bit: bool = False  # the blocks' convolutions read 8 bits: to be set once a float model is trained
+    eight_bit: bool = False  # the convolutions of the blocks above read 8 bits: to be set once a float model is trained
     synthesis_bypass: int = 64  # channels at 1/8 scale that go around the blocks: fine detail at high rates
     synthesis_latent_width: int = 0  # at 1/16 scale; 0 leaves that branch out
     synthesis_latent_blocks: int = 0

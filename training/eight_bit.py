@@ -21,7 +21,6 @@ LEVELS = 255  # the largest activation
 CENTRE = 128  # what stands for 0 where activations have a sign
 WEIGHT_LEVELS = 63
 BIAS_LEVELS = 2**30
-SEEN = 0.99  # share of the values of a channel that its range covers; finer steps for these are worth more than the rest
 MOST_EQUALISED = 16.0
 
 
@@ -106,7 +105,7 @@ class EightBitBlocks(nn.Sequential):
 
     @property
     def calibrated(self) -> bool:
-        return bool(self.stream_step.any())
+        return len(self) == 0 or bool(self.stream_step.any())
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
@@ -114,31 +113,39 @@ class EightBitBlocks(nn.Sequential):
         return x
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor) -> None:
-        """Fit all steps to what ``x`` [B, C, H, W] brings about, and spread the range of hidden channels evenly."""
-        seen = _largest(x)
+    def calibrate(self, x: Tensor, covered: float) -> None:
+        """Fit all steps to what ``x`` [B, C, H, W] brings about, and spread the range of hidden channels evenly.
+
+        Args:
+            covered: share of a channel's values that its range covers; the others are cut, for finer steps.
+        """
+
+        def largest(values: Tensor) -> Tensor:
+            return _magnitude(values, covered)
+
+        seen = largest(x)
         for block in self:
             assert isinstance(block, EightBitBlock)
-            _equalise(block.pointwise_in, block.depthwise, _largest(F.relu(block.pointwise_in(x))))
+            _equalise(block.pointwise_in, block.depthwise, largest(F.relu(block.pointwise_in(x))))
             inner = F.relu(block.pointwise_in(x))
-            _equalise(block.depthwise, block.pointwise_out, _largest(block.depthwise(inner)))
+            _equalise(block.depthwise, block.pointwise_out, largest(block.depthwise(inner)))
             middle = block.depthwise(inner)
             x = x + block.pointwise_out(middle)
-            seen = torch.maximum(seen, _largest(x))
-            _equalise(block.expand, block.project, _largest(F.relu(block.expand(x))))
+            seen = torch.maximum(seen, largest(x))
+            _equalise(block.expand, block.project, largest(F.relu(block.expand(x))))
             hidden = F.relu(block.expand(x))
             x = x + block.project(hidden)
-            seen = torch.maximum(seen, _largest(x))
+            seen = torch.maximum(seen, largest(x))
             ranges = ((inner, False), (middle, True), (hidden, False))
-            steps = torch.stack([fitting_steps(_largest(v).max(), signed) for v, signed in ranges])
+            steps = torch.stack([fitting_steps(largest(v).max(), signed) for v, signed in ranges])
             block.steps.copy_(torch.exp2(torch.ceil(torch.log2(steps))))  # exact in bfloat16
         self.stream_step.copy_(fitting_steps(seen, True)[:, None, None])
 
 
-def _largest(x: Tensor) -> Tensor:
-    """Magnitude that all but the rarest values of every channel stay below, [C]."""
+def _magnitude(x: Tensor, covered: float) -> Tensor:
+    """What a share ``covered`` of the values of every channel stays below, [C]."""
     magnitudes = x.abs().transpose(0, 1).flatten(1)
-    return magnitudes.topk(int(magnitudes.shape[1] * (1 - SEEN)) + 1).values[:, -1]
+    return magnitudes.topk(int(magnitudes.shape[1] * (1 - covered)) + 1).values[:, -1]
 
 
 def _equalise(before: nn.Conv2d, after: nn.Conv2d, largest: Tensor) -> None:

@@ -200,7 +200,7 @@ def example_inputs(name: str, model: SemicodecModel, height: int, width: int) ->
 def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
     """Write graph ``name`` as ONNX with free height and width; returns the torch module that was exported."""
     graph = GRAPHS[name](model).eval()
-    if name == "synthesis" and model.config.synthesis_eight_bit:
+    if name == "synthesis" and model.config.eight_bit:
         write_synthesis(model.synthesis, path)
         return graph
     arguments = example_inputs(name, model, 128, 192)

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .config import ModelConfig
+from .eight_bit import EightBitBlocks
 from .entropy_models import ScaleContext, ScaleHyperSynthesis, StaticPrior, gaussian_bits, scale_of_index
 from .layers import IntegerConv2d, round_ste
 from .transforms import (
+    BLOCK,
     AnalysisTransform,
     HyperAnalysisTransform,
     HyperSynthesisTransform,
@@ -18,6 +21,9 @@ from .transforms import (
     SynthesisTransform,
     initialise_as_transform_codec,
 )
+
+# Shares of the values that 8-bit ranges cover. What the analysis cuts is lost; the synthesis gains more by finer steps.
+ANALYSIS_COVERED, SYNTHESIS_COVERED = 0.999, 0.99
 
 
 class CodecOutput(NamedTuple):
@@ -59,6 +65,14 @@ def step_mask(y: Tensor) -> Tensor:
     return ((c[:, None, None] + i[:, None] + j) % 2 == 0)[None]
 
 
+def _calibrated(blocks: nn.Sequential, x: Tensor, covered: float) -> Tensor:
+    """What blocks make of x, once they are calibrated to it."""
+    if isinstance(blocks, EightBitBlocks) and not blocks.calibrated:
+        blocks.calibrate(x, covered)
+    result: Tensor = blocks(x)
+    return result
+
+
 class SemicodecModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,9 +93,16 @@ class SemicodecModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Fit the steps of an 8-bit synthesis to crops x [B, 3, H, W], at rates from 0 to 1."""
+        """Fit the steps of 8-bit blocks that have none yet to crops x [B, 3, H, W], at rates from 0 to 1."""
         condition = self.rate_bank.weights(torch.linspace(0, 1, len(x), device=x.device)) @ self.rate_bank.synthesis_bias
-        self.synthesis.blocks.calibrate(self.synthesis.enter(self.analysis(x), condition[:, :, None, None]))  # type: ignore[operator]
+        h = self.analysis.embed(F.pixel_unshuffle(x, BLOCK))
+        h = self.analysis.merge(_calibrated(self.analysis.blocks, h, ANALYSIS_COVERED))
+        y = _calibrated(self.analysis.latent_blocks, h, ANALYSIS_COVERED)
+        _calibrated(self.synthesis.blocks, self.synthesis.enter(y, condition[:, :, None, None]), SYNTHESIS_COVERED)
+
+    @property
+    def calibrated(self) -> bool:
+        return all(module.calibrated for module in self.modules() if isinstance(module, EightBitBlocks))
 
     def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
         """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1].

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
 from .data import CropSampler, read_folder, split_validation, to_signal
-from .eight_bit import EightBitBlocks
 from .growth import load_grown
 from .heads import SemanticHeads
 from .joint import JointSampler, Objective, Teacher, task_of
@@ -223,8 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"{source} was trained with heads of other labels or another shape; --restart-clock drops them")
         print(f"the heads of {source} are dropped: their labels or their shape are others")
     if not state:
-        if model_config.synthesis_eight_bit:
-            raise ValueError("model.synthesis_eight_bit rounds a trained model: train it in float first, then --resume it")
+        if model_config.eight_bit:
+            raise ValueError("model.eight_bit rounds a trained model: train it in float first, then --resume it")
         model.initialise(sample)
     ema_model = SemicodecModel(model_config).requires_grad_(False)
     ema_model.load_state_dict(model.state_dict())
@@ -239,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not args.restart_clock:
                 raise ValueError(f"{source} has another shape; --restart-clock lets it grow into this one")
             print(f"grown or new, past {source}: {', '.join(grown)}")
-        if isinstance(ema_model.synthesis.blocks, EightBitBlocks) and not ema_model.synthesis.blocks.calibrated:
+        if not ema_model.calibrated:
             ema_model.calibrate(sample)  # and equalised: the average and its student must stay one another's like
             model.load_state_dict(ema_model.state_dict())
         if not args.restart_clock:

@@ -25,6 +25,12 @@ BLOCK_CHANNELS = 3 * BLOCK**2
 INTERLEAVED = np.arange(BLOCK_CHANNELS).reshape(3, BLOCK, BLOCK).transpose(1, 2, 0).ravel()
 
 
+def _blocks(config: ModelConfig, width: int, count: int) -> nn.Sequential:
+    if config.eight_bit:
+        return EightBitBlocks(width, count)
+    return nn.Sequential(*(DepthConvBlock(width) for _ in range(count)))
+
+
 class AnalysisTransform(nn.Module):
     """x [B, 3, H, W] in [-0.5, 0.5] → y [B, M, H/16, W/16], in units of an orthonormal transform of x."""
 
@@ -32,11 +38,9 @@ class AnalysisTransform(nn.Module):
         super().__init__()
         width = config.analysis_width
         self.embed = Float32Conv2d(BLOCK_CHANNELS, width, 1)
-        self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.analysis_blocks)))
+        self.blocks = _blocks(config, width, config.analysis_blocks)
         self.merge = Float32Conv2d(width, config.latent_channels, 2, stride=2)
-        self.latent_blocks = nn.Sequential(
-            *(DepthConvBlock(config.latent_channels) for _ in range(config.analysis_latent_blocks))
-        )
+        self.latent_blocks = _blocks(config, config.latent_channels, config.analysis_latent_blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_embedding(self.embed(F.pixel_unshuffle(x, BLOCK)))
@@ -62,10 +66,7 @@ class SynthesisTransform(nn.Module):
             nn.init.zeros_(self.latent_project.weight)
             nn.init.zeros_(self.latent_project.bias)  # type: ignore[arg-type]
         self.split = Float32Conv2d(config.latent_channels, 4 * width, 1)
-        if config.synthesis_eight_bit:
-            self.blocks: nn.Sequential = EightBitBlocks(width, config.synthesis_blocks)
-        else:
-            self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.synthesis_blocks)))
+        self.blocks = _blocks(config, width, config.synthesis_blocks)
         self.project = Float32Conv2d(width, BLOCK_CHANNELS, 1)
         # The blocks' width is less than the 192 samples of a block: without a way around them, what it leaves out
         # bounds the quality at high rates. It starts silent.

@@ -42,7 +42,7 @@ def models(seed: int) -> tuple[SemicodecModel, SemicodecModel]:
             torch.nn.init.normal_(layer.weight, 0, 0.1)
     torch.nn.init.normal_(exact.synthesis.bypass_project.weight, 0, 0.01)
     torch.nn.init.normal_(exact.rate_bank.synthesis_bias, 0, 0.1)
-    rounded = SemicodecModel(ModelConfig(**SHAPE, synthesis_eight_bit=True)).eval()
+    rounded = SemicodecModel(ModelConfig(**SHAPE, eight_bit=True)).eval()
     load_grown(rounded, exact.state_dict())
     rounded.calibrate(crops)
     return exact, rounded

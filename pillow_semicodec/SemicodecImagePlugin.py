@@ -24,8 +24,17 @@ FORMAT = "SGC"
 EXTENSION = ".sgc"
 MIME = "image/x-sgc"
 
-_SAVED_DIRECTLY = ("L", "RGB")
-_SAVED_AS = {"1": "L", "P": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
+_SAVED_AS = {
+    "L": "L",
+    "RGB": "RGB",
+    "1": "L",
+    "P": "RGB",
+    "RGBX": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+}
 
 
 def _accept(prefix: bytes) -> bool:
@@ -100,6 +109,24 @@ class SgcDecoder(ImageFile.PyDecoder):
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return -1, 0
+
+
+class _Boxes:
+    """Gives boxes of pixels, in the mode that is saved, straight out of Pillow's memory."""
+
+    def __init__(self, image: Image.Image, mode: str) -> None:
+        import numpy as np
+
+        image.load()  # before several threads ask for boxes
+        self.image, self.mode, self.dtype = image, mode, np.dtype(np.uint8)
+        self.shape = (image.height, image.width, 3)[: 3 if mode == "RGB" else 2]
+
+    def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
+        import numpy as np
+
+        rows, columns = at
+        box = self.image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        return np.asarray(box if box.mode == self.mode else box.convert(self.mode))
 
 
 class _Canvas:
@@ -178,9 +205,7 @@ def _profile_of(im: Image.Image) -> bytes | None:
     return profile
 
 
-def _pixels_of(im: Image.Image) -> Pixels:
-    import numpy as np
-
+def _pixels_of(im: Image.Image) -> _Boxes:
     if not im.width or not im.height:
         raise ValueError("cannot write empty image as SGC")
     if im.has_transparency_data:
@@ -188,11 +213,10 @@ def _pixels_of(im: Image.Image) -> Pixels:
             f"cannot write mode {im.mode} with transparency as SGC: this version has no alpha channel; "
             'flatten the picture first, for example with image.convert("RGB")'
         )
-    if im.mode not in _SAVED_DIRECTLY:
-        if im.mode not in _SAVED_AS:
-            raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
-        im = im.convert(_SAVED_AS[im.mode])
-    return np.asarray(im)
+    mode = _SAVED_AS.get(im.mode)
+    if mode is None:
+        raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
+    return _Boxes(im, mode)
 
 
 def register() -> None:

@@ -67,6 +67,7 @@ class _Sessions:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # windows differ in size; a plan for each would hold memory for all of them
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not GRAPH_OPTIMISATION:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

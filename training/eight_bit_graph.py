@@ -1,14 +1,15 @@
-"""The 8-bit synthesis as an ONNX graph: channels last, quantised operands spelt out for every runtime to fuse.
+"""Analysis and synthesis with 8-bit blocks as ONNX graphs: channels last, quantised operands for every runtime to fuse.
 
 What a convolution reads stands as QuantizeLinear and DequantizeLinear around it, in standard operators, so that any provider
 may run it on bytes or, knowing nothing of bytes, in float. The residual path is kept in units of its steps, which are folded
-into the weights around it, so that one scale serves all its channels. Fine detail is moved as runs of 24 bytes, one row of
-8 pixels each, after the cast.
+into the weights around it, so that one scale serves all its channels. Pixels are moved as bytes, in runs of 24: one row of 8
+pixels each.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from .eight_bit import CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
-from .transforms import BLOCK, INTERLEAVED, SynthesisTransform
+from .transforms import BLOCK, INTERLEAVED, AnalysisTransform, SynthesisTransform
 
 OPSET = 17
 GREY = 255.0
@@ -69,6 +70,44 @@ class _Graph:
 
 
 @torch.no_grad()
+def write_analysis(analysis: AnalysisTransform, path: Path) -> None:
+    """Inputs and outputs are those of ``graphs.AnalysisGraph``."""
+    blocks, latent_blocks = analysis.blocks, analysis.latent_blocks
+    if not isinstance(blocks, EightBitBlocks) or not isinstance(latent_blocks, EightBitBlocks):
+        raise ValueError("the blocks are not of 8 bits")
+    g = _Graph()
+    step, latent_step = blocks.stream_step.flatten(), latent_blocks.stream_step.flatten()
+    if not len(latent_blocks):
+        latent_step = torch.ones(analysis.merge.out_channels)
+    picture_size = g.add("Slice", g.add("Shape", "pixels"), g.integers(1), g.integers(3))
+    size = g.add("Div", picture_size, g.integers(BLOCK, BLOCK))  # at 1/8 scale
+    latent_size = g.add("Div", size, g.integers(2, 2))
+
+    # ---- pixels into the residual path ----
+    height, width = (g.add("Slice", size, g.integers(k), g.integers(k + 1)) for k in range(2))
+    cells = g.add("Reshape", "pixels", g.add("Concat", height, g.integers(BLOCK), width, g.integers(3 * BLOCK), axis=0))
+    runs = g.add("Reshape", g.add("Transpose", cells, perm=[0, 2, 1, 3]), g.integers(-1, 3 * BLOCK**2))
+    weight = analysis.embed.weight[:, :, 0, 0]
+    bias = (analysis.embed.bias - 0.5 * weight.sum(1)) / step  # type: ignore[operator]
+    weight = weight[:, INTERLEAVED] / (GREY * step[:, None])
+    x = g.add("Gemm", g.add("Cast", runs, to=TensorProto.FLOAT), g.constant(_numpy(weight.T)), g.constant(_numpy(bias)))
+    x = _blocks(g, x, blocks, size)
+
+    # ---- four positions into one, and the blocks at the latents' scale ----
+    height, width = (g.add("Slice", latent_size, g.integers(k), g.integers(k + 1)) for k in range(2))
+    pairs = g.add("Concat", height, g.integers(2), width, g.integers(2 * len(step)), axis=0)
+    fours = g.add("Transpose", g.add("Reshape", x, pairs), perm=[0, 2, 1, 3])
+    merge = (analysis.merge.weight * step[:, None, None]).permute(2, 3, 1, 0).reshape(4 * len(step), -1)  # (row, column, C)
+    operands = (g.constant(_numpy(merge / latent_step)), g.constant(_numpy(analysis.merge.bias / latent_step)))  # type: ignore[operator]
+    y = g.add("Gemm", g.add("Reshape", fours, g.integers(-1, 4 * len(step))), *operands)
+    y = g.add("Mul", _blocks(g, y, latent_blocks, latent_size), g.constant(_numpy(latent_step)))
+    image = g.add("Reshape", y, g.add("Concat", g.integers(1), latent_size, g.integers(len(latent_step)), axis=0))
+    g.nodes.append(helper.make_node("Transpose", [image], ["y"], "y", perm=[0, 3, 1, 2]))
+    inputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
+    _save(g, "analysis", inputs, [_value("y", TensorProto.FLOAT, 1, len(latent_step), "h", "w")], path)
+
+
+@torch.no_grad()
 def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
     """Inputs and outputs are those of ``graphs.SynthesisGraph``.
 
@@ -88,10 +127,7 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
     condition = g.add("Mul", g.add("Transpose", "condition", perm=[0, 2, 3, 1]), g.constant((1 / step).numpy()))
     entered = g.add("Add", _spread(g, y, synthesis.split, 1 / step, latent_size, size), condition)
     x = g.add("Reshape", entered, g.integers(-1, len(step)))
-    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(step)), axis=0)
-    for block in blocks:
-        assert isinstance(block, EightBitBlock)
-        x = _block(g, x, block, blocks.stream_step, image_shape)
+    x = _blocks(g, x, blocks, size)
 
     # ---- out of it, with the bypass, to pixels ----
     channels = synthesis.bypass_split.out_channels // 4
@@ -111,7 +147,11 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
     rows = g.add("Transpose", cells, perm=[0, 2, 1, 3])  # [2h, 8, 2w, 24]
     shape = g.add("Concat", g.integers(1), g.add("Mul", size, g.integers(BLOCK, BLOCK)), g.integers(3), axis=0)
     g.nodes.append(helper.make_node("Reshape", [rows, shape], ["pixels"], "pixels"))
-    _save(g, synthesis.split.in_channels, len(step), path)
+    inputs = [
+        _value("y_hat", TensorProto.FLOAT, 1, synthesis.split.in_channels, "h", "w"),
+        _value("condition", TensorProto.FLOAT, 1, len(step), "condition_h", "condition_w"),
+    ]
+    _save(g, "synthesis", inputs, [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)], path)
 
 
 def _numpy(values: torch.Tensor) -> Array:
@@ -134,8 +174,16 @@ def _spread(g: _Graph, y: str, conv: nn.Conv2d, scale: torch.Tensor, latent_size
     return g.add("Reshape", g.add("Transpose", cells, perm=[0, 2, 1, 3]), shape)
 
 
+def _blocks(g: _Graph, x: str, blocks: EightBitBlocks, size: str) -> str:
+    """x [P, C] in steps of the residual path, of a picture of ``size`` → the same."""
+    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(blocks.stream_step)), axis=0)
+    for block in blocks:
+        assert isinstance(block, EightBitBlock)
+        x = _block(g, x, block, blocks.stream_step, image_shape)
+    return x
+
+
 def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, image_shape: str) -> str:
-    """x [P, C] in steps of the residual path → the same."""
     inner_step, middle_step, hidden_step = (float(s) for s in block.steps)
     unit = stream_step.flatten()
 
@@ -165,16 +213,12 @@ def _in_units(conv: nn.Conv2d, unit: torch.Tensor) -> nn.Conv2d:
     return scaled
 
 
-def _save(g: _Graph, latent_channels: int, channels: int, path: Path) -> None:
-    def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, list(shape))
+def _value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, list(shape))
 
-    inputs = [
-        value("y_hat", TensorProto.FLOAT, 1, latent_channels, "h", "w"),
-        value("condition", TensorProto.FLOAT, 1, channels, "condition_h", "condition_w"),
-    ]
-    outputs = [value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
-    graph = helper.make_graph(g.nodes, "synthesis", inputs, outputs, g.constants)
+
+def _save(g: _Graph, name: str, inputs: list[Any], outputs: list[Any], path: Path) -> None:
+    graph = helper.make_graph(g.nodes, name, inputs, outputs, g.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, path)

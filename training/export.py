@@ -50,7 +50,10 @@ PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
 EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
 TOLERANCE = {"pixels": 1.0}  # grey levels; other tensors: relative to their spread
 RELATIVE_TOLERANCE = 1e-3
-BEYOND = {"pixels": 1e-3}  # share of values that may differ by more: an 8-bit activation may fall to the other side
+# Sums in another order may bring an 8-bit activation to the other side of its rounding. A share of the pixels may differ by
+# more than they should for it, and latents by this share of their spread, in the root of the mean square.
+BEYOND = {"pixels": 1e-3}
+EIGHT_BIT_TOLERANCE = 0.01
 
 
 def load_model(checkpoint: Path) -> SemicodecModel:
@@ -96,6 +99,8 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
             difference = float(np.quantile(differences, 1 - BEYOND.get(output, 0.0), method="higher"))
             spread = max(float(a.double().std()), 1e-3)
             allowed = 0.0 if name in EXACT_GRAPHS else TOLERANCE.get(output, RELATIVE_TOLERANCE * spread)
+            if name == "analysis" and model.config.eight_bit:
+                difference, allowed = float(np.sqrt((differences**2).mean())), EIGHT_BIT_TOLERANCE * spread
             if a.shape != b.shape or difference > allowed:
                 raise ExportError(f"{name}: {output} differs by {difference:g} at {height}x{width}; {allowed:g} is allowed")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .eight_bit_graph import write_synthesis
+from .eight_bit_graph import write_analysis, write_synthesis
 from .entropy_models import RESIDUAL_CLIP, RESIDUAL_STEP, SCALE_COUNT, Z_CLIP, Z_STEP, ScaleContext, ScaleHyperSynthesis
 from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, WEIGHT_BITS, IntegerConv2d
 from .model import SemicodecModel
@@ -200,8 +200,8 @@ def example_inputs(name: str, model: SemicodecModel, height: int, width: int) ->
 def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
     """Write graph ``name`` as ONNX with free height and width; returns the torch module that was exported."""
     graph = GRAPHS[name](model).eval()
-    if name == "synthesis" and model.config.eight_bit:
-        write_synthesis(model.synthesis, path)
+    if model.config.eight_bit and name in ("analysis", "synthesis"):
+        (write_analysis if name == "analysis" else write_synthesis)(getattr(model, name), path)
         return graph
     arguments = example_inputs(name, model, 128, 192)
     free = {

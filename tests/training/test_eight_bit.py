@@ -15,8 +15,9 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
+from training.commands import ExportError  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.eight_bit import LEVELS, EightBitBlocks, fitting_steps, round_to_bytes  # noqa: E402
+from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, round_to_bytes  # noqa: E402
 from training.export import check_parity  # noqa: E402
 from training.graphs import export_graph  # noqa: E402
 from training.growth import load_grown  # noqa: E402
@@ -80,16 +81,28 @@ def test_rounding(largest: float, signed: bool) -> None:
     assert x.grad[:, 0] == 0
 
 
-def test_exported_graph(tmp_path: Path) -> None:
-    """ONNX Runtime computes what PyTorch does, with regions too; and no pair of products can exceed 16 bits."""
+@pytest.mark.parametrize("name", ["analysis", "synthesis"])
+def test_exported_graphs(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime computes what PyTorch does; and no pair of products can exceed 16 bits."""
     _, model = models(1)
-    graph = export_graph("synthesis", model, tmp_path / "synthesis.onnx")
-    check_parity("synthesis", graph, tmp_path / "synthesis.onnx", model)
-    stored = onnx.load(tmp_path / "synthesis.onnx")
-    weights = [numpy_helper.to_array(c) for c in stored.graph.initializer]
+    path = tmp_path / "graph.onnx"
+    check_parity(name, export_graph(name, model, path), path, model)
+    weights = [numpy_helper.to_array(c) for c in onnx.load(path).graph.initializer]
     integers = [w for w in weights if w.dtype == np.int8 and w.ndim > 1]
-    assert len(integers) == 5 * len(model.synthesis.blocks)
+    blocks = [m for m in getattr(model, name).modules() if isinstance(m, EightBitBlock)]
+    assert len(integers) == 5 * len(blocks)
     assert 2 * LEVELS * max(int(np.abs(w).max()) for w in integers) < 2**15
+    kept = export_graph(name, model, path)
+    with torch.no_grad():
+        blocks[0].project.weight += 0.5
+    with pytest.raises(ExportError, match=name):
+        check_parity(name, kept, path, model)
+
+
+def test_conditions_of_positions(tmp_path: Path) -> None:
+    """One condition for all positions, and the same one at each of them, give the same pixels."""
+    _, model = models(1)
+    export_graph("synthesis", model, tmp_path / "synthesis.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "synthesis.onnx", providers=["CPUExecutionProvider"])
     y, condition = np.random.default_rng(0).normal(size=(1, 24, 3, 5)).astype(np.float32) * 0.2, np.ones((1, 16), np.float32)
     (uniform,) = session.run(None, {"y_hat": y, "condition": condition[:, :, None, None]})

@@ -77,16 +77,18 @@ _LAZY = {
 }
 
 
-def register(*, threads: int | None = None, limits: Limits | None = None) -> None:
+def register(*, threads: int | None = None, limits: Limits | None = None, providers: tuple[str, ...] | None = None) -> None:
     """Register the format with Pillow; importing the package does it already.
 
     Args:
-        threads: sets ``options.THREADS``. limits: sets ``options.LIMITS``.
+        threads: sets ``options.THREADS``. limits: sets ``options.LIMITS``. providers: sets ``options.PROVIDERS``.
     """
     if threads is not None:
         options.THREADS = threads
     if limits is not None:
         options.LIMITS = limits
+    if providers is not None:
+        options.PROVIDERS = tuple(providers)
     from . import SemicodecImagePlugin
 
     SemicodecImagePlugin.register()

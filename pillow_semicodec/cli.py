@@ -37,6 +37,7 @@ CHUNK_TITLES = {
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     options.THREADS = getattr(args, "threads", 0)
+    options.PROVIDERS = tuple(getattr(args, "provider", ()))
     for stream in (sys.stdout, sys.stderr):  # file names may hold anything
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
     threads = argparse.ArgumentParser(add_help=False)
     threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
+    threads.add_argument(
+        "--provider", action="append", default=[], help="ONNX Runtime execution provider, like CUDAExecutionProvider"
+    )
 
     encode = commands.add_parser("encode", parents=[coding, threads], help="any picture that Pillow reads → .sgc")
     encode.add_argument("source", type=Path)

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from PIL import Image
 
+from . import options
 from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
@@ -287,11 +288,9 @@ def row(outcome: Outcome) -> dict[str, Any]:
 # ---- engines ---------------------------------------------------------------------------------------------------
 
 
-def _start_worker(threads: int) -> None:
-    from . import options
-
+def _start_worker(threads: int, providers: tuple[str, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
-    options.THREADS = threads
+    options.THREADS, options.PROVIDERS = threads, providers
 
 
 def run_pool(
@@ -304,7 +303,7 @@ def run_pool(
     while waiting or suspects:
         running: dict[Future[Outcome], Job] = {}
         alone = False
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads,))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads, options.PROVIDERS))
         try:
             while waiting or suspects or running:
                 if not running:
@@ -340,7 +339,8 @@ def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, 
         if not scheduler:
             where = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
         client = stack.enter_context(Client(where))
-        futures = client.map(partial(_convert_there, settings=settings, threads=threads), jobs, pure=False, retries=ATTEMPTS)
+        work = partial(_convert_there, settings=settings, threads=threads, providers=options.PROVIDERS)
+        futures = client.map(work, jobs, pure=False, retries=ATTEMPTS)
         by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
         for future in as_completed(futures):
             if future.key not in by_key:
@@ -351,8 +351,6 @@ def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, 
         sweep_targets(jobs)  # workers may have died
 
 
-def _convert_there(job: Job, settings: Settings, threads: int) -> Outcome:
-    from . import options
-
-    options.THREADS = threads
+def _convert_there(job: Job, settings: Settings, threads: int, providers: tuple[str, ...]) -> Outcome:
+    options.THREADS, options.PROVIDERS = threads, providers
     return convert(job, settings)

@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import options as package_options
 from .bundle import ModelBundle
 from .errors import BundleError
 from .head_bundle import HeadBundle
 
 Tensor = NDArray[np.float32]
 Outputs = list[NDArray[Any]]
+
+CPU = "CPUExecutionProvider"
+ON_PROVIDERS = ("analysis", "synthesis")  # what other processors may run: nothing that chooses tables, or means of latents
 
 # Execution settings that tests and tools vary; results must not depend on them.
 GRAPH_OPTIMISATION = True
@@ -36,7 +40,7 @@ class _Sessions:
 
     def __init__(self, owner: str, read: Callable[[str], bytes], threads: int) -> None:
         self.owner, self.read, self.threads = owner, read, threads
-        self._sessions: dict[tuple[str, bool], Any] = {}
+        self._sessions: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
 
     def _run(self, name: str, *inputs: NDArray[Any]) -> Outputs:
@@ -53,13 +57,13 @@ class _Sessions:
         return outputs
 
     def _session(self, name: str) -> Any:
-        key = (name, GRAPH_OPTIMISATION)
+        key = (name, GRAPH_OPTIMISATION, package_options.PROVIDERS if name in ON_PROVIDERS else ())
         with self._lock:
             if key not in self._sessions:
-                self._sessions[key] = self._build(name)
+                self._sessions[key] = self._build(name, key[-1])
             return self._sessions[key]
 
-    def _build(self, name: str) -> Any:
+    def _build(self, name: str, wanted: tuple[str, ...]) -> Any:
         # Telemetry starts a thread with the import; besides being unasked for, it hangs forked children when they end.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
@@ -71,9 +75,12 @@ class _Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not GRAPH_OPTIMISATION:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        available = onnxruntime.get_available_providers()
+        if missing := [provider for provider in wanted if provider not in available]:
+            raise BundleError(f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(available)}")
         data = self.read(name)
         try:
-            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(data, options, providers=list(dict.fromkeys([*wanted, CPU])))
         except Exception as error:
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
 

@@ -7,5 +7,10 @@ from .limits import DEFAULT_LIMITS, Limits
 THREADS: int = 0
 """CPU threads for encoding and decoding; 0 takes one per core."""
 
+PROVIDERS: tuple[str, ...] = ()
+"""ONNX Runtime execution providers for the analysis and synthesis, best first, before the CPU's: "CUDAExecutionProvider",
+"CoreMLExecutionProvider", "DmlExecutionProvider", "OpenVINOExecutionProvider", … What chooses probability tables always
+runs on the CPU, so that a file holds the same latents wherever it is read."""
+
 LIMITS: Limits = DEFAULT_LIMITS
 """Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""

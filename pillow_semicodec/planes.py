@@ -126,9 +126,7 @@ class Plane:
     def forget(self, before: int, axis: int) -> None:
         """Let go of rows (``axis`` 0) or columns (1) of squares that lie before a position."""
         with self._lock:
-            for key in [
-                k for k in self._squares if min((k[axis] + 1) * self.grid.side, self.grid.bounds[2 + axis]) <= before
-            ]:
+            for key in [k for k in self._squares if (k[axis] + 1) * self.grid.side <= before]:
                 del self._squares[key]
 
 

@@ -27,6 +27,17 @@ from pillow_semicodec.entropy import coder
 from pillow_semicodec.limits import Limits
 
 
+def test_execution_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there is named together with those that are; the CPU's own changes nothing."""
+    picture = photo(40, 50)
+    data = sgc.encode(picture, 40)
+    monkeypatch.setattr(sgc.options, "PROVIDERS", ("NoExecutionProvider",))
+    with pytest.raises(sgc.BundleError, match=r"no NoExecutionProvider here; it has .*CPU"):
+        sgc.decode(data)
+    monkeypatch.setattr(sgc.options, "PROVIDERS", (inference.CPU,))
+    assert sgc.encode(picture, 40) == data
+
+
 @given(pictures(), st.integers(1, 100))
 def test_round_trip(picture: np.ndarray, quality: int) -> None:
     """Any picture from 1x1 comes back with its shape; encoding is deterministic."""

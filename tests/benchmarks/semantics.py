@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from speed import median_ms
 
 import pillow_semicodec as sgc
 from pillow_semicodec import codec, regions
+from pillow_semicodec.bench.costs import median_ms
 from pillow_semicodec.metrics import psnr
 
 COLD = """

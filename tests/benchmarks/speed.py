@@ -11,34 +11,26 @@ import argparse
 import io
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import inference
+from pillow_semicodec.bench.codecs import present
+from pillow_semicodec.bench.costs import median_ms, memory
 from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
 from pillow_semicodec.demo import nearest_quality
+from training import eight_bit_graph
 
-REPEATS = 5
 ENCODER_ONLY = ("analysis", "hyper_analysis")
-
-
-def median_ms(work: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
 
 
 def saved(image: Image.Image, kind: str, **settings: Any) -> bytes:
@@ -53,23 +45,53 @@ def loaded(data: bytes) -> Image.Image:
     return image
 
 
-def kilo_macs(bundle: ModelBundle, name: str, height: int = 512, width: int = 768) -> float:
-    """Multiply–accumulates of a graph's convolutions per pixel, in thousands."""
+def macs(bundle: ModelBundle, name: str, height: int = 512, width: int = 768) -> tuple[float, float]:
+    """Multiply–accumulates of a graph per pixel, in thousands: (in float, on bytes)."""
     model = onnx.load_from_string(bundle.part(f"{name}.onnx"))
-    divisor = {"pixels": 1, "z_hat": 64}
-    for value in model.graph.input:
-        scale = divisor.get(value.name, 16)
-        dims = value.type.tensor_type.shape.dim
-        spatial = (dims[1], dims[2]) if value.name == "pixels" else (dims[2], dims[3])
-        for dim, size in zip(spatial, (height, width), strict=True):
-            if not dim.HasField("dim_value"):
-                dim.dim_value = 1 if value.name == "condition" else size // scale
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*inferred.value_info, *inferred.output]}
-    weights = {t.name: int(np.prod(t.dims)) for t in inferred.initializer}
-    return sum(
-        weights[node.input[1]] * int(np.prod(shapes[node.output[0]][2:])) for node in inferred.node if node.op_type == "Conv"
-    ) / (1000 * height * width)
+    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    weights = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer}
+    whole = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ("DequantizeLinear", "Transpose")}
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(node.output[0]) for node in nodes)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds, scales = {}, {"z_hat": 64, "pixels": 1}
+    for value in session.get_inputs():
+        scale = height * width if value.name == "condition" else scales.get(value.name, 16)
+        rows, columns = max(1, height // scale), max(1, width // scale)
+        shape = (1, rows, columns, 3) if value.name == "pixels" else (1, value.shape[1], rows, columns)
+        feeds[value.name] = np.zeros(shape, np.uint8 if value.name == "pixels" else np.float32)
+    in_float = on_bytes = 0
+    for node, output in zip(nodes, session.run(None, feeds), strict=True):
+        weight = node.input[1]
+        count = weights[whole.get(weight, weight)] * (output.shape[0] if node.op_type == "Gemm" else output[0, 0].size)
+        on_bytes, in_float = (on_bytes + count, in_float) if weight in whole else (on_bytes, in_float + count)
+    return in_float / (1000 * height * width), on_bytes / (1000 * height * width)
+
+
+def peaks(threads: int) -> tuple[float, float]:
+    """What this machine reaches on one large matrix product: billions of multiply–accumulates a second, (float, bytes)."""
+    rows, inner = 8192, 512
+    found = []
+    for on_bytes in (False, True):
+        graph = eight_bit_graph._Graph()
+        weight = torch.randn(inner, inner, 1, 1)
+        if on_bytes:
+            operands = graph.weight(weight, torch.zeros(inner), 0.1, transposed=True)
+            name = graph.add("Gemm", graph.to_bytes("x", 0.1, True), *operands)
+        else:
+            name = graph.add("Gemm", "x", graph.constant(weight[:, :, 0, 0].numpy()))
+        graph.nodes.append(onnx.helper.make_node("Identity", [name], ["y"]))
+        values = [eight_bit_graph._value(n, onnx.TensorProto.FLOAT, rows, inner) for n in "xy"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "x.onnx")
+            eight_bit_graph._save(graph, "peak", values[:1], values[1:], path)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        x = np.random.default_rng(0).normal(size=(rows, inner)).astype(np.float32)
+        session.run(None, {"x": x})
+        found.append(rows * inner**2 / 1e6 / median_ms(lambda: session.run(None, {"x": x})))  # noqa: B023
+    return found[0], found[1]
 
 
 def part_times(image: Image.Image, quality: float) -> dict[str, float]:
@@ -100,21 +122,10 @@ def part_times(image: Image.Image, quality: float) -> dict[str, float]:
     return {**in_encoder, **in_decoder, **rest}
 
 
-def peak_memory(work: str, path: Path) -> float:
-    """MB of a fresh process that does ``work`` with ``path`` (Linux: the high-water mark since the process began)."""
-    code = f"""
-import io, sys, pillow_semicodec
-from PIL import Image
-{work}
-print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])"""
-    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    return float(result.stdout) / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/kodak"))
-    parser.add_argument("--quality", type=float, default=50)
+    parser.add_argument("--quality", type=int, default=50)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     sgc.options.THREADS = args.threads
@@ -140,19 +151,21 @@ def main() -> None:
         print(f"  {name:14}{total / n:9.1f} ms a picture")
     for what in ("encode", "decode"):
         print(f"  {what} {sums[what] / sums[f'AVIF {what}']:.2f} x AVIF")
-    print(f"\n  {'part':26}{'kMAC/px':>9}{'ms':>9}   ({paths[0].name})")
-    costs = {name: kilo_macs(bundle, name) for name in GRAPHS}
-    for name, ms in part_times(Image.open(paths[0]).convert("RGB"), args.quality).items():
-        print(f"  {name:26}{costs.get(name, float('nan')):9.2f}{ms:9.1f}")
-    decoder = sum(cost for name, cost in costs.items() if name not in ENCODER_ONLY)
-    print(f"  decoder {decoder:.2f} kMAC/px, encoder {sum(costs.values()) - costs['synthesis']:.2f} kMAC/px")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "x.sgc"
-        Image.open(paths[0]).convert("RGB").save(file)
-        base = peak_memory("Image.open(sys.argv[1]).load()", paths[0])
-        encode = peak_memory('Image.open(sys.argv[1]).convert("RGB").save(io.BytesIO(), "SGC")', paths[0])
-        decode = peak_memory("Image.open(sys.argv[1]).load()", file)
-    print(f"  peak memory: encode {encode:.0f} MB, decode {decode:.0f} MB; {base:.0f} MB to load the picture alone")
+    float_peak, byte_peak = peaks(args.threads)
+    print(f"  peak: {float_peak:.0f} billion multiply-accumulates a second in float, {byte_peak:.0f} on bytes")
+    print(f"\n  {'part':26}{'kMAC/px':>9}{'on bytes':>9}{'ms':>9}{'floor':>9}   ({paths[0].name})")
+    image = Image.open(paths[0]).convert("RGB")
+    costs = {name: macs(bundle, name) for name in GRAPHS}
+    megapixels = image.width * image.height / 1e6
+    for name, ms in part_times(image, args.quality).items():
+        floats, integers = costs.get(name, (0.0, 0.0))
+        floor = megapixels * 1000 * (floats / float_peak + integers / byte_peak)
+        print(f"  {name:26}{floats:9.2f}{integers:9.2f}{ms:9.1f}{floor:9.1f}")
+    decoder = sum(sum(cost) for name, cost in costs.items() if name not in ENCODER_ONLY)
+    everything = sum(sum(cost) for cost in costs.values())
+    print(f"  decoder {decoder:.2f} kMAC/px, encoder {everything - sum(costs['synthesis']):.2f} kMAC/px")
+    for name, peak in memory(image, present(["SGC", "AVIF"]), args.quality).items():
+        print(f"  peak memory of {name}: encode {peak['encode_mb']:.0f} MB, decode {peak['decode_mb']:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -186,6 +186,24 @@ def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatc
     assert [p.name for p in exported.parent.iterdir()] == [exported.name]
 
 
+def test_a_trained_model_goes_on_in_eight_bits(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calibrated on the way in, trained, exported and calibrated no more; a fresh model is refused."""
+    grow = ["--set", "model.eight_bit=true", "--set", "model.synthesis_blocks=2", "--threads", "1", "--data", str(data)]
+    start = ["--resume", str(run / "checkpoint.pt"), "--restart-clock", "--out", str(tmp_path / "run"), "--steps", "2"]
+    train.main([*grow, *start])
+    assert "stream_step" in capsys.readouterr().out
+    train.main(["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3", "--threads", "1"])
+    assert "grown" not in capsys.readouterr().out
+    model = export.load_model(tmp_path / "run" / "checkpoint.pt")
+    assert model.calibrated
+    exported = export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
+    assert (exported / "synthesis.onnx").exists()
+    with pytest.raises(ValueError, match="train it in float first"):
+        train.main([*grow, "--out", str(tmp_path / "fresh"), "--steps", "1"])
+
+
 def test_export_refuses_sums_beyond_exactness(run: Path, data: Path, tmp_path: Path) -> None:
     """A partial sum that could reach 2**24 ends the export, and nothing is written."""
     model = export.load_model(run / "checkpoint.pt")

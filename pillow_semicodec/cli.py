@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import format_of, recode
+from .convert import Outcome, format_of, recode, row
 from .errors import SemicodecError
 from .files import write_atomically
 
@@ -156,7 +156,7 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
     bench.add_argument("-o", "--output", type=Path, default=Path("sgc-bench"), help="folder of report.html, .json and .csv")
     bench.add_argument("--codecs", help="comma-separated; default: all that are installed")
     bench.add_argument("--model", help="name or id of an installed model")
-    bench.add_argument("-q", "--quality", type=_count, default=50, help="of SGC in crops and costs; default 50")
+    bench.add_argument("-q", "--quality", type=_quality, default=50, help="of SGC in crops and costs; default 50")
     bench.add_argument("--limit", type=_count, help="only so many pictures")
     bench.add_argument("--workers", type=_threads, default=0, help="processes for the curves; 0 takes one per core")
     bench.add_argument("--cache", type=Path, metavar="JSON", help="keep the figures of the other codecs here")
@@ -324,6 +324,8 @@ def _convert(args: argparse.Namespace) -> int:
 
     from . import convert
 
+    if args.measure and importlib.util.find_spec("ssimulacra2") is None:
+        raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
@@ -345,19 +347,30 @@ def _convert(args: argparse.Namespace) -> int:
             run = (convert.convert(job, settings) for job in jobs)
         else:
             run = convert.run_pool(jobs, settings, workers, threads)
-        outcomes = failures + list(tqdm(run, total=len(jobs), unit="file", disable=None))
-        print(convert.summary(outcomes, skipped))
-    if args.report:
-        content = json.dumps({"files": [convert.row(outcome) for outcome in outcomes]}, indent=1) + "\n"
+        outcomes = failures
+        try:
+            for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
+                outcomes.append(outcome)
+        finally:  # what an interrupted run has done is told
+            print(convert.summary(outcomes, skipped))
+            _tell(outcomes, args.report)
+        return 1 if any(o.error for o in outcomes) or not (jobs or skipped) else 0
+    _tell(outcomes, args.report)
+    return 1 if outcomes or not (jobs or skipped) else 0
+
+
+def _tell(outcomes: list[Outcome], report: Path | None) -> None:
+    """Failures, and the report if one is wanted."""
+    for outcome in outcomes:
+        if outcome.error:
+            print(_printable(f"sgc: {outcome.job.source}: {outcome.error}"), file=sys.stderr)
+    if report:
+        content = json.dumps({"files": [row(outcome) for outcome in outcomes]}, indent=1, allow_nan=False) + "\n"
 
         def write(file: IO[bytes]) -> None:
             file.write(content.encode())
 
-        write_atomically(args.report, write)
-    failed = [outcome for outcome in outcomes if outcome.error]
-    for outcome in failed:
-        print(_printable(f"sgc: {outcome.job.source}: {outcome.error}"), file=sys.stderr)
-    return 1 if failed or not (jobs or skipped) else 0
+        write_atomically(report, write)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -375,17 +388,19 @@ def _bench(args: argparse.Namespace) -> int:
     chosen = codecs.present(args.codecs.split(",") if args.codecs else None)
     unlisted: list[OSError] = []
     paths = [path for path, _ in walk(args.sources, _readable_extensions() - {SGC}, unlisted.append)][: args.limit]
-    if unlisted or not paths:
+    if not paths:
         raise unlisted[0] if unlisted else ValueError(f"no pictures in {', '.join(map(str, args.sources))}")
     twice = sorted({p.name for p in paths if sum(q.name == p.name for q in paths) > 1})
     if twice:
         raise ValueError(f"pictures are told apart by their names; there is more than one {', '.join(twice[:5])}")
-    plan = Plan(args.quality, args.model, args.workers or curves.default_workers(), args.cache, args.crops, args.timed,
-                args.growth, args.files)  # fmt: skip
+    workers = args.workers or curves.default_workers()
+    costs = (args.crops, args.timed, args.growth, args.files)
+    plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))
     crops = results.pop("crops")
     report.write(args.output, results, crops)
     print(curves.tables(results["curves"], results["bd_rate"]))
+    results["failures"] += [_reason(error) for error in unlisted]
     for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
         print(f"sgc: {line}", file=sys.stderr)
     print(f"\n{args.output / 'report.html'}")

@@ -77,6 +77,7 @@ def encode(
     bundle = find_model(model)
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
+    container.check_slices(width, height, layout.side, limits)
     y = analyse(picture, bundle, layout, threads)
     encoder = Encoder(y, plan, bundle, layout, threads)
     if semantics or isinstance(roi, str):

@@ -183,6 +183,13 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
 # ---- slice index -----------------------------------------------------------------------------------------------
 
 
+def check_slices(width: int, height: int, side: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise LimitExceededError for a picture whose slices, ``side`` pixels wide and high, or one, are too large."""
+    pixels = min(width, side or width) * min(height, side or height)
+    if pixels > limits.max_slice_pixels:
+        raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {limits.max_slice_pixels}")
+
+
 def stream_count(width: int, height: int, side: int) -> int:
     """Streams of a picture in slices of ``side`` pixels, or in one."""
     slices = -(-width // side) * -(-height // side) if side else 1
@@ -289,7 +296,9 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     for _ in range(limits.max_chunks):
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
-            return Prologue(header, read_index(chunk.payload, header.width, header.height), metadata)
+            index = read_index(chunk.payload, header.width, header.height)
+            check_slices(header.width, header.height, index.side, limits)
+            return Prologue(header, index, metadata)
         if chunk.type in metadata:
             raise FormatError(f"two chunks of type {chunk.type.decode()}")
         metadata[chunk.type] = chunk.payload

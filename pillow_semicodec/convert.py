@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import glob
 import io
+import math
 import os
 import signal
 from collections import Counter, deque
@@ -60,7 +61,7 @@ class Outcome:
 
 
 def is_url(name: str) -> bool:
-    return "://" in name or "::" in name
+    return "://" in name  # chained ones, too: zip://…::file
 
 
 def reason(error: BaseException) -> str:
@@ -189,14 +190,24 @@ def find_sources(names: list[str], extensions: frozenset[str], failures: list[Ou
                 for path, relative in walk([Path(name)], extensions, partial(_failed, failures)):
                     yield str(path), str(relative)
             else:
-                found = sorted(glob.glob(name, recursive=True))
-                if not found:
-                    raise FileNotFoundError(f"no such file, folder or glob: {name}")
-                for match in found:
-                    if os.path.isfile(match) and os.path.splitext(match)[1].lower() in extensions:
-                        yield match, os.path.basename(match)
-        except (OSError, ValueError, ImportError) as error:
+                yield from _globbed(name, extensions, partial(_failed, failures))
+        except Exception as error:  # readers of archives and clients of clouds raise exceptions of their own
             _failed(failures, error, name)
+
+
+def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError], None]) -> Iterator[tuple[str, str]]:
+    """Places are relative to the folder before the first wildcard; links to folders are not followed by ``**``."""
+    parts = Path(pattern).parts
+    fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    base, rest = Path(*parts[:fixed]), parts[fixed:]
+    found = sorted(base.glob(str(Path(*rest)))) if rest else []
+    if not found:
+        raise FileNotFoundError(f"no such file, folder or glob: {pattern}")
+    files = {path: None for path in found if path.suffix.lower() in extensions and path.is_file()}
+    if "**" not in rest:  # it finds what folders hold by itself
+        files |= {path: None for path, _ in walk([path for path in found if path.is_dir()], extensions, failed)}
+    for path in files:
+        yield str(path), str(path.relative_to(base))
 
 
 def _failed(failures: list[Outcome], error: BaseException, name: str = "") -> None:
@@ -241,15 +252,21 @@ def plan(
                 Outcome(Job(source, ""), error="there is no place beside it: give a folder for the results (-o)")
             )
             continue
-        target = os.path.splitext(source if output is None else f"{output.rstrip('/')}/{place}")[0] + suffix
-        if target in taken:
-            failures.append(Outcome(Job(source, target), error=f"its result {target} is that of {taken[target]} too"))
+        if os.path.isabs(place) or ".." in Path(place).parts:
+            failures.append(Outcome(Job(source, ""), error=f"its place {place} lies outside the folder of the results"))
             continue
-        taken[target] = source
-        if not overwrite and exists(target):
+        target = os.path.splitext(source if output is None else f"{output.rstrip('/')}/{place}")[0] + suffix
+        job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
+        if taken.get(job.target) == job.source:
+            continue  # named twice
+        if job.target in taken:
+            failures.append(Outcome(job, error=f"its result {job.target} is that of {taken[job.target]} too"))
+            continue
+        taken[job.target] = job.source
+        if not overwrite and exists(job.target):
             skipped += 1
         else:
-            jobs.append(Job(source, target))
+            jobs.append(job)
     return jobs, skipped
 
 
@@ -279,9 +296,10 @@ def summary(outcomes: list[Outcome], skipped: int) -> str:
 
 
 def row(outcome: Outcome) -> dict[str, Any]:
-    """For the report; names that are no text are written with escapes."""
+    """For the report; names that are no text are written with escapes, numbers that are none as null."""
     fields = dataclasses.asdict(outcome)
     names = {k: v.encode("utf-8", "backslashreplace").decode() for k, v in fields.pop("job").items()}
+    fields["quality"] = {k: v if math.isfinite(v) else None for k, v in fields["quality"].items()}
     return {**names, **fields}
 
 
@@ -310,20 +328,23 @@ def run_pool(
                     alone = bool(suspects)
                 queue, most = (suspects, 1) if alone else (waiting, 2 * workers)
                 while queue and len(running) < most:
-                    job = queue.popleft()
-                    running[pool.submit(work, job, settings)] = job
+                    running[pool.submit(work, queue[0], settings)] = queue[0]
+                    queue.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    del running[future]
-                    yield outcome
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise error
+                    job = running.pop(future)
+                    yield future.result() if error is None else Outcome(job, error=reason(error))
         except BrokenProcessPool:
+            pool.shutdown(wait=True, cancel_futures=True)  # the others are being ended
+            sweep_targets(jobs)
             for job in running.values():
                 deaths[job] += alone
                 if deaths[job] < ATTEMPTS:
                     suspects.append(job)
                 else:
                     yield Outcome(job, error="the process that converted it died, twice: out of memory?")
-            sweep_targets(jobs)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -36,9 +37,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
         with file:
             write(file)
             size = file.tell()
-        if path.exists():
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
+            if path.exists():
+                shutil.copymode(path, temporary)
+            if fcntl is not None:
+                file.flush()
+                os.replace(temporary, path)  # as long as it is locked
+        if fcntl is None:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -76,7 +81,7 @@ def walk(
     """(file, its path relative to the source it was found under), sorted; links to folders are not followed.
 
     Args:
-        failed: hears of folders that cannot be listed.
+        failed: hears of folders that cannot be listed, and of links that lead nowhere.
     """
     for source in sources:
         if source.is_dir():
@@ -84,7 +89,21 @@ def walk(
                 children.sort()
                 for name in sorted(names):
                     path = Path(folder, name)
-                    if path.suffix.lower() in extensions and path.is_file():
+                    if path.suffix.lower() in extensions and _readable(path, failed):
                         yield path, path.relative_to(source)
         else:
             yield source, Path(source.name)
+
+
+def _readable(path: Path, failed: Callable[[OSError], None] | None) -> bool:
+    lost: OSError | None
+    try:
+        if path.is_file():
+            return True
+        lost = FileNotFoundError(errno.ENOENT, "a link that leads nowhere", str(path)) if path.is_symlink() else None
+    except OSError as error:
+        lost = error
+    if lost is not None and failed is not None:
+        lost.filename = lost.filename or str(path)
+        failed(lost)
+    return False

@@ -19,7 +19,7 @@ from . import pixels
 from .bundle import ModelBundle
 from .inference import Tensor, Transforms, transforms_for
 from .layout import Layout, RatePlan
-from .planes import Arrays, Box, Plane, run_squares
+from .planes import Arrays, Box, Plane, run_squares, weakly
 
 # Receptive fields: how much more than what it computes a network must see, in latent positions (z: hyper positions).
 ANALYSIS_HALO, SYNTHESIS_HALO, CONTEXT_HALO = 4, 3, 1
@@ -49,10 +49,10 @@ class LatentPath:
             for values in (bank.log_gain, bank.log_inverse_gain, bank.synthesis_condition, bank.hyper_condition)
         )
         self._rows = {"gain": np.exp(gain), "inverse": np.exp(inverse_gain), "synthesis": synthesis, "hyper": hyper}
-        self.z = Plane(layout.hyper, self._z)
-        self.means = Plane(layout.latents, self._means)
-        self.scales = Plane(layout.latents, self._scales)
-        self.residual1 = Plane(layout.latents, self._residual1)
+        self.z = Plane(layout.hyper, weakly(self._z))
+        self.means = Plane(layout.latents, weakly(self._means))
+        self.scales = Plane(layout.latents, weakly(self._scales))
+        self.residual1 = Plane(layout.latents, weakly(self._residual1))
         # Slices fill the cores; a picture in one piece leaves one beside the entropy coder.
         spare = self.workers == 1 and (threads or os.cpu_count() or 1) > 1
         self._spare = ThreadPoolExecutor(1) if spare else None

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
+REMEMBERED = 2**21  # latents whose positions are kept for the next slice of this size; they take 8 bytes each
+
 Pixels = NDArray[np.uint8]
 
 
@@ -50,9 +52,14 @@ def step_mask(channels: int, height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-@functools.lru_cache(maxsize=8)
 def step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Flat positions of the latents of step 1 and of step 2, in raster order over [M, h, w]."""
+    find = _step_positions if channels * height * width <= REMEMBERED else _step_positions.__wrapped__
+    return find(channels, height, width)
+
+
+@functools.lru_cache(maxsize=8)
+def _step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     mask = step_mask(channels, height, width).ravel()
     found = np.flatnonzero(mask), np.flatnonzero(~mask)
     for positions in found:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,19 @@ class Plane:
         with self._lock:
             for key in [k for k in self._squares if (k[axis] + 1) * self.grid.side <= before]:
                 del self._squares[key]
+
+
+def weakly(make: Callable[[int, int, Box], Arrays]) -> Callable[[int, int, Box], Arrays]:
+    """A method for a plane of its own object: without a circle of references, which would keep pictures in memory."""
+    method = WeakMethod(make)
+
+    def made(i: int, j: int, box: Box) -> Arrays:
+        bound = method()
+        assert bound is not None  # whoever reads the plane holds its owner
+        result: Arrays = bound(i, j, box)
+        return result
+
+    return made
 
 
 def run_squares(

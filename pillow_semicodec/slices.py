@@ -19,7 +19,7 @@ from .errors import FormatError
 from .inference import Tensor
 from .latent_path import ANALYSIS_HALO, HYPER_ANALYSIS_HALO, SYNTHESIS_HALO, LatentPath, slice_workers
 from .layout import Latents, Layout, RatePlan, Streams
-from .planes import Arrays, Box, Plane
+from .planes import Arrays, Box, Plane, weakly
 
 # ---- encoding --------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class Decoder(LatentPath):
         if len(streams) != layout.streams:
             raise FormatError(f"{len(streams)} streams where {layout.streams} are due")
         self._streams = streams
-        self.y_hat = Plane(layout.latents, self._y_hat)
+        self.y_hat = Plane(layout.latents, weakly(self._y_hat))
         self._whole = StreamDecoder(streams[0]) if layout.slices == 1 else None
 
     def _coder(self, layer: int, i: int, j: int) -> StreamDecoder:

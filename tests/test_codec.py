@@ -170,7 +170,7 @@ def test_dtypes_that_are_no_picture(dtype: type) -> None:
 
 def test_limits(picture: np.ndarray, sgc_bytes: bytes) -> None:
     """Encoder and decoder keep within the caller's limits."""
-    for limits in (Limits(max_pixels=100), Limits(max_side=100)):
+    for limits in (Limits(max_pixels=100), Limits(max_side=100), Limits(max_slice_pixels=100)):
         with pytest.raises(sgc.LimitExceededError):
             sgc.decode(sgc_bytes, limits=limits)
         with pytest.raises(sgc.LimitExceededError):

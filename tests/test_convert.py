@@ -10,8 +10,9 @@ import sys
 import tarfile
 import time
 import zipfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -63,8 +64,36 @@ def test_sources(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", source, "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "3 converted" in capsys.readouterr().out
     assert names(tmp_path / "out") == ["000.sgc", "001.sgc", "002.sgc"]
-    assert kind == "glob" or (tmp_path / "out" / "deep" / "000.sgc").exists()
+    assert (tmp_path / "out" / "deep" / "000.sgc").exists()
     assert np.asarray(Image.open(sorted((tmp_path / "out").rglob("*.sgc"))[1])).shape == (25, 40, 3)
+
+
+def test_broken_archives_and_places_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told; the others are converted, and nothing is written outside the folder."""
+    pytest.importorskip("fsspec")
+    (path,) = pictures(tmp_path / "in", 1)
+    (tmp_path / "broken.zip").write_bytes(b"PK no archive")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.write(path, "../../evil.png")
+        archive.write(path, "good.png")
+    sources = [str(tmp_path / name) for name in ("broken.zip", "evil.zip", "in")]
+    assert main(["convert", *sources, "-o", str(tmp_path / "a" / "out"), "--workers", "1"]) == 1
+    told = capsys.readouterr()
+    assert "broken.zip" in told.err
+    assert "outside" in told.err
+    assert names(tmp_path / "a") == ["000.sgc", "good.sgc"]
+    assert not list(tmp_path.glob("evil.sgc"))
+
+
+def test_named_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file by two names is one job; a colon in a name makes no URL."""
+    (path,) = pictures(tmp_path / "in", 1)
+    path.rename(path.with_name("a::b.png"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["convert", "in", str(tmp_path / "in"), "in/*.png", "-o", "out", "--workers", "1"]
+    assert main(arguments) == 0
+    assert "1 converted" in capsys.readouterr().out
+    assert names(tmp_path / "out") == ["a::b.sgc"]
 
 
 def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -100,8 +129,8 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot identify" in rows["broken.png"]["error"]
 
 
-def test_loops_of_links_and_odd_names(tmp_path: Path) -> None:
-    """Links to a parent are not followed; names need not be UTF-8."""
+def test_loops_of_links_and_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Links to a parent are not followed, lost ones are told; names need not be UTF-8."""
     folder = tmp_path / "in"
     paths = pictures(folder, 1)
     (folder / "loop").symlink_to(folder)
@@ -111,8 +140,12 @@ def test_loops_of_links_and_odd_names(tmp_path: Path) -> None:
         os.link(paths[0], odd)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert main(["convert", str(folder), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert main(["convert", str(folder), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "leads nowhere" in capsys.readouterr().err
     assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"000.sgc", b"caf\xe9.sgc"]
+    pattern = str(folder / "**" / "*.png")
+    assert main(["convert", pattern, "-o", str(tmp_path / "again"), "--workers", "1"]) == 0
+    assert len(os.listdir(tmp_path / "again")) == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
@@ -145,8 +178,16 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _deadly(job: Job, settings: Settings) -> convert.Outcome:
-    if job.source.endswith("002.png"):
-        write_atomically(Path(job.target), lambda file: os.kill(os.getpid(), signal.SIGKILL))
+    def write(file: IO[bytes]) -> None:
+        if job.source.endswith("002.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)  # the others are in the middle of it, too
+
+    write_atomically(Path(job.target), write)
+    return convert.Outcome(job, 1, 1)
+
+
+def _harmless(job: Job, settings: Settings) -> convert.Outcome:
     return convert.Outcome(job, 1, 1)
 
 
@@ -156,16 +197,38 @@ def test_a_picture_that_kills_its_worker(tmp_path: Path) -> None:
     outcomes = list(run_pool(jobs, Settings(), 2, 1, _deadly))
     assert sorted(o.job.source for o in outcomes) == [j.source for j in jobs]
     assert [o.job.source for o in outcomes if o.error] == ["002.png"]
-    assert names(tmp_path) == []
+    assert names(tmp_path) == [Path(j.target).name for j in jobs if j.source != "002.png"]
 
 
-def test_what_somebody_writes_is_not_swept(tmp_path: Path) -> None:
+def test_a_worker_that_dies_between_two_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that the dead pool refuses is not lost."""
+    jobs, submit, calls = [Job(f"{k}", str(tmp_path / f"{k}")) for k in range(6)], convert.ProcessPoolExecutor.submit, []
+
+    def refuse(pool: Any, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise BrokenProcessPool
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(convert.ProcessPoolExecutor, "submit", refuse)
+    outcomes = list(run_pool(jobs, Settings(), 1, 1, _harmless))
+    assert sorted(o.job.source for o in outcomes) == [j.source for j in jobs]
+    assert not any(o.error for o in outcomes)
+
+
+def test_what_somebody_writes_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second run beside the first must not take its files away."""
 
     def write(file: IO[bytes]) -> None:
         sweep([tmp_path])
         file.write(b"whole")
 
+    def replace(*arguments: Any) -> None:
+        sweep([tmp_path])
+        rename(*arguments)
+
+    rename = os.replace
+    monkeypatch.setattr("pillow_semicodec.files.os.replace", replace)
     write_atomically(tmp_path / "x.sgc", write)
     assert (tmp_path / "x.sgc").read_bytes() == b"whole"
 

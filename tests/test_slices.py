@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, inference, latent_path, planes, slices
+from pillow_semicodec import container, inference, latent_path, layout, planes, slices
 from pillow_semicodec.codec import default_side
 from pillow_semicodec.planes import Box, Grid, Plane, run_squares
 
@@ -204,3 +206,19 @@ def test_sessions_are_shared_by_slices() -> None:
     inference._cache.clear()
     sgc.decode(sgc.encode(photo(256, 256), 50, slice_side=64, threads=2), threads=2)
     assert [threads for _, threads in inference._cache] == [1]
+
+
+def test_nothing_is_kept_when_a_picture_is_done() -> None:
+    """Planes and threads go with encoder and decoder at once, not when a collector comes by."""
+    model, picture = sgc.find_model(), photo(80, 96)
+    gc.disable()
+    try:
+        plan, size = layout.RatePlan(20000), layout.Layout(80, 96)
+        encoder = slices.Encoder(slices.analyse(picture, model, size), plan, model, size)
+        decoder = slices.Decoder(encoder.streams(), plan, model, size)
+        decoder.picture()
+        references = [weakref.ref(thing) for thing in (encoder, encoder.y, decoder, decoder.y_hat)]
+        del encoder, decoder
+        assert [reference() for reference in references] == [None] * 4
+    finally:
+        gc.enable()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .eight_bit import CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
+from .eight_bit import BIAS_LEVELS, CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
 from .transforms import BLOCK, INTERLEAVED, AnalysisTransform, SynthesisTransform
 
 OPSET = 17
@@ -60,9 +60,9 @@ class _Graph:
         integers = levels[:, :, 0, 0].T.copy() if transposed else levels
         axis, zeros = int(transposed), np.zeros(len(scales), np.int8)
         inputs = (self.constant(integers), self.constant(scales), self.constant(zeros))
-        whole = np.rint(bias.double().numpy() / (scales.astype(np.float64) * step)).astype(np.int32)
+        whole = np.rint(bias.double().numpy() / (scales.astype(np.float64) * step)).clip(-BIAS_LEVELS, BIAS_LEVELS)
         offsets = (
-            self.constant(whole),
+            self.constant(whole.astype(np.int32)),
             self.constant(np.float32(step) * scales),
             self.constant(np.zeros(len(scales), np.int32)),
         )

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from pillow_semicodec import latent_path
 from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.layout import Layout, RatePlan
@@ -76,6 +77,18 @@ def check_integer_range(model: SemicodecModel) -> dict[str, int]:
         if largest >= EXACT_LIMIT:
             raise ExportError(f"{name}: a partial sum could reach {largest}, beyond 2**24")
     return sums
+
+
+def check_receptive_fields(config: ModelConfig) -> None:
+    """Raise ExportError where a network sees further than the windows of slices reach: there would be seams."""
+    reach = {
+        "analysis": (config.analysis_blocks / 2 + config.analysis_latent_blocks, latent_path.ANALYSIS_HALO),
+        "synthesis": (config.synthesis_blocks / 2 + config.synthesis_latent_blocks, latent_path.SYNTHESIS_HALO),
+        "mean_context": (config.context_blocks, latent_path.CONTEXT_HALO),
+    }
+    for name, (needed, halo) in reach.items():
+        if needed > halo:
+            raise ExportError(f"{name} sees {needed:g} positions of the latents around it; windows reach {halo} further")
 
 
 @torch.no_grad()
@@ -253,6 +266,7 @@ def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[
 def write_parts(model: SemicodecModel, residuals: NDArray[np.float64], hypers: NDArray[np.float64], folder: Path) -> None:
     """Graphs, tables and rates, checked; no manifest yet."""
     check_integer_range(model)
+    check_receptive_fields(model.config)
     for name in GRAPHS:
         path = folder / f"{name}.onnx"
         check_parity(name, export_graph(name, model, path), path, model)

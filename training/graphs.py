@@ -193,7 +193,7 @@ def example_inputs(name: str, model: SemicodecModel, height: int, width: int) ->
         "mean_context": (torch.randn(1, c.context_width, *latent), y),
         "scale_hyper_synthesis": (z_hat,),
         "scale_context": (torch.randint(0, 256, (1, c.scale_width, *latent)).float(), torch.round(y)),
-        "synthesis": (y / 16, torch.zeros(1, c.synthesis_width, 1, 1)),
+        "synthesis": (y / 16, torch.randn(1, c.synthesis_width, 1, 1) / 16),
     }[name]
 
 

@@ -240,6 +240,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"grown or new, past {source}: {', '.join(grown)}")
         if not ema_model.calibrated:
             ema_model.calibrate(sample)  # and equalised: the average and its student must stay one another's like
+            if processes > 1:  # every process saw crops of its own
+                for tensor in ema_model.to(device).state_dict().values():
+                    distributed.broadcast(tensor, 0)
             model.load_state_dict(ema_model.state_dict())
         if not args.restart_clock:
             step, elapsed_before = state["step"], state["seconds"]

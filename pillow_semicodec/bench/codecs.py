@@ -13,6 +13,14 @@ from PIL import Image, features
 OURS = "SGC"
 
 
+def _quality(quality: int) -> dict[str, Any]:
+    return {"quality": quality}
+
+
+def _decibels(quality: int) -> dict[str, Any]:
+    return {"quality_layers": [quality]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Codec:
     """One line of the comparison.
@@ -28,12 +36,12 @@ class Codec:
     kind: str
     settings: dict[str, Any]
     qualities: tuple[int, ...]
-    keywords: Callable[[int], dict[str, Any]] = lambda quality: {"quality": quality}
+    keywords: Callable[[int], dict[str, Any]] = _quality
     needs: str = ""
 
-    def save(self, picture: Image.Image, quality: int, **more: Any) -> bytes:
+    def save(self, picture: Image.Image, quality: int) -> bytes:
         file = io.BytesIO()
-        picture.save(file, self.kind, **self.settings, **self.keywords(quality), **more)
+        picture.save(file, self.kind, **self.settings, **self.keywords(quality))
         return file.getvalue()
 
     def label(self) -> str:
@@ -57,7 +65,7 @@ CODECS = (
         "JPEG2000",
         {"irreversible": True, "quality_mode": "dB"},
         (25, 28, 30, 32, 34, 36, 38, 40, 42, 45),
-        lambda quality: {"quality_layers": [quality]},  # dB
+        _decibels,
         needs="jpg_2000",
     ),
     Codec("HEIC", "HEIF", {"chroma": 444}, (5, 15, 25, 35, 45, 55, 65, 75, 85, 92), needs="pillow_heif"),

@@ -26,15 +26,16 @@ REPEATS = 5
 Cost = dict[str, float]  # encode_ms, decode_ms, encode_mb, decode_mb, bytes, megapixels
 
 _CHILD = """
-import io, json, sys, time
+import dataclasses, json, sys, time
 from pathlib import Path
 from PIL import Image
 import pillow_semicodec
 from pillow_semicodec.bench import codecs
 Image.MAX_IMAGE_PIXELS = None
-work, name, quality, threads, source, target = sys.argv[1:]
-pillow_semicodec.register(threads=int(threads), limits=pillow_semicodec.Limits(max_pixels=2**31))
-codec = codecs.present([name])[0]
+work, name, settings, quality, threads, providers, source, target = sys.argv[1:]
+limits = pillow_semicodec.Limits(max_pixels=2**31)
+pillow_semicodec.register(threads=int(threads), limits=limits, providers=json.loads(providers))
+codec = dataclasses.replace(codecs.present([name])[0], settings=json.loads(settings))
 def peak():
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -57,12 +58,19 @@ print(json.dumps({"seconds": seconds, "mb": peak(), "bytes": len(data)}))
 """
 
 
-def in_child(work: str, codec: Codec, quality: int, threads: int, source: Path, target: Path = Path()) -> dict[str, float]:
-    """Encode ``source`` into ``target``, or decode it, in a fresh process: seconds (with loading the model), MB, bytes."""
-    command = [sys.executable, "-c", _CHILD, work, codec.name, str(quality), str(threads), str(source), str(target)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def in_child(work: str, codec: Codec, quality: int, source: Path, target: Path = Path()) -> dict[str, float]:
+    """Encode ``source`` into ``target``, or decode it, in a fresh process: seconds (with loading the model), MB, bytes.
+
+    Raises:
+        RuntimeError: it failed; the message ends with the last line that it wrote.
+    """
+    settings, providers = json.dumps(codec.settings), json.dumps(options.PROVIDERS)
+    how = [work, codec.name, settings, str(quality), str(options.THREADS), providers]
+    command = [sys.executable, "-c", _CHILD, *how, str(source), str(target)]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
-        raise RuntimeError(f"{work} with {codec.name} failed: {result.stderr.strip().splitlines()[-1]}")
+        told = result.stderr.strip().splitlines() or ["killed: out of memory?"]
+        raise RuntimeError(f"{work} with {codec.name}, {source.name}: {told[-1]}")
     figures: dict[str, float] = json.loads(result.stdout)
     return figures
 
@@ -108,8 +116,8 @@ def memory(picture: Image.Image, codecs: list[Codec], quality: int) -> dict[str,
         picture.save(source)
         for codec in codecs:
             chosen = quality if codec.name == OURS else codec.qualities[len(codec.qualities) // 2]
-            encoded = in_child("encode", codec, chosen, 0, source, file)
-            found[codec.name] = {"encode_mb": encoded["mb"], "decode_mb": in_child("decode", codec, chosen, 0, file)["mb"]}
+            encoded = in_child("encode", codec, chosen, source, file)
+            found[codec.name] = {"encode_mb": encoded["mb"], "decode_mb": in_child("decode", codec, chosen, file)["mb"]}
     return found
 
 
@@ -126,18 +134,26 @@ def enlarged(picture: Image.Image, megapixels: float) -> Image.Image:
     return tiled
 
 
-def by_pixels(picture: Image.Image, codecs: list[Codec], quality: int, most: float) -> list[Cost | dict[str, Any]]:
-    """Seconds and peak memory from 0.1 to ``most`` megapixels, each in a fresh process."""
+def by_pixels(
+    picture: Image.Image, codecs: list[Codec], quality: int, most: float, failures: list[str]
+) -> list[Cost | dict[str, Any]]:
+    """Seconds and peak memory from 0.1 to ``most`` megapixels, in fresh processes; a codec that fails goes no further."""
     rows: list[Cost | dict[str, Any]] = []
+    going = list(codecs)
     sizes = [size for size in (0.1, 0.4, 1, 3, 12, 24, 50, 100, 400, 1000) if size <= most]
     with tempfile.TemporaryDirectory() as folder:
         source, file = Path(folder, "source.ppm"), Path(folder, "coded")
         for size in sizes:
             enlarged(picture, size).save(source)
-            for codec in codecs:
+            for codec in list(going):
                 chosen = quality if codec.name == OURS else codec.qualities[len(codec.qualities) // 2]
-                encoded = in_child("encode", codec, chosen, 0, source, file)
-                decoded = in_child("decode", codec, chosen, 0, file)
+                try:
+                    encoded = in_child("encode", codec, chosen, source, file)
+                    decoded = in_child("decode", codec, chosen, file)
+                except RuntimeError as error:
+                    failures.append(f"{size} megapixels: {error}")
+                    going.remove(codec)
+                    continue
                 rows.append({"codec": codec.name, "megapixels": size, **_both(encoded, decoded)})
     return rows
 
@@ -162,7 +178,7 @@ def by_threads(picture: Image.Image, ours: Codec, quality: int, most: int) -> li
     return rows
 
 
-def by_files(picture: Image.Image, quality: int, most: int, workers: int) -> list[Cost]:
+def by_files(picture: Image.Image, ours: Codec, quality: int, most: int, workers: int) -> list[Cost]:
     """Seconds of one to ``most`` files through the pool of ``sgc convert``, its start included."""
     rows: list[Cost] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -171,6 +187,7 @@ def by_files(picture: Image.Image, quality: int, most: int, workers: int) -> lis
         for count in (n for n in (1, 10, 100, 1000) if n <= most):
             jobs = [Job(str(source), str(Path(folder, f"{count}-{k}.sgc"))) for k in range(count)]
             start = time.perf_counter()
-            failed = [o for o in run_pool(jobs, Settings({"quality": quality}), min(workers, count), 1) if o.error]
+            settings = Settings({**ours.settings, "quality": quality})
+            failed = [outcome for outcome in run_pool(jobs, settings, min(workers, count), 1) if outcome.error]
             rows.append({"files": count, "seconds": time.perf_counter() - start, "failed": len(failed)})
     return rows

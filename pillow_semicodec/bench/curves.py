@@ -23,7 +23,7 @@ from PIL import Image
 
 from .. import options
 from ..metrics import msssim, msssim_db, psnr, ssimulacra2
-from .codecs import CODECS, OURS, Codec, load, present
+from .codecs import OURS, Codec, load, present
 
 METRICS = ("psnr", "msssim_db", "ssimulacra2")
 TITLES = {"psnr": "PSNR (dB)", "msssim_db": "MS-SSIM (dB)", "ssimulacra2": "SSIMULACRA2"}
@@ -39,40 +39,43 @@ def read_rgb(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def measure(path: Path, name: str, quality: int, model: str | None) -> Row:
+def measure(path: Path, codec: Codec, quality: int) -> Row:
     """Save one picture with one codec at one quality, and compare what comes back."""
-    codec, picture = next(c for c in CODECS if c.name == name), read_rgb(path)
-    data = codec.save(picture, quality, **({"model": model} if name == OURS else {}))
+    picture = read_rgb(path)
+    data = codec.save(picture, quality)
     a, b = np.asarray(picture), np.asarray(load(data).convert("RGB"))
     bpp = 8 * len(data) / (picture.width * picture.height)
     return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b), "ssimulacra2": ssimulacra2(a, b)}
 
 
-def _start_worker() -> None:
-    options.THREADS = 1
+def _start_worker(providers: tuple[str, ...]) -> None:
+    options.THREADS, options.PROVIDERS = 1, providers
     present()
 
 
 def measure_all(
-    paths: list[Path], codecs: list[Codec], model: str | None, cache: Path | None, workers: int
+    paths: list[Path], codecs: list[Codec], cache: Path | None, workers: int
 ) -> Iterator[tuple[str, str, int, Row | str]]:
     """(codec, picture, quality, row) as they come; instead of a row, what went wrong. ``cache`` holds the other codecs'."""
     known: dict[str, Row] = json.loads(cache.read_text()) if cache and cache.exists() else {}
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (options.PROVIDERS,)) as pool:
         jobs: list[tuple[str, str, int, str, Future[Row] | None]] = []
         for path in paths:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            try:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            except OSError:
+                digest = ""  # it will be told by whoever reads it
             for codec in codecs:
                 for quality in codec.qualities:
                     key = f"{codec.label()} q{quality} {digest} pillow {PIL.__version__}"
                     known_already = codec.name != OURS and key in known
-                    future = None if known_already else pool.submit(measure, path, codec.name, quality, model)
+                    future = None if known_already else pool.submit(measure, path, codec, quality)
                     jobs.append((codec.name, path.name, quality, key, future))
         try:
             for name, picture, quality, key, future in jobs:
                 try:
                     row = known[key] if future is None else future.result()
-                except (OSError, ValueError, RuntimeError) as error:
+                except Exception as error:  # Pillow's readers raise whatever a broken file makes them
                     yield name, picture, quality, f"{type(error).__name__}: {error}"
                     continue
                 if name != OURS:
@@ -123,10 +126,15 @@ def bd_rate(anchor: list[Row], test: list[Row], metric: str) -> float:
     return float(bjontegaard.bd_rate(*curves, method="akima", require_matching_points=False, min_overlap=0))
 
 
-def bd_rates(curves: dict[str, list[Row]]) -> dict[str, dict[str, float]]:
-    """{other codec: {metric: % of bytes of SGC against it}}."""
-    others = [name for name in curves if name != OURS and OURS in curves]
-    return {name: {metric: bd_rate(curves[name], curves[OURS], metric) for metric in METRICS} for name in others}
+def bd_rates(figures: dict[str, Figures]) -> dict[str, dict[str, float]]:
+    """{other codec: {metric: % of bytes of SGC against it}}, over the pictures that both have coded."""
+    ours, found = figures.get(OURS, {}), {}
+    for name, others in figures.items():
+        both = [picture for picture in ours if picture in others]
+        if name != OURS and both:
+            test, anchor = (mean_curve({picture: f[picture] for picture in both}) for f in (ours, others))
+            found[name] = {metric: bd_rate(anchor, test, metric) for metric in METRICS}
+    return found
 
 
 def not_rising(pictures: Figures) -> list[str]:

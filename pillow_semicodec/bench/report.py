@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -37,9 +38,22 @@ def write(folder: Path, results: dict[str, Any], crops: list[str]) -> None:
     def text(name: str, content: str) -> None:
         write_atomically(folder / name, lambda file: _write(file, content))
 
-    text("results.json", json.dumps(results, indent=1))
+    text("results.json", json.dumps(_finite(results), indent=1, allow_nan=False))
     text("results.csv", _csv(results))
     text("report.html", page(results, crops))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no number for what is infinite or undefined."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.1f} %" if math.isfinite(value) else "–"
 
 
 def _write(file: IO[bytes], content: str) -> None:
@@ -70,7 +84,7 @@ def page(results: dict[str, Any], crops: list[str]) -> str:
     ]
     if results["bd_rate"]:
         parts.append("<p class=note>Bytes of SGC against the others: negative means fewer.</p>")
-        rows = [[f"against {name}", *(f"{row[m]:+.1f} %" for m in METRICS)] for name, row in results["bd_rate"].items()]
+        rows = [[f"against {name}", *(_percent(row[m]) for m in METRICS)] for name, row in results["bd_rate"].items()]
         parts.append(table(["", *(TITLES[m].split(" (")[0] for m in METRICS)], rows))
     parts.append(picture(lambda path: plot_curves(results["curves"], path), "quality over bits per pixel"))
     if crops:
@@ -126,7 +140,7 @@ def _costs(results: dict[str, Any]) -> list[str]:
             rows.append(row + megabytes)
         head = ["codec", "bytes", "encode ms", "÷ AVIF", "decode ms", "÷ AVIF", "encode MB", "decode MB"]
         parts.append(table(head, rows))
-    if growth := results["growth"]:
+    if "files" in (growth := results["growth"]):
         parts.append("<h2>Cost as work grows</h2><p class=note>Fresh processes, the loading of the model included.</p>")
         parts.append(picture(lambda path: plot_growth(growth, path), "time and memory over megapixels, threads and files"))
     return parts

@@ -47,7 +47,9 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
     bundle = find_model(plan.model)
     pictures: dict[str, curves.Figures] = {codec.name: {path.name: {} for path in paths} for codec in codecs}
     failures: list[str] = []
-    rows = curves.measure_all(paths, codecs, plan.model, plan.cache, plan.workers)
+    if plan.model:
+        codecs = [dataclasses.replace(c, settings={"model": plan.model}) if c.name == OURS else c for c in codecs]
+    rows = curves.measure_all(paths, codecs, plan.cache, plan.workers)
     total = len(paths) * sum(len(codec.qualities) for codec in codecs)
     for name, path, quality, row in progress(rows, total=total, desc="measuring"):
         if isinstance(row, str):
@@ -59,26 +61,39 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         codec.name: {path: rows for path, rows in pictures[codec.name].items() if len(rows) == len(codec.qualities)}
         for codec in codecs
     }
-    means = {name: curves.mean_curve(figures) for name, figures in whole.items() if figures}
+    whole = {name: figures for name, figures in whole.items() if figures}
+    means = {name: curves.mean_curve(figures) for name, figures in whole.items()}
+    codecs = [codec for codec in codecs if codec.name in whole]
     ours = [codec for codec in codecs if codec.name == OURS]
-    good = [path for path in paths if all(path.name in figures for figures in whole.values())]
+    good = [path for path in paths if whole and all(path.name in figures for figures in whole.values())]
     images = [curves.read_rgb(path) for path in good[: max(plan.crops, plan.timed, 1)]]
-    crops = []
-    if ours:
+    crops: list[str] = []
+    found: dict[str, Any] = {}
+    growth: dict[str, Any] = {}
+
+    def attempt(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (OSError, ValueError, RuntimeError) as error:  # the curves are worth more than the rest
+            failures.append(f"{type(error).__name__}: {error}")
+
+    def show() -> None:
         for path, image in progress(list(zip(good, images, strict=False))[: plan.crops], desc="crops"):
             crops.append(report.crops_of(path.name, image, codecs, plan.quality))
-    found: dict[str, Any] = {}
-    if plan.timed and images:
-        found = costs.times(images[: plan.timed], codecs, plan.quality)
+
+    def time() -> None:
+        found.update(costs.times(images[: plan.timed], codecs, plan.quality))
         for name, peaks in costs.memory(images[0], codecs, plan.quality).items():
             found[name].update(peaks)
-    growth: dict[str, Any] = {}
-    if plan.growth and ours and images:
-        growth = {
-            "pixels": costs.by_pixels(images[0], codecs, plan.quality, plan.growth),
-            "threads": costs.by_threads(images[0], ours[0], plan.quality, os.cpu_count() or 1),
-            "files": costs.by_files(images[0], plan.quality, plan.files, plan.workers),
-        }
+
+    def follow() -> None:
+        growth["pixels"] = costs.by_pixels(images[0], codecs, plan.quality, plan.growth, failures)
+        growth["threads"] = costs.by_threads(images[0], ours[0], plan.quality, os.cpu_count() or 1)
+        growth["files"] = costs.by_files(images[0], ours[0], plan.quality, plan.files, plan.workers)
+
+    for wanted, work in ((ours, show), (plan.timed, time), (ours and plan.growth, follow)):
+        if wanted and images:
+            attempt(work)
     about = {
         "folder": paths[0].parent.name,
         "pictures": len(good),
@@ -88,7 +103,7 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "settings": {codec.name: codec.label() for codec in codecs},
     }
-    results = {"about": about, "bd_rate": curves.bd_rates(means), "curves": means, "costs": found, "growth": growth}
+    results = {"about": about, "bd_rate": curves.bd_rates(whole), "curves": means, "costs": found, "growth": growth}
     falling = curves.not_rising(whole.get(OURS, {}))
     return {**results, "failures": failures, "not_rising": falling, "pictures": pictures, "crops": crops}
 

@@ -38,7 +38,7 @@ def models(seed: int) -> tuple[SemicodecModel, SemicodecModel]:
     crops = torch.rand(8, 3, 64, 64) - 0.5
     crops = torch.nn.functional.avg_pool2d(crops, 5, 1, 2) * 3  # pictures are smooth
     exact.initialise(crops)
-    for block in exact.synthesis.blocks:
+    for block in (*exact.synthesis.blocks, *exact.analysis.blocks, *exact.analysis.latent_blocks):
         for layer in (block.pointwise_out, block.project):
             torch.nn.init.normal_(layer.weight, 0, 0.1)
     torch.nn.init.normal_(exact.synthesis.bypass_project.weight, 0, 0.01)

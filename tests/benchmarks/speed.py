@@ -11,6 +11,7 @@ import argparse
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ from pillow_semicodec.bench.codecs import present
 from pillow_semicodec.bench.costs import median_ms, memory
 from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
 from pillow_semicodec.demo import nearest_quality
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the trainer is not installed
 from training import eight_bit_graph
 
 ENCODER_ONLY = ("analysis", "hyper_analysis")

@@ -201,7 +201,7 @@ def test_a_trained_model_goes_on_in_eight_bits(
     exported = export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
     assert (exported / "synthesis.onnx").exists()
     with pytest.raises(ValueError, match="train it in float first"):
-        train.main([*grow, "--out", str(tmp_path / "fresh"), "--steps", "1"])
+        train.main([*SETTINGS, *grow, "--out", str(tmp_path / "fresh"), "--steps", "1"])
 
 
 def test_export_refuses_sums_beyond_exactness(run: Path, data: Path, tmp_path: Path) -> None:

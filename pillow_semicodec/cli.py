@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, format_of, recode, row
+from .convert import Outcome, format_of, reason, recode, row
 from .errors import SemicodecError
 from .files import write_atomically
 
@@ -198,7 +198,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"no such file or folder: {error.filename}"
     hint = "; --flatten puts it on white" if "transparency" in str(error) else ""
-    return (" ".join(str(error).split()) or type(error).__name__) + hint
+    return reason(error) + hint
 
 
 def _encode(args: argparse.Namespace) -> int:

@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .bench.codecs import CODECS
 from .files import write_atomically
 
-RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
-    "JPEG": ("JPEG", {"optimize": True, "progressive": True}),
-    "WebP": ("WEBP", {"method": 4}),
-    "AVIF": ("AVIF", {"speed": 6}),
-}
+RIVALS = {codec.name: (codec.kind, codec.settings) for codec in CODECS if codec.name in ("JPEG", "WebP", "AVIF")}
 PANEL = 384  # pixels a side of each crop shown
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import container, pixels
-from .container import LAYERS, Prologue
+from .container import Prologue
 from .planes import Box, Grid
 
 WINDOWS = 4  # slices in work at a time, at most: each takes some 200 bytes a pixel
@@ -81,7 +81,7 @@ class Layout:
 
     @property
     def streams(self) -> int:
-        return 1 if self.slices == 1 else LAYERS * self.slices
+        return container.stream_count(self.width, self.height, self.side)
 
     def pixels_of(self, box: Box) -> Box:
         """The pixels of latent positions, cut at the picture's border."""

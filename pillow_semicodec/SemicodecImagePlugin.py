@@ -49,6 +49,8 @@ class SgcImageFile(ImageFile.ImageFile):
     format = FORMAT
     format_description = "Semicodec learned image"
 
+    _cropped = 0  # pixels that were decoded for crops
+
     def _open(self) -> None:
         assert self.fp is not None
         try:
@@ -74,6 +76,36 @@ class SgcImageFile(ImageFile.ImageFile):
         """Move to the first slice. That this method exists makes ``ImageFile.Parser`` wait for the whole file."""
         assert self.fp is not None
         self.fp.seek(pos)
+
+    def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+        """As always; but of a large picture that is not loaded, a small box is read and decoded alone.
+
+        Where boxes have added up to half of the picture, it is loaded.
+        """
+        part = self._part(box) if box is not None and self.tile else None
+        return super().crop(box) if part is None else part
+
+    def _part(self, box: tuple[float, float, float, float]) -> Image.Image | None:
+        """A box of the picture, unless it is as well to load all of it, or it is for Pillow to say what is wrong."""
+        left, top, right, bottom = (round(n) for n in box)
+        if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+            return None
+        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
+        touched = container.pixels_touched(prologue, left, top, right, bottom)
+        if 2 * (self._cropped + touched) > self.width * self.height:
+            return None
+        self._cropped += touched
+        canvas = _Canvas(Image.new(self.mode, (right - left, bottom - top)).im, self.mode)
+        assert self.fp is not None
+        self.fp.seek(self.tile[0].offset)
+        from . import codec
+
+        try:
+            streams = container.SliceReader(self.fp, prologue.index, options.LIMITS)
+            codec.decode_picture(prologue, streams, box=(left, top, right, bottom), out=canvas, threads=options.THREADS)
+        except SemicodecError as error:
+            raise OSError(f"cannot decode SGC file: {error}") from error
+        return self._new(canvas.im)
 
     def verify(self) -> None:
         """Read every slice and compare its checksum, without decoding.

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import io
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     coding = argparse.ArgumentParser(add_help=False)
-    coding.add_argument("-q", "--quality", type=_quality, default=75, help="1 to 100, as with JPEG; default 75")
+    coding.add_argument("-q", "--quality", type=_quality, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--model", help="name or id of an installed model")
     coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
@@ -190,7 +189,8 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"quality": args.quality, "model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
+    chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
+    return chosen if args.quality is None else {**chosen, "quality": args.quality}
 
 
 def _reason(error: BaseException) -> str:
@@ -339,8 +339,8 @@ def _convert(args: argparse.Namespace) -> int:
     else:
         convert.sweep_targets(jobs)
         settings = convert.Settings(_settings(args), args.flatten, args.measure)
-        workers = min(args.workers or os.cpu_count() or 1, max(1, len(jobs)))
-        threads = args.threads or max(1, (os.cpu_count() or 1) // workers)
+        workers = min(args.workers or options.cores(), max(1, len(jobs)))
+        threads = args.threads or max(1, options.cores() // workers)
         if args.dask is not None:
             run = convert.run_dask(jobs, settings, args.dask, workers, threads)
         elif workers == 1:
@@ -393,7 +393,7 @@ def _bench(args: argparse.Namespace) -> int:
     twice = sorted({p.name for p in paths if sum(q.name == p.name for q in paths) > 1})
     if twice:
         raise ValueError(f"pictures are told apart by their names; there is more than one {', '.join(twice[:5])}")
-    workers = args.workers or curves.default_workers()
+    workers = args.workers or options.cores()
     costs = (args.crops, args.timed, args.growth, args.files)
     plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))

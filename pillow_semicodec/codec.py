@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .bundle import find_model
 from .container import Header, Prologue
 from .head_bundle import find_heads
 from .heads import run_heads
-from .layout import Layout, RatePlan
+from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
 from .planes import Box
 from .regions import Roi, auto_cells, balance, cells_of, heads_with_foreground
@@ -146,7 +146,7 @@ def read_prologue(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Prologue:
 
 
 def decode(
-    data: bytes,
+    data: bytes | IO[bytes],
     *,
     box: tuple[int, int, int, int] | None = None,
     out: Any = None,
@@ -156,7 +156,8 @@ def decode(
     """Decompress a file to uint8 [H, W] or [H, W, 3].
 
     Args:
-        box: decode the pixels (left, top, right, bottom) only, from the slices that they depend on.
+        data: what a file holds, or a file, open for reading bytes and seekable.
+        box: decode the pixels (left, top, right, bottom) only, from the slices that they depend on; no other slice is read.
         out: what takes the pixels instead of a new array: anything of the shape of the result that takes boxes,
             ``out[top:bottom, left:right] = pixels`` (``numpy.memmap``, zarr, h5py), in any order and from several threads.
 
@@ -164,9 +165,13 @@ def decode(
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
         TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture.
     """
-    stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read, limits)
-    streams = container.read_slices(stream.read, prologue.index, limits)
+    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
+    prologue = container.read_prologue(file.read, limits)
+    streams: Streams
+    if box is None:  # damage is found before anything is computed
+        streams = container.read_slices(file.read, prologue.index, limits)
+    else:
+        streams = container.SliceReader(file, prologue.index, limits)
     return decode_picture(prologue, streams, box=box, out=out, threads=threads)
 
 
@@ -182,7 +187,7 @@ class _Luma:
 
 def decode_picture(
     prologue: Prologue,
-    streams: tuple[bytes, ...],
+    streams: Streams,
     *,
     box: tuple[int, int, int, int] | None = None,
     out: Any = None,

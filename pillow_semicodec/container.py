@@ -8,10 +8,13 @@ and metadata are known without reading its slices, and allocate no more than has
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import IO, overload
 
 from .errors import ChecksumError, FormatError, LimitExceededError, TruncatedError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
@@ -33,6 +36,7 @@ WHOLE_PICTURE = 255
 SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
+REACH = 128  # pixels beyond a box that it depends on: two hyper positions (FORMAT.md section 5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +200,16 @@ def stream_count(width: int, height: int, side: int) -> int:
     return 1 if slices == 1 else LAYERS * slices
 
 
+def pixels_touched(prologue: Prologue, left: int, top: int, right: int, bottom: int) -> int:
+    """Pixels of the slices that a box depends on."""
+    side = prologue.index.side or max(prologue.header.width, prologue.header.height)
+
+    def covered(first: int, last: int, end: int) -> int:
+        return min(end, -(-(last + REACH) // side) * side) - max(0, first - REACH) // side * side
+
+    return covered(left, right, prologue.header.width) * covered(top, bottom, prologue.header.height)
+
+
 def write_index(index: SliceIndex) -> bytes:
     sizes = b"".join(write_varint(size) for size in index.stream_sizes)
     code = index.side.bit_length() - 1 if index.side else WHOLE_PICTURE
@@ -276,7 +290,7 @@ class Prologue:
 
 
 def write_container(
-    header: Header, rate: int, streams: tuple[bytes, ...], metadata: dict[bytes, bytes], side: int = 0
+    header: Header, rate: int, streams: Sequence[bytes], metadata: dict[bytes, bytes], side: int = 0
 ) -> bytes:
     chunks = [Chunk(kind, payload) for kind, payload in metadata.items()]
     chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side))))
@@ -314,3 +328,32 @@ def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) 
             raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")
         slices.append(chunk.payload)
     return tuple(slices)
+
+
+class SliceReader(Sequence[bytes]):
+    """The streams of ``read_slices``, each read and checked when it is asked for, from any thread: a part of a picture costs
+    the bytes of its own slices.
+
+    Args:
+        file: seekable, at the first slice.
+    """
+
+    def __init__(self, file: IO[bytes], index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> None:
+        sizes = (1 + len(write_varint(size)) + size + _CRC.size for size in index.stream_sizes)
+        self._places = list(itertools.accumulate(sizes, initial=file.tell()))
+        self._file, self._index, self._limits = file, index, limits
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._index.stream_sizes)
+
+    @overload
+    def __getitem__(self, k: int) -> bytes: ...
+    @overload
+    def __getitem__(self, k: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, k: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(k, slice):
+            return [self[n] for n in range(len(self))[k]]
+        with self._lock:
+            self._file.seek(self._places[k])
+            return read_chunk(self._file.read, self._limits, self._index.stream_sizes[k]).payload

@@ -42,7 +42,7 @@ class Settings:
     """What all jobs of a run share.
 
     Attributes:
-        save: keywords of ``Image.save`` for SGC; other formats are saved with their defaults.
+        save: keywords of ``Image.save`` for SGC; other formats take the quality, and their defaults.
         flatten: put transparent pictures on white. measure: decode what was written and compare it with the source.
     """
 
@@ -91,7 +91,9 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             picture.info = dict(image.info)
             picture.info.pop("transparency", None)
         if name != "SGC":
-            save = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
+            save = {"quality": round(save["quality"])} if "quality" in save else {}
+            if image.info.get("icc_profile"):
+                save["icc_profile"] = image.info["icc_profile"]
         if exif:
             save = {**save, "exif": exif}
         picture.save(output, name, **save)

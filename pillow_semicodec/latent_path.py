@@ -6,7 +6,6 @@ probability tables; means are float and may differ by a rounding between machine
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pixels
+from . import options, pixels
 from .bundle import ModelBundle
 from .inference import Tensor, Transforms, transforms_for
 from .layout import Layout, RatePlan
@@ -54,7 +53,7 @@ class LatentPath:
         self.scales = Plane(layout.latents, weakly(self._scales))
         self.residual1 = Plane(layout.latents, weakly(self._residual1))
         # Slices fill the cores; a picture in one piece leaves one beside the entropy coder.
-        spare = self.workers == 1 and (threads or os.cpu_count() or 1) > 1
+        spare = self.workers == 1 and (threads or options.cores()) > 1
         self._spare = ThreadPoolExecutor(1) if spare else None
 
     def _z(self, i: int, j: int, box: Box) -> Arrays:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import container, pixels
+from . import container, options, pixels
 from .container import Prologue
 from .planes import Box, Grid
 
@@ -27,7 +27,7 @@ class Latents(NamedTuple):
     indexes: NDArray[np.uint8]
 
 
-Streams = tuple[bytes, ...]  # one of all layers, or the layers one after another, each slice by slice
+Streams = Sequence[bytes]  # one of all layers, or the layers one after another, each slice by slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,6 @@ class Layout:
 
     def workers(self, threads: int) -> tuple[int, int]:
         """(slices to compute at a time, threads for each)."""
-        threads = threads or os.cpu_count() or 1
+        threads = threads or options.cores()
         workers = min(threads, WINDOWS, self.slices)
         return workers, max(1, threads // workers)

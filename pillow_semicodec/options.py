@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from .limits import DEFAULT_LIMITS, Limits
 
 THREADS: int = 0
@@ -14,3 +16,10 @@ runs on the CPU, so that a file holds the same latents wherever it is read."""
 
 LIMITS: Limits = DEFAULT_LIMITS
 """Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""
+
+
+def cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

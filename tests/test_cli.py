@@ -116,6 +116,9 @@ def test_convert_folders_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "broken.png" in output.err
     assert main(["convert", str(tmp_path / "out"), "--to", "png", "-o", str(tmp_path / "back")]) == 0
     assert {p.name for p in (tmp_path / "back").rglob("*.png")} == {"a.png", "b.png"}
+    for quality in ("20", "90"):  # of other formats, too
+        assert main(["convert", str(tmp_path / "out"), "--to", "jpg", "-o", str(tmp_path / quality), "-q", quality]) == 0
+    assert 1.2 * (tmp_path / "20" / "a.jpg").stat().st_size < (tmp_path / "90" / "a.jpg").stat().st_size
 
 
 def test_two_sources_with_one_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

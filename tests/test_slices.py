@@ -76,6 +76,53 @@ def test_a_region_reads_its_own_slices_only() -> None:
         sgc.decode(damaged)
 
 
+class Reads(BytesIO):
+    """A file that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.taken += len(data)
+        return data
+
+
+def test_a_small_crop_reads_little() -> None:
+    """Of a file, and through Pillow without loading; many crops load the picture instead, and all of them agree."""
+    file = sgc.encode(photo(640, 640), 90, slice_side=64)
+    whole = sgc.decode(file)
+    reads = Reads(file)
+    assert np.abs(sgc.decode(reads, box=(10, 10, 60, 50)) - whole[10:50, 10:60].astype(int)).max() <= 1
+    assert reads.taken < len(file) / 3
+    reads = Reads(file)
+    with Image.open(reads) as image:
+        first = image.crop((10, 10, 60.2, 50))
+        assert (first.size, first.mode, first.info) == ((50, 40), "RGB", image.info)
+        assert reads.taken < len(file) / 2
+        for left in range(0, 640, 64):
+            for top in range(0, 640, 64):
+                part = image.crop((left, top, left + 64, top + 64))
+                assert np.abs(np.asarray(part) - whole[top : top + 64, left : left + 64].astype(int)).max() <= 1
+        assert not image.tile
+    assert reads.taken < 2.5 * len(file)
+
+
+def test_crops_are_what_pillow_says() -> None:
+    """Beyond the picture it is black, a box inside out is refused, and damage is an OSError."""
+    file = sgc.encode(photo(128, 640), 50, slice_side=64)
+    with Image.open(BytesIO(file)) as image:
+        assert np.asarray(image.crop((630, 0, 650, 10)))[:, 10:].max() == 0
+    with Image.open(BytesIO(file)) as image:
+        with pytest.raises(ValueError, match="right"):
+            image.crop((20, 0, 10, 10))
+        assert image.tile
+    damaged = bytearray(file)
+    with Image.open(BytesIO(damaged)) as image:
+        damaged[image.tile[0].offset + 3] ^= 1
+    with Image.open(BytesIO(damaged)) as image, pytest.raises(OSError, match="checksum"):
+        image.crop((0, 0, 10, 10))
+
+
 class Cut:
     """A picture of which only boxes are ever seen."""
 

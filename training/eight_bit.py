@@ -1,10 +1,12 @@
 """Depth-conv blocks whose convolutions read 8 bits: a processor has four times as many of those products as of float32's.
 
-What a convolution reads is rounded to 256 levels, its weights to 127, with gradients straight through; sums are exact and
-the residual path between the branches stays float. Activations have 8 bits and no sign, weights 7 with a sign, so that two
-products, at most 2 * 255 * 63, fit into the 16 bits in which processors without dot products of bytes add pairs.
+What a convolution reads is rounded to 256 levels of a learned step, its weights to 127, with gradients straight through;
+sums are exact and the residual path between the branches stays float. Activations have 8 bits and no sign, weights 7 with a
+sign, so that two products, at most 2 * 255 * 63, fit into the 16 bits in which processors without dot products of bytes add
+pairs.
 
-Source: quantisation-aware training after Jacob et al. (2018), equalised channels after Nagel et al. (2019).
+Source: quantisation-aware training after Jacob et al. (2018), learned steps after Esser et al. (2020), equalised channels
+after Nagel et al. (2019).
 """
 
 from __future__ import annotations
@@ -24,19 +26,26 @@ BIAS_LEVELS = 2**30
 MOST_EQUALISED = 16.0
 
 
-class _Round(torch.autograd.Function):
-    """To whole numbers of steps within bounds; gradients pass where the bounds do not cut."""
+class _Levels(torch.autograd.Function):
+    """Whole numbers of steps within bounds. Gradients are those of levels times step, the step held fixed by the caller."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        levels = (x / step).round_()
-        ctx.save_for_backward((levels >= low) & (levels <= high))
-        return levels.clamp_(low, high).mul_(step)
+    def forward(ctx: Any, x: Tensor, log_step: Tensor, low: int, high: int) -> Tensor:
+        step = log_step.exp()
+        exact = x.float() / step
+        levels = exact.round()
+        clamped = levels.clamp(low, high)
+        inside = levels == clamped
+        ctx.save_for_backward(inside, (clamped - exact.mul_(inside)).to(torch.bfloat16), step)
+        return clamped.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        inside, slope, step = ctx.saved_tensors
+        by_channel = step.ndim > 0
+        of_step = (gradient * slope).float().sum((0, 2, 3) if by_channel else None).reshape(step.shape)
+        count = slope.numel() / step.numel()
+        return (gradient / step).to(gradient.dtype) * inside, of_step / (count * LEVELS) ** 0.5, None, None
 
 
 def weight_steps(weight: Tensor) -> Tensor:
@@ -44,11 +53,15 @@ def weight_steps(weight: Tensor) -> Tensor:
     return weight.detach().abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-8) / WEIGHT_LEVELS
 
 
-def round_to_bytes(x: Tensor, step: Tensor, signed: bool) -> Tensor:
-    """x [B, C, H, W] to 256 levels of ``step`` [] or [C, 1, 1]; without a sign it is a ReLU too."""
+def to_levels(x: Tensor, log_step: Tensor, signed: bool) -> Tensor:
+    """x [B, C, H, W] as whole numbers of steps of exp(log_step), [] or [C, 1, 1]: 256 of them. Without a sign: a ReLU too.
+
+    The gradient passes straight through to x where it lies within the range, and goes to the step as in LSQ (Esser et al.,
+    2020): what the range gains at its ends against what finer steps would save between them.
+    """
     low = -CENTRE if signed else 0
-    rounded: Tensor = _Round.apply(x, step.to(x.dtype), low, low + LEVELS)
-    return rounded
+    levels: Tensor = _Levels.apply(x, log_step, low, low + LEVELS)
+    return levels
 
 
 def fitting_steps(largest: Tensor, signed: bool) -> Tensor:
@@ -60,56 +73,54 @@ class EightBitBlock(DepthConvBlock):
     """Same parameters, same function, but for the rounding.
 
     Attributes:
-        steps: of what the depthwise convolution, ``pointwise_out`` and ``project`` read, [3].
+        log_steps: of what the depthwise convolution, ``pointwise_out`` and ``project`` read, [3]; learned.
     """
-
-    steps: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.register_buffer("steps", torch.zeros(3))
+        self.log_steps = nn.Parameter(torch.zeros(3))
 
-    def forward(self, x: Tensor, stream_step: Tensor) -> Tensor:  # type: ignore[override]
-        inner_step, middle_step, hidden_step = self.steps
-        read = _convolve(self.pointwise_in, round_to_bytes(x, stream_step, True), stream_step)
-        inner = round_to_bytes(read, inner_step, False)
-        middle = round_to_bytes(_convolve(self.depthwise, inner, inner_step), middle_step, True)
-        x = x + _convolve(self.pointwise_out, middle, middle_step)
-        read = _convolve(self.expand, round_to_bytes(x, stream_step, True), stream_step)
-        hidden = round_to_bytes(read, hidden_step, False)
-        return x + _convolve(self.project, hidden, hidden_step)
+    def forward(self, x: Tensor, log_stream_step: Tensor) -> Tensor:  # type: ignore[override]
+        inner_step, middle_step, hidden_step = self.log_steps
+        inner = _convolve(self.pointwise_in, to_levels(x, log_stream_step, True), log_stream_step)
+        middle = _convolve(self.depthwise, to_levels(inner, inner_step, False), inner_step)
+        x = x + _convolve(self.pointwise_out, to_levels(middle, middle_step, True), middle_step)
+        hidden = _convolve(self.expand, to_levels(x, log_stream_step, True), log_stream_step)
+        return x + _convolve(self.project, to_levels(hidden, hidden_step, False), hidden_step)
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor, step: Tensor) -> Tensor:
-    """Args: step: of x, [] or [C, 1, 1]. Sums of bytes know no channels: the weights are rounded in units of the latter."""
-    by_channel = step if step.ndim else torch.ones_like(step)
-    weight, unit = conv.weight * by_channel, step.new_tensor(1.0) if step.ndim else step
+def _convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
+    """Sums of bytes know no channels: the weights take up the steps, and are rounded in units of them."""
+    weight = conv.weight * log_step.detach().exp()
     steps = weight_steps(weight)
-    weight = _Round.apply(weight, steps, -WEIGHT_LEVELS, WEIGHT_LEVELS) / by_channel
-    bias = _Round.apply(conv.bias, steps.flatten() * unit, -BIAS_LEVELS, BIAS_LEVELS)
-    return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)  # type: ignore[arg-type]
+    weight = _rounded(weight, steps)
+    bias = _rounded(conv.bias, steps.flatten())  # type: ignore[arg-type]
+    return F.conv2d(levels, weight, bias, padding=conv.padding, groups=conv.groups)  # type: ignore[arg-type]
+
+
+def _rounded(values: Tensor, steps: Tensor) -> Tensor:
+    return values + (torch.round(values / steps) * steps - values).detach()
 
 
 class EightBitBlocks(nn.Sequential):
     """Blocks one after another, to be calibrated before they are used.
 
     Attributes:
-        stream_step: of what all blocks read from the residual path, [C, 1, 1].
+        log_stream_step: of what all blocks read from the residual path, [C, 1, 1]; learned.
     """
-
-    stream_step: Tensor
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__(*(EightBitBlock(channels) for _ in range(count)))
-        self.register_buffer("stream_step", torch.zeros(channels, 1, 1))
+        self.log_stream_step = nn.Parameter(torch.zeros(channels, 1, 1))
 
     @property
     def calibrated(self) -> bool:
-        return len(self) == 0 or bool(self.stream_step.any())
+        steps = (p for name, p in self.named_parameters() if name.endswith(("log_steps", "log_stream_step")))
+        return len(self) == 0 or all(bool(p.any()) for p in steps)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            x = block(x, self.stream_step)
+            x = block(x, self.log_stream_step)
         return x
 
     @torch.no_grad()
@@ -138,8 +149,8 @@ class EightBitBlocks(nn.Sequential):
             seen = torch.maximum(seen, largest(x))
             ranges = ((inner, False), (middle, True), (hidden, False))
             steps = torch.stack([fitting_steps(largest(v).max(), signed) for v, signed in ranges])
-            block.steps.copy_(torch.exp2(torch.ceil(torch.log2(steps))))  # exact in bfloat16
-        self.stream_step.copy_(fitting_steps(seen, True)[:, None, None])
+            block.log_steps.copy_(steps.log())
+        self.log_stream_step.copy_(fitting_steps(seen, True).log()[:, None, None])
 
 
 def _magnitude(x: Tensor, covered: float) -> Tensor:

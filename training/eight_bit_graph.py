@@ -76,7 +76,7 @@ def write_analysis(analysis: AnalysisTransform, path: Path) -> None:
     if not isinstance(blocks, EightBitBlocks) or not isinstance(latent_blocks, EightBitBlocks):
         raise ValueError("the blocks are not of 8 bits")
     g = _Graph()
-    step, latent_step = blocks.stream_step.flatten(), latent_blocks.stream_step.flatten()
+    step, latent_step = blocks.log_stream_step.exp().flatten(), latent_blocks.log_stream_step.exp().flatten()
     if not len(latent_blocks):
         latent_step = torch.ones(analysis.merge.out_channels)
     picture_size = g.add("Slice", g.add("Shape", "pixels"), g.integers(1), g.integers(3))
@@ -118,7 +118,7 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
     if synthesis.latent_width or not isinstance(blocks, EightBitBlocks):
         raise ValueError("an 8-bit synthesis has 8-bit blocks, and none at the latents' scale")
     g = _Graph()
-    step = blocks.stream_step.flatten()
+    step = blocks.log_stream_step.exp().flatten()
     latent_size = g.add("Slice", g.add("Shape", "y_hat"), g.integers(2), g.integers(4))  # h, w
     size = g.add("Mul", latent_size, g.integers(2, 2))
     y = g.add("Reshape", g.add("Transpose", "y_hat", perm=[0, 2, 3, 1]), g.integers(-1, synthesis.split.in_channels))
@@ -176,15 +176,15 @@ def _spread(g: _Graph, y: str, conv: nn.Conv2d, scale: torch.Tensor, latent_size
 
 def _blocks(g: _Graph, x: str, blocks: EightBitBlocks, size: str) -> str:
     """x [P, C] in steps of the residual path, of a picture of ``size`` → the same."""
-    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(blocks.stream_step)), axis=0)
+    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(blocks.log_stream_step)), axis=0)
     for block in blocks:
         assert isinstance(block, EightBitBlock)
-        x = _block(g, x, block, blocks.stream_step, image_shape)
+        x = _block(g, x, block, blocks.log_stream_step.exp(), image_shape)
     return x
 
 
 def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, image_shape: str) -> str:
-    inner_step, middle_step, hidden_step = (float(s) for s in block.steps)
+    inner_step, middle_step, hidden_step = (float(s) for s in block.log_steps.exp())
     unit = stream_step.flatten()
 
     def read(x: str, conv: nn.Conv2d, step: float) -> str:

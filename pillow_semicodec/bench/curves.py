@@ -6,10 +6,8 @@ interpolation of log-rate over the common range). Figures of the other codecs ma
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import pairwise
@@ -147,12 +145,6 @@ def not_rising(pictures: Figures) -> list[str]:
             if any(b <= a for a, b in pairwise(values)):
                 found.append(f"{name}: {key} {[round(v, 3) for v in values]}")
     return found
-
-
-def default_workers() -> int:
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def tables(curves: dict[str, list[Row]], rates: dict[str, dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnxruntime
 import PIL
 from PIL import Image
 
+from .. import options
 from ..bundle import find_model
 from . import costs, curves, report
 from .codecs import OURS, Codec
@@ -88,7 +88,7 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
 
     def follow() -> None:
         growth["pixels"] = costs.by_pixels(images[0], codecs, plan.quality, plan.growth, failures)
-        growth["threads"] = costs.by_threads(images[0], ours[0], plan.quality, os.cpu_count() or 1)
+        growth["threads"] = costs.by_threads(images[0], ours[0], plan.quality, options.cores())
         growth["files"] = costs.by_files(images[0], ours[0], plan.quality, plan.files, plan.workers)
 
     for wanted, work in ((ours, show), (plan.timed, time), (ours and plan.growth, follow)):
@@ -100,7 +100,7 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         "megapixels": sum(_megapixels(path) for path in good),
         "model": f"{bundle.name} ({bundle.model_id.hex()})",
         "packages": f"Pillow {PIL.__version__}, ONNX Runtime {onnxruntime.__version__}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "machine": f"{options.cores()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "settings": {codec.name: codec.label() for codec in codecs},
     }
     results = {"about": about, "bd_rate": curves.bd_rates(whole), "curves": means, "costs": found, "growth": growth}

@@ -17,7 +17,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from training.commands import ExportError  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, round_to_bytes  # noqa: E402
+from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, to_levels  # noqa: E402
 from training.export import check_parity  # noqa: E402
 from training.graphs import export_graph  # noqa: E402
 from training.growth import load_grown  # noqa: E402
@@ -69,16 +69,36 @@ def test_calibrated_blocks_do_what_float_ones_did(seed: int) -> None:
 @given(st.floats(1e-2, 100), st.booleans())
 def test_rounding(largest: float, signed: bool) -> None:
     """256 levels, 0 among them; what lies within the range moves by half a step; gradients stop at its ends."""
-    step = fitting_steps(torch.tensor(largest), signed)
+    log_step = fitting_steps(torch.tensor(largest), signed).log()
     x = torch.linspace(-2 * largest, 2 * largest, 4001)[None, :, None, None].requires_grad_()
-    rounded = round_to_bytes(x, step, signed)
-    assert len(torch.unique(rounded)) <= LEVELS + 1
-    assert 0 in rounded
+    levels = to_levels(x, log_step, signed)
+    rounded = levels * log_step.exp()
+    assert len(torch.unique(levels)) <= LEVELS + 1
+    assert 0 in levels
     inside = (x <= largest) & (x >= (-largest if signed else 0))
-    assert ((rounded - x).abs()[inside] <= step * 0.501).all()
+    assert ((rounded - x).abs()[inside] <= log_step.exp() * 0.501).all()
     rounded.sum().backward()
-    assert (x.grad[inside] == 1).all()
+    assert torch.allclose(x.grad[inside], torch.ones(()))
     assert x.grad[:, 0] == 0
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_steps_are_learned(signed: bool, factor: float) -> None:
+    """From far too fine or far too coarse steps, descent finds those that lose least, about as little as the best do."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 64, 64) * torch.tensor([1.0, 30.0])[:, None, None]
+    x = x if signed else x.relu()
+    error = lambda log_step: (to_levels(x, log_step, signed) * log_step.detach().exp() - x).square().mean((0, 2, 3))  # noqa: E731
+    log_step = (fitting_steps(x.abs().amax((0, 2, 3)), signed).log()[:, None, None] + np.log(factor)).requires_grad_()
+    optimiser = torch.optim.Adam([log_step], 0.05, (0.8, 0.9))
+    for _ in range(200):
+        optimiser.zero_grad()
+        error(log_step).sum().backward()
+        optimiser.step()
+    with torch.no_grad():
+        tried = torch.stack([error(log_step + d) for d in np.linspace(-2, 2, 81)])
+        assert (error(log_step) < 1.2 * tried.amin(0)).all()
 
 
 @pytest.mark.parametrize("name", ["analysis", "synthesis"])

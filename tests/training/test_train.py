@@ -193,7 +193,7 @@ def test_a_trained_model_goes_on_in_eight_bits(
     grow = ["--set", "model.eight_bit=true", "--set", "model.synthesis_blocks=2", "--threads", "1", "--data", str(data)]
     start = ["--resume", str(run / "checkpoint.pt"), "--restart-clock", "--out", str(tmp_path / "run"), "--steps", "2"]
     train.main([*grow, *start])
-    assert "stream_step" in capsys.readouterr().out
+    assert "log_stream_step" in capsys.readouterr().out
     train.main(["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3", "--threads", "1"])
     assert "grown" not in capsys.readouterr().out
     model = export.load_model(tmp_path / "run" / "checkpoint.pt")

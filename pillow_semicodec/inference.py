@@ -43,11 +43,11 @@ class _Sessions:
         self._sessions: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
 
-    def _run(self, name: str, *inputs: NDArray[Any]) -> Outputs:
+    def _run(self, name: str, *inputs: NDArray[Any], wanted: tuple[str, ...] | None = None) -> Outputs:
         session = self._session(name)
-        names = [value.name for value in session.get_inputs()]
+        names = [value.name for value in session.get_inputs()]  # without those that have a default
         try:
-            outputs: Outputs = session.run(None, dict(zip(names, inputs, strict=True)))
+            outputs: Outputs = session.run(wanted, dict(zip(names, inputs, strict=True)))
         except MemoryError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
@@ -120,7 +120,7 @@ class Transforms(_Sessions):
 
     def synthesis(self, y_hat: Tensor, condition: Tensor) -> NDArray[np.uint8]:
         """y_hat [1, M, h, w] → uint8 [1, 16h, 16w, 3]."""
-        pixels: NDArray[np.uint8] = self._run("synthesis", y_hat, condition)[0]
+        pixels: NDArray[np.uint8] = self._run("synthesis", y_hat, condition, wanted=("pixels",))[0]
         return pixels
 
 

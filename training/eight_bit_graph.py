@@ -90,7 +90,8 @@ def write_analysis(analysis: AnalysisTransform, path: Path) -> None:
     weight = analysis.embed.weight[:, :, 0, 0]
     bias = (analysis.embed.bias - 0.5 * weight.sum(1)) / step  # type: ignore[operator]
     weight = weight[:, INTERLEAVED] / (GREY * step[:, None])
-    x = g.add("Gemm", g.add("Cast", runs, to=TensorProto.FLOAT), g.constant(_numpy(weight.T)), g.constant(_numpy(bias)))
+    levels = g.add("Add", g.add("Cast", runs, to=TensorProto.FLOAT), "fraction")
+    x = g.add("Gemm", levels, g.constant(_numpy(weight.T)), g.constant(_numpy(bias)))
     x = _blocks(g, x, blocks, size)
 
     # ---- four positions into one, and the blocks at the latents' scale ----
@@ -103,7 +104,8 @@ def write_analysis(analysis: AnalysisTransform, path: Path) -> None:
     y = g.add("Mul", _blocks(g, y, latent_blocks, latent_size), g.constant(_numpy(latent_step)))
     image = g.add("Reshape", y, g.add("Concat", g.integers(1), latent_size, g.integers(len(latent_step)), axis=0))
     g.nodes.append(helper.make_node("Transpose", [image], ["y"], "y", perm=[0, 3, 1, 2]))
-    inputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
+    inputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3), _value("fraction", TensorProto.FLOAT, "runs", "n")]
+    g.constants.append(no_fraction())
     _save(g, "analysis", inputs, [_value("y", TensorProto.FLOAT, 1, len(latent_step), "h", "w")], path)
 
 
@@ -140,8 +142,8 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
     project = (synthesis.project.weight[:, :, 0, 0] * step * GREY)[INTERLEAVED].T
     around = (synthesis.bypass_project.weight[:, :, 0, 0] * GREY)[INTERLEAVED].T
     summed = g.add("Gemm", x, g.constant(_numpy(project)), g.constant(_numpy(bias[INTERLEAVED])))
-    summed = g.add("Gemm", detail, g.constant(_numpy(around)), summed)
-    grey = g.add("Clip", summed, g.constant(np.float32(0)), g.constant(np.float32(GREY)))
+    g.nodes.append(helper.make_node("Gemm", [detail, g.constant(_numpy(around)), summed], ["samples"], "samples"))
+    grey = g.add("Clip", "samples", g.constant(np.float32(0)), g.constant(np.float32(GREY)))
     levels = g.add("Cast", grey, to=TensorProto.UINT8)
     cells = g.add("Reshape", levels, g.add("Concat", size, g.integers(BLOCK, 3 * BLOCK), axis=0))
     rows = g.add("Transpose", cells, perm=[0, 2, 1, 3])  # [2h, 8, 2w, 24]
@@ -151,7 +153,14 @@ def write_synthesis(synthesis: SynthesisTransform, path: Path) -> None:
         _value("y_hat", TensorProto.FLOAT, 1, synthesis.split.in_channels, "h", "w"),
         _value("condition", TensorProto.FLOAT, 1, len(step), "condition_h", "condition_w"),
     ]
-    _save(g, "synthesis", inputs, [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)], path)
+    outputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
+    outputs.append(_value("samples", TensorProto.FLOAT, "runs", 3 * BLOCK**2))
+    _save(g, "synthesis", inputs, outputs, path)
+
+
+def no_fraction() -> onnx.TensorProto:
+    """What the input of this name is where none is given."""
+    return numpy_helper.from_array(np.zeros((1, 1), np.float32), "fraction")
 
 
 def _numpy(values: torch.Tensor) -> Array:

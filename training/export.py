@@ -49,11 +49,11 @@ HYPER_RANGE = 64
 PRIOR_BANDS = 8
 PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
 EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
-TOLERANCE = {"pixels": 1.0}  # grey levels; other tensors: relative to their spread
+TOLERANCE = {"pixels": 1.0, "samples": 1.0}  # grey levels; other tensors: relative to their spread
 RELATIVE_TOLERANCE = 1e-3
 # Sums in another order may bring an 8-bit activation to the other side of its rounding. A share of the pixels may differ by
 # more than they should for it, and latents by this share of their spread, in the root of the mean square.
-BEYOND = {"pixels": 1e-3}
+BEYOND = {"pixels": 1e-3, "samples": 1e-3}
 EIGHT_BIT_TOLERANCE = 0.01
 
 

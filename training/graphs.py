@@ -6,11 +6,12 @@ import math
 import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .eight_bit_graph import write_analysis, write_synthesis
+from .eight_bit_graph import no_fraction, write_analysis, write_synthesis
 from .entropy_models import RESIDUAL_CLIP, RESIDUAL_STEP, SCALE_COUNT, Z_CLIP, Z_STEP, ScaleContext, ScaleHyperSynthesis
 from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, WEIGHT_BITS, IntegerConv2d
 from .model import SemicodecModel
@@ -18,9 +19,13 @@ from .transforms import BLOCK, BLOCK_CHANNELS, INTERLEAVED
 
 
 class AnalysisGraph(nn.Module):
-    """pixels uint8 [1, H, W, 3] → y float32 [1, M, H/16, W/16]; H and W multiples of 16."""
+    """pixels uint8 [1, H, W, 3] → y float32 [1, M, H/16, W/16]; H and W multiples of 16.
 
-    inputs, outputs = ("pixels",), ("y",)
+    ``fraction`` float32 is added to the pixels of pictures of more than 8 bits: cells of 8x8 pixels in raster order,
+    [HW/64, 192], each in the order (row, column, colour). ONNX Runtime takes none for 0.
+    """
+
+    inputs, outputs = ("pixels", "fraction"), ("y",)
 
     def __init__(self, model: SemicodecModel) -> None:
         super().__init__()
@@ -30,28 +35,33 @@ class AnalysisGraph(nn.Module):
         self.register_buffer("weight", weight[:, INTERLEAVED, None, None] / 255)
         self.register_buffer("bias", bias)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, fraction: Tensor) -> Tensor:
         rows, columns = pixels.shape[1] // BLOCK, pixels.shape[2] // BLOCK
         cells = pixels.reshape(1, rows, BLOCK, columns, 3 * BLOCK).permute(0, 1, 3, 2, 4)  # bytes in runs: fast to move
-        x = cells.reshape(1, rows, columns, BLOCK_CHANNELS).permute(0, 3, 1, 2).float()
+        x = cells.reshape(-1, BLOCK_CHANNELS).float() + fraction
+        x = x.reshape(1, rows, columns, BLOCK_CHANNELS).permute(0, 3, 1, 2)
         return self.analysis.after_embedding(F.conv2d(x, self.weight, self.bias))
 
 
 class SynthesisGraph(nn.Module):
-    """y_hat float32 [1, M, h, w], condition float32 [1, C, 1, 1] → pixels uint8 [1, 16h, 16w, 3].
+    """y_hat float32 [1, M, h, w], condition float32 [1, C, 1, 1] → pixels uint8 [1, 16h, 16w, 3], and what they are before
+    they are rounded, plus a half: samples float32 [4hw, 192], in cells like the analysis' ``fraction``.
 
     With regions the condition is [1, C, 2h, 2w], one for every position at 1/8 scale.
     """
 
-    inputs, outputs = ("y_hat", "condition"), ("pixels",)
+    inputs, outputs = ("y_hat", "condition"), ("pixels", "samples")
 
     def __init__(self, model: SemicodecModel) -> None:
         super().__init__()
         self.synthesis = model.synthesis
+        self.register_buffer("order", torch.from_numpy(INTERLEAVED))
 
-    def forward(self, y_hat: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, y_hat: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         x = self.synthesis(y_hat, condition) * 255 + 128  # half a level more than 127.5: the cast truncates
-        return x.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        pixels = x.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        cells = F.pixel_unshuffle(x, BLOCK).permute(0, 2, 3, 1)
+        return pixels, cells[..., self.order].reshape(-1, BLOCK_CHANNELS)
 
 
 class HyperAnalysisGraph(nn.Module):
@@ -187,7 +197,10 @@ def example_inputs(name: str, model: SemicodecModel, height: int, width: int) ->
     y = torch.randn(1, c.latent_channels, *latent) * 4
     z_hat = torch.round(torch.randn(1, c.hyper_channels, *hyper) * 3)
     return {
-        "analysis": (torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8),),
+        "analysis": (
+            torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8),
+            torch.rand(height * width // BLOCK**2, BLOCK_CHANNELS) - 0.5,
+        ),
         "hyper_analysis": (y,),
         "hyper_synthesis": (z_hat, torch.randn(1, c.context_width, 1, 1)),
         "mean_context": (torch.randn(1, c.context_width, *latent), y),
@@ -204,10 +217,8 @@ def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
         (write_analysis if name == "analysis" else write_synthesis)(getattr(model, name), path)
         return graph
     arguments = example_inputs(name, model, 128, 192)
-    free = {
-        value: {axis: f"{value}_{axis}" for axis in ((1, 2) if value == "pixels" else (2, 3))}
-        for value in (*graph.inputs, *graph.outputs)
-    }
+    axes = {"pixels": (1, 2), "fraction": (0, 1), "samples": (0,)}
+    free = {value: {axis: f"{value}_{axis}" for axis in axes.get(value, (2, 3))} for value in (*graph.inputs, *graph.outputs)}
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated but writes plain operators without a further package; parity with
         # PyTorch is checked on every graph it writes.
@@ -216,4 +227,8 @@ def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
             graph, arguments, path, input_names=list(graph.inputs), output_names=list(graph.outputs),
             dynamic_axes=free, opset_version=17, dynamo=False,
         )  # fmt: skip
+    if "fraction" in graph.inputs:
+        written = onnx.load(path)
+        written.graph.initializer.append(no_fraction())
+        onnx.save(written, path)
     return graph

@@ -125,7 +125,7 @@ def test_conditions_of_positions(tmp_path: Path) -> None:
     export_graph("synthesis", model, tmp_path / "synthesis.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "synthesis.onnx", providers=["CPUExecutionProvider"])
     y, condition = np.random.default_rng(0).normal(size=(1, 24, 3, 5)).astype(np.float32) * 0.2, np.ones((1, 16), np.float32)
-    (uniform,) = session.run(None, {"y_hat": y, "condition": condition[:, :, None, None]})
+    uniform, _ = session.run(None, {"y_hat": y, "condition": condition[:, :, None, None]})
     everywhere = np.broadcast_to(condition[:, :, None, None], (1, 16, 6, 10)).copy()
     assert np.array_equal(session.run(None, {"y_hat": y, "condition": everywhere})[0], uniform)
     assert uniform.shape == (1, 48, 80, 3)

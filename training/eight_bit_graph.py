@@ -104,7 +104,8 @@ def write_analysis(analysis: AnalysisTransform, path: Path) -> None:
     y = g.add("Mul", _blocks(g, y, latent_blocks, latent_size), g.constant(_numpy(latent_step)))
     image = g.add("Reshape", y, g.add("Concat", g.integers(1), latent_size, g.integers(len(latent_step)), axis=0))
     g.nodes.append(helper.make_node("Transpose", [image], ["y"], "y", perm=[0, 3, 1, 2]))
-    inputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3), _value("fraction", TensorProto.FLOAT, "runs", "n")]
+    inputs = [_value("pixels", TensorProto.UINT8, 1, "height", "width", 3)]
+    inputs.append(_value("fraction", TensorProto.FLOAT, "runs", "n"))
     g.constants.append(no_fraction())
     _save(g, "analysis", inputs, [_value("y", TensorProto.FLOAT, 1, len(latent_step), "h", "w")], path)
 

@@ -218,7 +218,8 @@ def export_graph(name: str, model: SemicodecModel, path: Path) -> nn.Module:
         return graph
     arguments = example_inputs(name, model, 128, 192)
     axes = {"pixels": (1, 2), "fraction": (0, 1), "samples": (0,)}
-    free = {value: {axis: f"{value}_{axis}" for axis in axes.get(value, (2, 3))} for value in (*graph.inputs, *graph.outputs)}
+    values = (*graph.inputs, *graph.outputs)
+    free = {value: {axis: f"{value}_{axis}" for axis in axes.get(value, (2, 3))} for value in values}
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated but writes plain operators without a further package; parity with
         # PyTorch is checked on every graph it writes.

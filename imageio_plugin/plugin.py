@@ -67,7 +67,7 @@ class SemicodecPlugin(PluginV3):
             writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
-            uint8 [H, W] or [H, W, 3]; with ``index=...`` behind a first axis of length 1.
+            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4]; with ``index=...`` behind a first axis of length 1.
 
         Raises:
             ValueError: another index. OSError: the file is damaged or needs a model that is not installed.
@@ -99,7 +99,7 @@ class SemicodecPlugin(PluginV3):
         """Shape and dtype; nothing is decoded."""
         self._check_index(index)
         header = self._prologue().header
-        shape: tuple[int, ...] = (header.height, header.width) + ((3,) if header.mode == "RGB" else ())
+        shape: tuple[int, ...] = (header.height, header.width) + ((len(header.mode),) if header.mode != "L" else ())
         if index is Ellipsis:
             return ImageProperties(shape=(1, *shape), dtype=np.dtype(np.uint8), n_images=1, is_batch=True)
         return ImageProperties(shape=shape, dtype=np.dtype(np.uint8), is_batch=False)
@@ -136,8 +136,11 @@ class SemicodecPlugin(PluginV3):
         threads: int | None = None,
         roi: Any = None,
         semantics: bool | str | tuple[str, ...] = False,
+        alpha_quality: int = 100,
+        exact: bool = False,
     ) -> bytes | None:
-        """Encode a uint8 picture [H, W] or [H, W, 3]; the options are those of ``pillow_semicodec.encode``.
+        """Encode a uint8 picture [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4]; the options are those of
+        ``pillow_semicodec.encode``.
 
         Returns:
             The bytes, if the target is ``"<bytes>"``.
@@ -158,8 +161,6 @@ class SemicodecPlugin(PluginV3):
             raise ValueError("the picture contains NaN")
         if picture.dtype != np.uint8:
             raise TypeError(f"SGC takes uint8 pictures, not {picture.dtype}; scale and round to uint8 first")
-        if picture.ndim == 3 and picture.shape[2] in (2, 4):
-            raise ValueError("this version has no alpha channel; drop it first, for example with picture[..., :3]")
         try:
             data = sgc.encode(
                 picture,
@@ -170,6 +171,8 @@ class SemicodecPlugin(PluginV3):
                 exif=exif,
                 roi=roi,
                 semantics=semantics,
+                alpha_quality=alpha_quality,
+                exact=exact,
                 limits=sgc.options.LIMITS,
             )
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

@@ -27,6 +27,11 @@ MIME = "image/x-sgc"
 _SAVED_AS = {
     "L": "L",
     "RGB": "RGB",
+    "LA": "LA",
+    "RGBA": "RGBA",
+    "La": "LA",
+    "RGBa": "RGBA",
+    "PA": "RGBA",
     "1": "L",
     "P": "RGB",
     "RGBX": "RGB",
@@ -151,7 +156,7 @@ class _Boxes:
 
         image.load()  # before several threads ask for boxes
         self.image, self.mode, self.dtype = image, mode, np.dtype(np.uint8)
-        self.shape = (image.height, image.width, 3)[: 3 if mode == "RGB" else 2]
+        self.shape = (image.height, image.width, len(mode))[: 2 if mode == "L" else 3]
 
     def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
         import numpy as np
@@ -166,7 +171,7 @@ class _Canvas:
 
     def __init__(self, im: Any, mode: str) -> None:
         self.im, self.mode = im, mode
-        self.shape = (im.size[1], im.size[0], 3)[: 3 if mode == "RGB" else 2]
+        self.shape = (im.size[1], im.size[0], len(mode))[: 2 if mode == "L" else 3]
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
         rows, columns = at
@@ -177,10 +182,11 @@ class _Canvas:
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
-    picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto").
+    picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
+    default 100: exact), ``exact`` (True keeps colours under alpha 0).
 
     Raises:
-        OSError: a mode that cannot be written, or that would lose its alpha channel or its 16 bits.
+        OSError: a mode that cannot be written, or that would lose its 16 bits.
         ValueError, TypeError: an option outside its range; an empty picture; ``lossless`` or ``append_images``, which
             this version does not have.
     """
@@ -203,6 +209,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             exif=exif,
             roi=_region(settings.get("roi")),
             semantics=settings.get("semantics") or False,
+            alpha_quality=settings.get("alpha_quality", 100),
+            exact=bool(settings.get("exact")),
             limits=options.LIMITS,
         )
     except (LimitExceededError, UnsupportedError) as error:
@@ -231,7 +239,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 def _profile_of(im: Image.Image) -> bytes | None:
     """The ICC profile of ``im.info``, unless it describes other colours than those that are written."""
     profile: bytes | None = im.info.get("icc_profile")
-    colours = b"GRAY" if im.mode in ("1", "L") else b"RGB "
+    colours = b"GRAY" if im.mode in ("1", "L", "LA", "La") else b"RGB "
     if profile and profile[16:20] in (b"GRAY", b"RGB ", b"CMYK", b"Lab ") and profile[16:20] != colours:
         return None
     return profile
@@ -240,12 +248,9 @@ def _profile_of(im: Image.Image) -> bytes | None:
 def _pixels_of(im: Image.Image) -> _Boxes:
     if not im.width or not im.height:
         raise ValueError("cannot write empty image as SGC")
-    if im.has_transparency_data:
-        raise OSError(
-            f"cannot write mode {im.mode} with transparency as SGC: this version has no alpha channel; "
-            'flatten the picture first, for example with image.convert("RGB")'
-        )
     mode = _SAVED_AS.get(im.mode)
+    if mode in ("L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
+        mode += "A"
     if mode is None:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
     return _Boxes(im, mode)

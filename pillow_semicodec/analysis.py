@@ -81,7 +81,7 @@ def _by_heads(
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
     streams = container.read_slices(read, prologue.index, limits)
     plan = RatePlan.of_file(prologue)
-    layout = Layout(header.height, header.width, prologue.index.side)
+    layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
     latents = Decoder(streams, plan, bundle, layout, threads).semantic_latents()
     return run_heads(latents, chosen, threads)
 
@@ -94,13 +94,14 @@ def describe(
     heads: str | tuple[str, ...] = (),
     threads: int = 0,
 ) -> Semantics:
-    """The semantics of pixels uint8 [H, W] or [H, W, 3], as of a file of this quality.
+    """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, as of a file of this quality.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range.
         UnknownModelError, BundleError: model or heads are not installed.
     """
     from . import codec
+    from .alpha import VisibleColours
     from .bundle import find_model
     from .head_bundle import find_heads
     from .heads import run_heads
@@ -115,5 +116,6 @@ def describe(
     height, width = picture.shape[:2]
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     layout = Layout(height, width, codec.default_side(height, width))
-    y = analyse(picture, bundle, layout, threads)
+    colours = VisibleColours(picture) if len(picture.shape) == 3 and picture.shape[2] in (2, 4) else picture
+    y = analyse(colours, bundle, layout, threads)
     return run_heads(Encoder(y, plan, bundle, layout, threads).semantic_latents(), chosen, threads)

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
     coding.add_argument("--roi", choices=["auto"], help="give what the model sees in the foreground more of the bits")
     coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
-    coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white instead of refusing them")
+    coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     threads = argparse.ArgumentParser(add_help=False)
     threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
     threads.add_argument(
@@ -197,8 +197,7 @@ def _reason(error: BaseException) -> str:
     """One line."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"no such file or folder: {error.filename}"
-    hint = "; --flatten puts it on white" if "transparency" in str(error) else ""
-    return reason(error) + hint
+    return reason(error)
 
 
 def _encode(args: argparse.Namespace) -> int:
@@ -247,7 +246,7 @@ def _describe(source: Path) -> None:
     print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
     print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
     side, total = prologue.index.side, sum(map(len, streams))
-    parts = f"{len(streams) // container.LAYERS} slices of {side} pixels" if side else "one slice"
+    parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
     for kind, payload in prologue.metadata.items():
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")

@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from . import container, pixels
+from .alpha import VisibleColours, encode_alpha, levels_of
 from .bundle import find_model
 from .container import Header, Prologue
 from .head_bundle import find_heads
@@ -36,14 +37,17 @@ def encode(
     exif: bytes | None = None,
     roi: Roi = None,
     semantics: bool | str | tuple[str, ...] = False,
+    alpha_quality: int = 100,
+    exact: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Compress a picture.
 
     Args:
-        picture: uint8 [H, W] (grey) or [H, W, 3] (RGB): an array, or anything with ``shape`` and ``dtype`` out of which
-            boxes are cut like out of an array, ``picture[top:bottom, left:right]`` (``numpy.memmap``, zarr, h5py), so that a
-            picture need not fit in memory. Boxes are asked for from several threads.
+        picture: uint8 [H, W] (grey), [H, W, 3] (RGB), or one band more, alpha: an array, or anything with ``shape`` and
+            ``dtype`` out of which boxes are cut like out of an array, ``picture[top:bottom, left:right]``
+            (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory. Boxes are asked for from several
+            threads.
         quality: 1 to 100, as with JPEG.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
@@ -55,6 +59,8 @@ def encode(
             that is empty, or everything, changes nothing; another costs up to seven trials of the entropy coding.
         semantics: also store what the model's heads see, for readers without a model: True for all installed heads, or
             the names of some.
+        alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
+        exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
@@ -74,11 +80,15 @@ def encode(
                 raise ValueError(f"{len(value)} bytes of metadata exceed the limit of {limits.max_metadata_bytes}")
             metadata[kind] = bytes(value)
     cells = cells_of(roi, height, width)
+    alpha, colours = len(picture.shape) == 3 and picture.shape[2] in (2, 4), picture
+    check_alpha_quality(alpha_quality)
+    if alpha:
+        colours = VisibleColours(picture, exact)
     bundle = find_model(model)
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     container.check_slices(width, height, layout.side, limits)
-    y = analyse(picture, bundle, layout, threads)
+    y = analyse(colours, bundle, layout, threads)
     encoder = Encoder(y, plan, bundle, layout, threads)
     if semantics or isinstance(roi, str):
         latents = encoder.semantic_latents(keep=layout.slices == 1)
@@ -94,7 +104,10 @@ def encode(
         plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
-    header = Header(width, height, "L" if len(picture.shape) == 2 else "RGB", bundle.model_id)
+    if alpha:
+        streams = (*streams, *encode_alpha(picture, layout, levels_of(alpha_quality), threads))
+    mode = ("RGB" if len(colours.shape) == 3 else "L") + "A" * alpha
+    header = Header(width, height, mode, bundle.model_id)
     return container.write_container(header, plan.rate, streams, metadata, layout.side if layout.slices > 1 else 0)
 
 
@@ -106,12 +119,12 @@ def default_side(height: int, width: int) -> int:
 
 
 def check_picture(picture: Any) -> None:
-    """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 3], and not empty."""
+    """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 2 to 4], and not empty."""
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if shape is None or dtype != np.uint8:
         raise TypeError(f"a picture must be a uint8 array, not {dtype or type(picture).__name__}")
-    if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
-        raise ValueError(f"a picture must have shape [H, W] or [H, W, 3], not {list(shape)}")
+    if len(shape) != 2 and (len(shape) != 3 or shape[2] not in (2, 3, 4)):
+        raise ValueError(f"a picture must have shape [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], not {list(shape)}")
     if not shape[0] or not shape[1]:
         raise ValueError("cannot write an empty picture")
 
@@ -130,6 +143,14 @@ def check_quality(quality: float) -> None:
         raise TypeError(f"quality must be a number from 1 to 100, not {type(quality).__name__}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
+
+
+def check_alpha_quality(quality: int) -> None:
+    """Raise TypeError or ValueError unless ``quality`` is a whole number from 0 to 100."""
+    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)):
+        raise TypeError(f"alpha_quality must be a whole number from 0 to 100, not {type(quality).__name__}")
+    if not 0 <= quality <= 100:
+        raise ValueError(f"alpha_quality must be from 0 to 100, not {quality}")
 
 
 def check_threads(threads: int) -> None:
@@ -153,7 +174,7 @@ def decode(
     threads: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Any:
-    """Decompress a file to uint8 [H, W] or [H, W, 3].
+    """Decompress a file to uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4].
 
     Args:
         data: what a file holds, or a file, open for reading bytes and seekable.
@@ -176,13 +197,14 @@ def decode(
 
 
 class _Luma:
-    """Takes RGB pixels and passes luma on."""
+    """Takes RGB pixels, with alpha or without, and passes luma on."""
 
     def __init__(self, out: Any) -> None:
         self.out = out
 
-    def __setitem__(self, at: Any, rgb: pixels.Pixels) -> None:
-        self.out[at] = pixels.to_luma(rgb)
+    def __setitem__(self, at: Any, colours: pixels.Pixels) -> None:
+        luma = pixels.to_luma(colours[:, :, :3])
+        self.out[at] = luma if colours.shape[2] == 3 else np.stack([luma, colours[:, :, 3]], 2)
 
 
 def decode_picture(
@@ -198,13 +220,14 @@ def decode_picture(
     header = prologue.header
     area = _area(box, header)
     bundle = find_model(header.model_id)
-    shape = area.shape if header.mode == "L" else (*area.shape, 3)
+    bands = len(header.mode)
+    shape = area.shape if bands == 1 else (*area.shape, bands)
     if out is None:
         out = np.empty(shape, np.uint8)
     elif tuple(out.shape) != shape:
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
-    layout = Layout(header.height, header.width, prologue.index.side)
-    target = _Luma(out) if header.mode == "L" else out
+    layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
+    target = _Luma(out) if header.mode.startswith("L") else out
     Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads).picture(area, target)
     return out
 

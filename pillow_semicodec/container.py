@@ -24,7 +24,7 @@ FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
 _HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size + _CRC.size  # 26
-MODES = {1: "L", 2: "RGB"}  # codes 3 to 63 are reserved for modes with alpha, more bits or more channels
+MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA"}  # codes 5 to 63 are reserved for modes with more bits or more channels
 _MODE_CODES = {mode: code for code, mode in MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
@@ -45,8 +45,12 @@ class Header:
 
     width: int
     height: int
-    mode: str  # as Pillow names it: "L" or "RGB"
+    mode: str  # as Pillow names it: "L", "RGB", "LA" or "RGBA"
     model_id: bytes  # 8 bytes
+
+    @property
+    def alpha(self) -> bool:
+        return self.mode.endswith("A")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ class SliceIndex:
     """How the picture is coded: the rate of its gains, the side of its slices, and the payload bytes of every stream."""
 
     rate: int  # 0 … 65535
-    stream_sizes: tuple[int, ...]  # one, or layer by layer those of every slice in raster order
+    stream_sizes: tuple[int, ...]  # one, or layer by layer those of every slice in raster order; then those of alpha
     side: int = 0  # pixels, a power of two; 0: one slice, the whole picture
 
 
@@ -194,10 +198,14 @@ def check_slices(width: int, height: int, side: int, limits: Limits = DEFAULT_LI
         raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {limits.max_slice_pixels}")
 
 
-def stream_count(width: int, height: int, side: int) -> int:
-    """Streams of a picture in slices of ``side`` pixels, or in one."""
-    slices = -(-width // side) * -(-height // side) if side else 1
-    return 1 if slices == 1 else LAYERS * slices
+def slice_count(width: int, height: int, side: int) -> int:
+    """Slices of ``side`` pixels, or one, of a picture."""
+    return -(-width // side) * -(-height // side) if side else 1
+
+
+def stream_count(slices: int, alpha: bool) -> int:
+    """Streams of a picture of so many slices."""
+    return (1 if slices == 1 else LAYERS * slices) + alpha * slices
 
 
 def pixels_touched(prologue: Prologue, left: int, top: int, right: int, bottom: int) -> int:
@@ -216,8 +224,8 @@ def write_index(index: SliceIndex) -> bytes:
     return _INDEX_HEAD.pack(index.rate, code) + write_varint(len(index.stream_sizes)) + sizes
 
 
-def read_index(payload: bytes, width: int, height: int) -> SliceIndex:
-    """Parse the payload of the index chunk of a picture of this size."""
+def read_index(payload: bytes, header: Header) -> SliceIndex:
+    """Parse the payload of the index chunk of a picture."""
     if len(payload) < _INDEX_HEAD.size:
         raise FormatError("the slice index is too short")
     rate, code = _INDEX_HEAD.unpack_from(payload)
@@ -226,9 +234,11 @@ def read_index(payload: bytes, width: int, height: int) -> SliceIndex:
     side = 0 if code == WHOLE_PICTURE else 1 << code
     rest = BytesIO(payload[_INDEX_HEAD.size :])
     count, _ = read_varint(rest.read)
-    if count != stream_count(width, height, side) or (side and count == 1):
+    slices = slice_count(header.width, header.height, side)
+    if count != stream_count(slices, header.alpha) or (side and slices == 1):
         raise FormatError(
-            f"the slice index states {count} streams for {width}x{height} pixels in slices of side code {code}"
+            f"the slice index states {count} streams for {header.width}x{header.height} pixels of mode {header.mode} in "
+            f"slices of side code {code}"
         )
     sizes = tuple(read_varint(rest.read)[0] for _ in range(count))
     if rest.read(1):
@@ -310,7 +320,7 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     for _ in range(limits.max_chunks):
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
-            index = read_index(chunk.payload, header.width, header.height)
+            index = read_index(chunk.payload, header)
             check_slices(header.width, header.height, index.side, limits)
             return Prologue(header, index, metadata)
         if chunk.type in metadata:

@@ -76,7 +76,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
     """Read one picture and write it as the format ``name``; EXIF and ICC profile are kept.
 
     Raises:
-        OSError, ValueError: the picture cannot be read, or would lose frames or transparency.
+        OSError, ValueError: the picture cannot be read, or would lose frames.
     """
     with Image.open(source) as image:
         frames = getattr(image, "n_frames", 1)

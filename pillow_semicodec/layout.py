@@ -64,10 +64,11 @@ class Layout:
 
     Args:
         side: pixels of a slice's side, a multiple of 64; 0 for one slice, the whole picture.
+        alpha: whether every slice has a stream of alpha, too.
     """
 
-    def __init__(self, height: int, width: int, side: int = 0) -> None:
-        self.height, self.width, self.side = height, width, side
+    def __init__(self, height: int, width: int, side: int = 0, alpha: bool = False) -> None:
+        self.height, self.width, self.side, self.alpha = height, width, side, alpha
         rows, columns = pixels.latent_shape(height, width)
         unit = side // pixels.LATENT_STRIDE or max(rows, columns)
         unit = -(-unit // pixels.HYPER_STRIDE) * pixels.HYPER_STRIDE
@@ -81,7 +82,8 @@ class Layout:
 
     @property
     def streams(self) -> int:
-        return container.stream_count(self.width, self.height, self.side)
+        """Of the latents; those of alpha follow."""
+        return container.stream_count(self.slices, alpha=False)
 
     def pixels_of(self, box: Box) -> Box:
         """The pixels of latent positions, cut at the picture's border."""

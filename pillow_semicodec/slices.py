@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pixels
+from . import container, pixels
+from .alpha import decode_alpha
 from .bundle import ModelBundle
 from .container import LAYERS
 from .entropy.coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder
@@ -105,8 +106,9 @@ class Decoder(LatentPath):
 
     def __init__(self, streams: Streams, plan: RatePlan, bundle: ModelBundle, layout: Layout, threads: int = 0) -> None:
         super().__init__(plan, bundle, layout, threads)
-        if len(streams) != layout.streams:
-            raise FormatError(f"{len(streams)} streams where {layout.streams} are due")
+        due = container.stream_count(layout.slices, layout.alpha)
+        if len(streams) != due:
+            raise FormatError(f"{len(streams)} streams where {due} are due")
         self._streams = streams
         self.y_hat = Plane(layout.latents, weakly(self._y_hat))
         self._whole = StreamDecoder(streams[0]) if layout.slices == 1 else None
@@ -174,8 +176,12 @@ class Decoder(LatentPath):
         z_hat[:] = self.z.read(self.layout.hyper.bounds)[0]
         return Latents(z_hat, residual, merged)
 
+    def _alpha(self, i: int, j: int) -> pixels.Pixels:
+        at = self.layout.pixels_of(self.layout.latents.box(i, j))
+        return decode_alpha(self._streams[self.layout.streams + self.layout.latents.number(i, j)], at.shape)
+
     def picture(self, box: Box | None = None, out: Any = None) -> pixels.Pixels:
-        """Mirror of ``analyse`` and ``Encoder.streams``: pixels uint8 [H, W, 3].
+        """Mirror of ``analyse`` and ``Encoder.streams``: pixels uint8 [H, W, 3], or [H, W, 4] with alpha.
 
         Args:
             box: decode these pixels only, from the slices that they depend on.
@@ -183,7 +189,7 @@ class Decoder(LatentPath):
         """
         layout = self.layout
         box = box or Box(0, 0, layout.height, layout.width)
-        picture = np.empty((*box.shape, 3), np.uint8) if out is None else out
+        picture = np.empty((*box.shape, 4 if layout.alpha else 3), np.uint8) if out is None else out
         latents = box.divided(pixels.LATENT_STRIDE)
 
         def work(i: int, j: int) -> None:
@@ -191,7 +197,11 @@ class Decoder(LatentPath):
             at = layout.pixels_of(own)
             part = at.grown(0, 0, box)
             rows, columns = part.within(box)
-            picture[rows, columns] = self._computed(own)[part.within(at)]
+            colours = self._computed(own)[part.within(at)]
+            if layout.alpha:
+                alpha = self._alpha(i, j)[part.within(layout.pixels_of(layout.latents.box(i, j)))]
+                colours = np.concatenate([colours, alpha[:, :, None]], 2)
+            picture[rows, columns] = colours
 
         self.run(work, (self.y_hat, 0, SYNTHESIS_HALO), *self.first_planes(ahead=1), box=latents)
         return picture

@@ -62,7 +62,7 @@ def latents_of(data: bytes, threads: int = 1) -> slices.Latents:
     prologue = container.read_prologue(stream.read)
     streams = container.read_slices(stream.read, prologue.index)
     header = prologue.header
-    layout = slices.Layout(header.height, header.width, prologue.index.side)
+    layout = slices.Layout(header.height, header.width, prologue.index.side, header.alpha)
     plan = slices.RatePlan.of_file(prologue)
     return slices.Decoder(streams, plan, bundle.find_model(header.model_id), layout, threads).latents()
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def parse(data: bytes) -> dict:
     signature, version, mode, width, height, model = struct.unpack(">4sBBII8s", data[:22])
     assert signature == b"\x8aSGC" and version == 0
     assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
-    file = {"mode": {1: "L", 2: "RGB"}[mode], "size": (width, height), "model": model, "metadata": {}}
+    file = {"mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA"}[mode], "size": (width, height), "model": model, "metadata": {}}
     at = 26
     while len(file.get("streams", "?")) < file.get("count", 2):
         start, kind = at, chr(data[at])
@@ -140,6 +141,98 @@ def decode_array(coder: RangeDecoder, tables: Tables, indexes: np.ndarray) -> np
         n = 2**k + (coder.decode(uniform(2**k)) if k else 0)
         values[position] = (n - 1) // 2 if n % 2 else -n // 2
     return values
+
+
+# ---- 5: alpha ----------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    """Frequencies of symbols by context, from what was seen before."""
+
+    def __init__(self, start: Callable[[int], list[int]]) -> None:
+        self.start, self.counts = start, {}
+
+    def model(self, context: int) -> list[int]:
+        counts = self.counts.get(context) or self.start(context)
+        frequencies = [1 + c * (65536 - len(counts)) // sum(counts) for c in counts]
+        frequencies[counts.index(max(counts))] += 65536 - sum(frequencies)
+        return categorical(np.array(frequencies))
+
+    def add(self, seen: list[tuple[int, int]]) -> None:
+        for context, symbol in seen:
+            self.counts.setdefault(context, self.start(context))[symbol] += 4
+        for context in {context for context, _ in seen}:
+            if sum(self.counts[context]) > 2**20:
+                self.counts[context] = [(c + 1) // 2 for c in self.counts[context]]
+
+
+def decode_grouped(coder: RangeDecoder, contexts: list[int], counts: Counts) -> list[int]:
+    symbols = [0] * len(contexts)
+    models = {context: counts.model(context) for context in set(contexts)}
+    for position in sorted(range(len(contexts)), key=contexts.__getitem__):
+        symbols[position] = coder.decode(models[contexts[position]])
+    counts.add(list(zip(contexts, symbols, strict=True)))
+    return symbols
+
+
+def decode_plane(coder: RangeDecoder, shape: tuple[int, int]) -> np.ndarray:
+    height, width = shape
+    a = np.zeros(shape, int)
+    a[0, 0] = coder.decode(uniform(256))
+    choices = Counts(lambda context: [8 if context % 128 == 127 else 1, 1, 1])
+    residuals = Counts(lambda context: [1 + 16 // (1 + min(k, 256 - k)) for k in range(256)])
+    step = 1
+    while step < max(shape):
+        step *= 2
+    while step > 1:
+        half = step // 2
+
+        def grid(k: int, l: int, top: int, left: int, step: int = step) -> int:  # noqa: E741
+            """(k, l) on the grid that begins at (top, left), or what is nearest to it there."""
+            k, l = (max(0, min(n, (size - 1 - start) // step)) for n, size, start in ((k, height, top), (l, width, left)))  # noqa: E741
+            return int(a[top + k * step, left + l * step])
+
+        for kind, (top, left) in enumerate(((half, 0), (0, half), (half, half))):
+            positions = [(i, j) for i in range(top, height, step) for j in range(left, width, step)]
+            near = []
+            for i, j in positions:
+                k, l = i // step, j // step  # noqa: E741
+                if kind == 0:
+                    near.append(
+                        [
+                            grid(k + p, l + q, 0, 0)
+                            for p, q in ((0, 0), (1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, 0), (2, 0))
+                        ]
+                    )
+                elif kind == 1:
+                    first, second = grid(k, l, 0, 0), grid(k, l + 1, 0, 0)
+                    corners = (
+                        [grid(k + p, l + q, half, 0) for p, q in ((-1, 0), (0, 0), (-1, 1), (0, 1))]
+                        if half < height
+                        else [first] * 2 + [second] * 2
+                    )
+                    near.append([first, second, *corners, grid(k, l - 1, 0, 0), grid(k, l + 2, 0, 0)])
+                else:
+                    sides = [grid(k, l, half, 0), grid(k, l + 1, half, 0), grid(k, l, 0, half), grid(k + 1, l, 0, half)]
+                    near.append([*sides, *(grid(k + p, l + q, 0, 0) for p, q in ((0, 0), (0, 1), (1, 0), (1, 1)))])
+            spreads = [max(n) - min(n) for n in near]
+            patterns = [sum((v == n[0]) << (6 - b) for b, v in enumerate(n[1:])) for n in near]
+            classes = [sum(s > bound for bound in (0, 8, 64)) for s in spreads]
+            contexts = [(kind * 4 + c) * 128 + p for c, p in zip(classes, patterns, strict=True)]
+            finer = [sum(s > bound for bound in (0, 1, 2, 4, 8, 16, 32, 64, 128)) for s in spreads]
+            size, start = len(positions), 0
+            while start < size:
+                end = size if size < 2048 else min(size, max(size // 8, 3 * start))
+                symbols = decode_grouped(coder, contexts[start:end], choices)
+                others = [start + n for n, symbol in enumerate(symbols) if symbol == 2]
+                rest = dict(zip(others, decode_grouped(coder, [finer[n] for n in others], residuals), strict=True))
+                for n in range(start, end):
+                    v = near[n]
+                    guess = (sum(v[:4]) + 2) // 4 if kind == 2 else (v[0] + v[1] + 1) // 2
+                    a[positions[n]] = (guess + rest[n]) % 256 if n in rest else v[symbols[n - start]]
+                start = end
+        step = half
+    return a
 
 
 # ---- 5: the integer networks ---------------------------------------------------------------------------------------
@@ -263,6 +356,7 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     band = min(inside * bands // (4096 * (anchors - 1)), bands - 1)
     parts, hyper_parts = slices_of(file["side"], height, width, 16), slices_of(file["side"], height, width, 64)
     coders = [RangeDecoder(stream) for stream in file["streams"]]
+    alpha = [coders.pop() for _ in parts][::-1] if file["mode"].endswith("A") else []
     coders *= 3 if len(parts) == 1 else 1  # one stream holds all three layers
     assert len(coders) == 3 * len(parts)
     z = np.zeros((1, channels, hz, wz), np.int64)
@@ -293,8 +387,13 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     (correction,) = model.float_graph("mean_context", context, np.where(step1, mean1 + first, 0))
     mean = np.where(step1, mean1, mean1 + correction)
     y = (mean + residual) * np.exp(model.row("log_inverse_gain", rates))
-    (pixels,) = model.float_graph("synthesis", y, model.row("synthesis_condition", fine))
+    pixels = model.float_graph("synthesis", y, model.row("synthesis_condition", fine))[0]
     pixels = pixels[0, :height, :width]
-    if file["mode"] == "L":
+    if file["mode"].startswith("L"):
         pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    if alpha:
+        plane = np.zeros((height, width), np.uint8)
+        for coder, (rows, columns) in zip(alpha, slices_of(file["side"], height, width, 1), strict=True):
+            plane[rows, columns] = decode_plane(coder, plane[rows, columns].shape)
+        pixels = np.dstack([pixels, plane])
     return pixels, z[0], residual, indexes

@@ -44,3 +44,22 @@ headers = st.builds(
     model_id=st.binary(min_size=8, max_size=8),
 )
 metadata = st.dictionaries(st.sampled_from([b"e", b"c", b"x", b"q"]), st.binary(max_size=300), max_size=4)
+
+
+@st.composite
+def planes(draw: st.DrawFn, side: int = 90) -> np.ndarray:
+    """uint8 [H, W]: flat, discs with soft edges, noise, a few levels, ramps."""
+    height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    i, j = np.mgrid[:height, :width]
+    kind = draw(st.sampled_from(["flat", "disc", "noise", "levels", "ramp"]))
+    if kind == "flat":
+        return np.full((height, width), random.integers(256), np.uint8)
+    if kind == "disc":
+        distance = np.hypot(i - random.integers(height), j - random.integers(width)) - random.integers(1, side)
+        return np.clip(128 - 60 * distance, 0, 255).astype(np.uint8)
+    if kind == "ramp":
+        return ((i * random.integers(4) + j * random.integers(4)) % 256).astype(np.uint8)
+    if kind == "levels":
+        return random.choice(random.integers(0, 256, 3), (height, width)).astype(np.uint8)
+    return random.integers(0, 256, (height, width), dtype=np.uint8)

@@ -47,7 +47,7 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
     """Exit code 1, the file's name and the cause on standard error, no file left."""
     (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC broken")
     (tmp_path / "text.png").write_text("no picture")
-    Image.new("RGBA", (9, 9)).save(tmp_path / "alpha.png")
+    Image.new("I;16", (9, 9)).save(tmp_path / "deep.png")
     (tmp_path / "there.sgc").write_bytes(b"mine")
     data = (tmp_path / "x.png").read_bytes()
     (tmp_path / "badchunk.png").write_bytes(data[:40] + b"\0\0\0\0" + data[44:])
@@ -57,7 +57,7 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
         (["info", "broken.sgc"], "ends inside its header"),
         (["encode", "nonesuch.png"], "nonesuch.png"),
         (["encode", "text.png"], "text.png"),
-        (["encode", "alpha.png"], "transparency"),
+        (["encode", "deep.png"], "I;16"),
         (["encode", "x.png", "nowhere/x.sgc"], "nowhere"),
         (["encode", "x.png", "x.jpg"], "x.jpg"),
         (["encode", "x.png", "there.sgc"], "--overwrite"),
@@ -83,11 +83,15 @@ def test_wrong_usage(arguments: list[str]) -> None:
 
 
 def test_flatten(tmp_path: Path) -> None:
-    """--flatten puts transparency on white; without it the picture is refused."""
+    """--flatten puts transparency on white; without it alpha is kept."""
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert main(["encode", str(tmp_path / "a.png"), "--flatten"]) == 0
+    assert main(["encode", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert image.getextrema()[3] == (0, 0)
+    assert main(["encode", str(tmp_path / "a.png"), "--flatten", "--overwrite"]) == 0
     with Image.open(tmp_path / "a.sgc") as image:
         assert np.asarray(image).min() > 200
+        assert image.mode == "RGB"
 
 
 def test_animations_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ import reference_decoder
 from conftest import TINY, coded, latents_of, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import pictures
+from strategies import pictures, planes
 
 import pillow_semicodec as sgc
 from pillow_semicodec import container, inference, slices
@@ -59,6 +59,18 @@ def test_the_second_decoder_agrees(picture: np.ndarray, quality: int, regions: b
     assert np.array_equal(latents.z_hat, z)
     assert np.array_equal(latents.residual, residual)
     assert np.array_equal(latents.indexes, indexes)
+    assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
+
+
+@settings(max_examples=10)
+@given(planes(64), st.sampled_from([0, 64]), st.booleans())
+def test_the_second_decoder_agrees_on_alpha(alpha: np.ndarray, side: int, grey: bool) -> None:
+    """Of any kind and size, in slices or not."""
+    alpha = np.pad(alpha, 1, mode="symmetric")
+    colours = np.repeat(alpha[:, :, None], 1 if grey else 3, 2) // 2
+    data = sgc.encode(np.concatenate([colours, alpha[:, :, None]], 2), 20, threads=1, slice_side=side)
+    pixels, *_ = reference_decoder.decode(data, reference_decoder.Model(TINY))
+    assert np.array_equal(pixels[:, :, -1], alpha)
     assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
 
 
@@ -154,9 +166,9 @@ def test_threads_are_checked(picture: np.ndarray, sgc_bytes: bytes, threads: obj
         sgc.decode(sgc_bytes, threads=threads)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (4, 0, 3), (4, 4, 4), (4, 4, 1), (4,), (1, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0, 3), (4, 4, 5), (4, 4, 1), (4,), (1, 2, 3, 4)])
 def test_shapes_that_are_no_picture(shape: tuple[int, ...]) -> None:
-    """Only [H, W] and [H, W, 3] are pictures."""
+    """Only [H, W] and [H, W, 2 to 4] are pictures."""
     with pytest.raises(ValueError, match="picture"):
         sgc.encode(np.zeros(shape, np.uint8))
 

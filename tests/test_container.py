@@ -56,16 +56,17 @@ def test_round_trip(header: container.Header, rate: int, payload: bytes, extra: 
     assert (prologue.header, prologue.index.rate, slices, prologue.metadata) == (header, rate, (payload,), extra)
 
 
-@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(6, 11), st.integers(0, 65535))
-def test_slices_round_trip(width: int, height: int, code: int, rate: int) -> None:
-    """Every stream of a picture in slices is read back: three layers of each, or one stream where there is one slice."""
-    side = 2**code
-    count = container.stream_count(width, height, side)
-    assert count == (3 * -(-width // side) * -(-height // side) if max(width, height) > side else 1)
-    header = container.Header(width, height, "L", b"12345678")
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(6, 11), st.integers(0, 65535), st.booleans())
+def test_slices_round_trip(width: int, height: int, code: int, rate: int, alpha: bool) -> None:
+    """Every stream of a picture in slices is read back: three layers of each, or one where there is one slice, and alpha."""
+    several = max(width, height) > 2**code
+    side = 2**code if several else 0
+    count = container.stream_count(container.slice_count(width, height, side), alpha)
+    assert count == ((3 + alpha) * -(-width // side) * -(-height // side) if several else 1 + alpha)
+    header = container.Header(width, height, "LA" if alpha else "L", b"12345678")
     streams = tuple(bytes([k % 256]) * (k % 3) for k in range(count))
-    prologue, slices = read(container.write_container(header, rate, streams, {}, side if count > 1 else 0))
-    assert (slices, prologue.index.side) == (streams, side if count > 1 else 0)
+    prologue, slices = read(container.write_container(header, rate, streams, {}, side))
+    assert (slices, prologue.index.side) == (streams, side)
 
 
 def test_header_layout() -> None:

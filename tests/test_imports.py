@@ -14,10 +14,10 @@ PACKAGE = ROOT / "pillow_semicodec"
 ROWS = {
     "errors": 0, "limits": 0, "_version": 0, "files": 0,
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
-    "bundle": 2, "entropy.models": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
+    "bundle": 2, "entropy.models": 2, "entropy.lossless": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
     "inference": 4, "pixels": 4,
     "layout": 5, "heads": 5,
-    "latent_path": 6,
+    "latent_path": 6, "alpha": 6,
     "slices": 7,
     "regions": 8,
     "codec": 9,
@@ -29,8 +29,8 @@ ROWS = {
 SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), ("cli", "demo"), ("cli", "search")}
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
-    "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "bundle", "inference", "pixels", "codec", "metrics",
-              "semantics", "planes", "layout", "latent_path", "slices", "heads", "regions",
+    "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
+              "codec", "metrics", "alpha", "semantics", "planes", "layout", "latent_path", "slices", "heads", "regions",
               "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},

@@ -65,19 +65,43 @@ def test_modes_that_are_written(image: Image.Image, mode: str, result: str) -> N
     assert decoded.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa", "I;16", "I", "F"])
+@pytest.mark.parametrize(("mode", "result"), {"RGBA": "RGBA", "LA": "LA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.items())
+def test_modes_with_alpha(image: Image.Image, mode: str, result: str) -> None:
+    """Alpha is kept exactly, colours where they are seen."""
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (20, 20, 60, 60))
+    alpha.paste(100, (80, 20, 90, 60))
+    source = image.convert("L" if mode in ("LA", "La") else "RGB")
+    source.putalpha(alpha)
+    if mode == "PA":
+        source = source.convert("RGB").convert("P").convert("PA")
+        source.putalpha(alpha)
+    expected = source.convert(result)
+    decoded = Image.open(saved(source.convert(mode), quality=95))
+    assert decoded.mode == result
+    assert decoded.getchannel("A").tobytes() == alpha.tobytes()
+    seen = np.asarray(alpha) == 255
+    difference = np.asarray(decoded).astype(int) - np.asarray(expected)
+    assert np.abs(difference[seen]).mean() < 20  # a palette's dither, by a tiny model
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_one_transparent_colour(image: Image.Image, mode: str) -> None:
+    """A colour that info calls transparent becomes alpha."""
+    picture = image.convert(mode)
+    picture.info["transparency"] = picture.getpixel((5, 5))
+    decoded = Image.open(saved(picture))
+    expected = picture.convert("LA" if mode == "L" else "RGBA")
+    assert decoded.mode == expected.mode
+    assert decoded.getchannel("A").tobytes() == expected.getchannel("A").tobytes()
+    assert 0 in decoded.getchannel("A").tobytes()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_modes_that_would_lose_something(mode: str) -> None:
-    """Alpha and more than 8 bits are refused, with a message that says so."""
+    """More than 8 bits are refused, with a message that says so."""
     with pytest.raises(OSError, match=f"cannot write mode {mode}.* as SGC"):
         saved(Image.new(mode, (8, 8)))
-
-
-def test_palette_transparency_is_not_lost_silently() -> None:
-    """Transparency in info counts as alpha."""
-    palette = Image.new("P", (8, 8))
-    palette.info["transparency"] = 0
-    with pytest.raises(OSError, match="transparency"):
-        saved(palette)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])

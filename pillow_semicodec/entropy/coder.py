@@ -9,7 +9,8 @@ Source: range coding after Martin (1979), implemented by constriction (Bamler, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import constriction
 import numpy as np
@@ -19,6 +20,7 @@ from ..errors import FormatError
 from .tables import TableSet
 
 Values = NDArray[np.int32]
+Tables = Callable[[int], NDArray[np.float64]]  # frequencies of a context
 MAGNITUDE_LIMIT = 2**22  # escapes beyond it cannot be coded; pixels reach some thousand quantisation steps
 _CLASSES = constriction.stream.model.Uniform(32)
 _MANTISSAS = constriction.stream.model.Uniform()
@@ -35,9 +37,12 @@ class TableModels:
     def model(self, k: int) -> constriction.stream.model.Categorical:
         if k not in self._models:
             # Frequencies are integers below 2**24, so the floats that constriction takes hold them exactly.
-            frequencies = self.tables.frequencies[self._starts[k] : self._starts[k + 1]].astype(np.float64)
-            self._models[k] = constriction.stream.model.Categorical(frequencies, lazy=False, perfect=False)
+            self._models[k] = _categorical(self.tables.frequencies[self._starts[k] : self._starts[k + 1]].astype(np.float64))
         return self._models[k]
+
+
+def _categorical(frequencies: NDArray[np.float64]) -> Any:
+    return constriction.stream.model.Categorical(frequencies, lazy=False, perfect=False)
 
 
 class StreamEncoder:
@@ -80,6 +85,17 @@ class StreamEncoder:
         if wide.any():
             sizes = (1 << classes[wide]).astype(np.int32)
             self._coder.encode((folded[wide] - sizes).astype(np.int32), _MANTISSAS, sizes)
+
+    def encode_uniform(self, symbols: Values, size: int) -> None:
+        """Code symbols [N] of ``size`` equally probable ones."""
+        self._coder.encode(symbols, constriction.stream.model.Uniform(size))
+
+    def encode_counted(self, symbols: NDArray[np.integer], contexts: NDArray[np.intp], table: Tables) -> None:
+        """Code ``symbols`` [N], each with the frequencies, which sum to 2**16, of its context [N]."""
+        order, groups = _groups(contexts)
+        ordered = symbols[order].astype(np.int32)
+        for k, start, end in groups:
+            self._coder.encode(ordered[start:end], _categorical(table(k)))
 
     def finish(self) -> bytes:
         """The stream: 32-bit words, little-endian."""
@@ -132,6 +148,16 @@ class StreamDecoder:
         if int(np.abs(values).max()) > MAGNITUDE_LIMIT:
             raise FormatError("an escaped value is out of range")
         return values
+
+    def decode_uniform(self, count: int, size: int) -> Values:
+        return _checked(self._coder.decode, constriction.stream.model.Uniform(size), count)
+
+    def decode_counted(self, contexts: NDArray[np.intp], table: Tables) -> Values:
+        order, groups = _groups(contexts)
+        symbols = np.empty(len(contexts), np.int32)
+        for k, start, end in groups:
+            symbols[order[start:end]] = _checked(self._coder.decode, _categorical(table(k)), end - start)
+        return symbols
 
     def finish(self) -> None:
         """Raise FormatError if the stream holds more than was decoded."""

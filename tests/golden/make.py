@@ -36,6 +36,12 @@ def good() -> None:
         "slices-regions": (photo(130, 100, 4)[:, :, 1], 40, {"slice_side": 64, "roi": [(10, 20, 60, 90)]}),
         "regions-semantics": (photo(101, 75, 5), 60, {"roi": [(10, 10, 50, 60)], "semantics": True}),
     }
+    i, j = np.mgrid[:150, :203]
+    disc = np.clip(128 - 40 * (np.hypot(i - 80, j - 90) - 60), 0, 255).astype(np.uint8)[:, :, None]
+    cases["alpha"] = np.concatenate([photo(150, 203, 6), disc], 2), 60, {}
+    cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64}
+    noise = np.random.default_rng(1).integers(0, 256, (41, 30, 1), dtype=np.uint8)
+    cases["grey-alpha"] = np.concatenate([photo(41, 30, 8)[:, :, :1], noise], 2), 30, {"exact": True}
     for name, (picture, quality, extra) in cases.items():
         data = sgc.encode(picture, quality, threads=1, **extra)
         latents = latents_of(data)

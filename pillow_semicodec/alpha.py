@@ -1,0 +1,126 @@
+"""Alpha channels: coded losslessly, slice by slice; and colours that nobody sees, filled with what costs no bits.
+
+What lies under alpha 0 is taken from the visible colours around it, coarse where those are far, so that edges of transparent
+pictures neither bleed nor cost anything behind them. It depends on its neighbourhood alone: slices leave no trace.
+
+Source: the push-pull pyramid of Gortler et al., "The lumigraph" (1996).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .entropy.coder import StreamDecoder, StreamEncoder
+from .entropy.lossless import decode_plane, encode_plane
+from .layout import Layout
+from .pixels import Pixels
+from .planes import Box, run_squares
+
+LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
+CELL = 2**LEVELS
+REACH = 2 * CELL  # no filled colour depends on what is farther away
+UNSEEN = 127.5  # where nothing visible is near
+
+
+class VisibleColours:
+    """The colours of a picture with alpha as a picture without: boxes are cut out of it like out of an array.
+
+    Args:
+        picture: uint8 [H, W, 2] or [H, W, 4], an array or anything that gives boxes.
+        exact: leave colours under alpha 0 as they are.
+    """
+
+    def __init__(self, picture: Any, exact: bool = False) -> None:
+        self.picture, self.exact, self.dtype = picture, exact, picture.dtype
+        height, width, bands = picture.shape
+        self.shape = (height, width, 3) if bands == 4 else (height, width)
+
+    def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
+        rows, columns = at
+        box = Box(rows.start, columns.start, rows.stop, columns.stop)
+        part = np.asarray(self.picture[rows, columns])
+        if not self.exact and not part[:, :, -1].all():
+            bounds = Box(0, 0, *self.shape[:2])
+            window = box.divided(CELL).scaled(CELL).grown(REACH, REACH, bounds)
+            around = np.asarray(self.picture[window.top : window.bottom, window.left : window.right])
+            part = filled(around[:, :, :-1], around[:, :, -1])[box.within(window)]
+        else:
+            part = part[:, :, :-1]
+        return part if part.shape[2] == 3 else part[:, :, 0]
+
+
+def filled(colours: Pixels, alpha: Pixels) -> Pixels:
+    """Colours [H, W, C] with those under alpha 0 made up from their neighbours."""
+    height, width = alpha.shape
+    padding = ((0, -height % CELL), (0, -width % CELL))
+    weights = [np.pad(alpha, padding).astype(np.float64)]
+    sums = [np.pad(colours, (*padding, (0, 0))).astype(np.float64) * weights[0][:, :, None]]
+    for _ in range(LEVELS):
+        weights.append(_sum_of_fours(weights[-1][:, :, None])[:, :, 0])
+        sums.append(_sum_of_fours(sums[-1]))
+    guess = np.full(sums[-1].shape, UNSEEN)
+    for weight, total in zip(weights[::-1], sums[::-1], strict=True):
+        if guess.shape != total.shape:
+            guess = _twice(guess)
+        seen = weight > 0
+        guess[seen] = total[seen] / weight[seen, None]
+    result: Pixels = np.where(alpha[:, :, None] > 0, colours, np.rint(guess[:height, :width]).astype(np.uint8))
+    return result
+
+
+def _sum_of_fours(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = (x[::2, ::2] + x[::2, 1::2]) + (x[1::2, ::2] + x[1::2, 1::2])
+    return result
+
+
+def _twice(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bilinear, [H, W, C] → [2H, 2W, C]; the border is repeated."""
+    for axis in (0, 1):
+        before, behind = (np.take(x, np.clip(np.arange(x.shape[axis]) + k, 0, x.shape[axis] - 1), axis) for k in (-1, 1))
+        pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * behind], axis + 1)
+        x = pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return x
+
+
+def levels_of(quality: int) -> int:
+    """Different values of alpha that are kept at a quality from 0 to 100; the steps are those of WebP's."""
+    if quality >= 100:
+        return 256
+    return 2 + quality // 5 if quality <= 70 else 16 + 8 * (quality - 70)
+
+
+def encode_alpha(picture: Any, layout: Layout, levels: int, threads: int) -> tuple[bytes, ...]:
+    """The streams of alpha, the last band of ``picture``, one for every slice."""
+    streams = [b""] * layout.slices
+
+    def work(i: int, j: int) -> None:
+        at = layout.pixels_of(layout.latents.box(i, j))
+        alpha = np.asarray(picture[at.top : at.bottom, at.left : at.right])[:, :, -1]
+        choices = [_coded(alpha)]
+        if levels < 256:  # which breaks what is regular: fewer levels may cost more
+            choices.append(_coded(np.rint(np.rint(alpha * ((levels - 1) / 255)) * (255 / (levels - 1))).astype(np.uint8)))
+        streams[layout.latents.number(i, j)] = min(choices, key=len)
+
+    run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
+    return tuple(streams)
+
+
+def _coded(plane: Pixels) -> bytes:
+    encoder = StreamEncoder()
+    encode_plane(encoder, plane)
+    return encoder.finish()
+
+
+def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
+    """Alpha of one slice, uint8 [rows, columns].
+
+    Raises:
+        FormatError: the stream cannot have been made by an encoder.
+    """
+    decoder = StreamDecoder(stream)
+    plane = decode_plane(decoder, shape)
+    decoder.finish()
+    return plane

@@ -67,7 +67,8 @@ class SemicodecPlugin(PluginV3):
             writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
-            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4]; with ``index=...`` behind a first axis of length 1.
+            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W]; with ``index=...``
+            behind a first axis of length 1.
 
         Raises:
             ValueError: another index. OSError: the file is damaged or needs a model that is not installed.
@@ -99,22 +100,25 @@ class SemicodecPlugin(PluginV3):
         """Shape and dtype; nothing is decoded."""
         self._check_index(index)
         header = self._prologue().header
-        shape: tuple[int, ...] = (header.height, header.width) + ((len(header.mode),) if header.mode != "L" else ())
+        shape: tuple[int, ...] = (header.height, header.width) + ((len(header.mode),) if len(header.mode) > 1 else ())
+        dtype = np.dtype(np.bool_ if header.mode == "1" else np.uint8)
         if index is Ellipsis:
-            return ImageProperties(shape=(1, *shape), dtype=np.dtype(np.uint8), n_images=1, is_batch=True)
-        return ImageProperties(shape=shape, dtype=np.dtype(np.uint8), is_batch=False)
+            return ImageProperties(shape=(1, *shape), dtype=dtype, n_images=1, is_batch=True)
+        return ImageProperties(shape=shape, dtype=dtype, is_batch=False)
 
     def metadata(self, index: int = 0, exclude_applied: bool = True) -> dict[str, Any]:
-        """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile``, ``exif`` and
-        ``semantics`` (a ``pillow_semicodec.Semantics``).
+        """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile``, ``exif``, ``xmp``,
+        ``comment``, ``dpi`` and ``semantics`` (a ``pillow_semicodec.Semantics``).
         """
         self._check_index(index)
         prologue = self._prologue()
         header = prologue.header
         result = {"mode": header.mode, "shape": (header.width, header.height), "model_id": header.model_id.hex()}
-        for key, kind in (("icc_profile", b"c"), ("exif", b"e")):
+        for key, kind in (("icc_profile", b"c"), ("exif", b"e"), ("xmp", b"x"), ("comment", b"t")):
             if kind in prologue.metadata:
                 result[key] = prologue.metadata[kind]
+        if prologue.dpi:
+            result["dpi"] = prologue.dpi
         if b"m" in prologue.metadata:
             with contextlib.suppress(
                 sgc.FormatError, sgc.UnsupportedError
@@ -138,15 +142,18 @@ class SemicodecPlugin(PluginV3):
         semantics: bool | str | tuple[str, ...] = False,
         alpha_quality: int = 100,
         exact: bool = False,
+        xmp: bytes | str | None = None,
+        dpi: tuple[float, float] | None = None,
+        comment: bytes | str | None = None,
     ) -> bytes | None:
-        """Encode a uint8 picture [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4]; the options are those of
+        """Encode a picture, uint8 [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], or bool [H, W]; the options are those of
         ``pillow_semicodec.encode``.
 
         Returns:
             The bytes, if the target is ``"<bytes>"``.
 
         Raises:
-            TypeError: a dtype other than uint8; nothing is scaled or rounded silently.
+            TypeError: another dtype; nothing is scaled or rounded silently.
             ValueError: NaN, a shape that is no picture, more than one picture, an option outside its range.
             OSError: the model is missing or broken.
         """
@@ -159,8 +166,8 @@ class SemicodecPlugin(PluginV3):
             raise ValueError("an SGC file of this version holds one picture; a second was written")
         if picture.dtype.kind == "f" and np.isnan(picture).any():
             raise ValueError("the picture contains NaN")
-        if picture.dtype != np.uint8:
-            raise TypeError(f"SGC takes uint8 pictures, not {picture.dtype}; scale and round to uint8 first")
+        if picture.dtype not in (np.uint8, np.bool_):
+            raise TypeError(f"SGC takes uint8 and bool pictures, not {picture.dtype}; scale and round to uint8 first")
         try:
             data = sgc.encode(
                 picture,
@@ -173,6 +180,9 @@ class SemicodecPlugin(PluginV3):
                 semantics=semantics,
                 alpha_quality=alpha_quality,
                 exact=exact,
+                xmp=xmp,
+                dpi=dpi,
+                comment=comment,
                 limits=sgc.options.LIMITS,
             )
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

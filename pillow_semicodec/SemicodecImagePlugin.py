@@ -32,7 +32,7 @@ _SAVED_AS = {
     "La": "LA",
     "RGBa": "RGBA",
     "PA": "RGBA",
-    "1": "L",
+    "1": "1",
     "P": "RGB",
     "RGBX": "RGB",
     "CMYK": "RGB",
@@ -42,13 +42,24 @@ _SAVED_AS = {
 }
 
 
+METADATA = {"icc_profile": container.ICC_PROFILE, "exif": container.EXIF, "xmp": container.XMP, "comment": container.COMMENT}
+
+
+def _shown_as(prologue: container.Prologue) -> str:
+    """The mode of the picture that was saved."""
+    view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
+    return view if view in container.VIEWS and _SAVED_AS[view] == prologue.header.mode else prologue.header.mode
+
+
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(container.MAGIC)
 
 
 class SgcImageFile(ImageFile.ImageFile):
-    """A picture in an SGC file; ``info`` holds ``icc_profile``, ``exif``, ``model_id`` (hexadecimal) and, if the file was
-    saved with it, ``semantics`` (a ``pillow_semicodec.Semantics``).
+    """A picture in an SGC file.
+
+    ``info`` holds ``icc_profile``, ``exif``, ``xmp``, ``comment`` (bytes), ``dpi``, ``model_id`` (hexadecimal) and, if the
+    file was saved with it, ``semantics`` (a ``pillow_semicodec.Semantics``).
     """
 
     format = FORMAT
@@ -65,16 +76,19 @@ class SgcImageFile(ImageFile.ImageFile):
         except SemicodecError as error:
             raise OSError(str(error)) from error
         header = prologue.header
-        self._size, self._mode = (header.width, header.height), header.mode
-        self.info["model_id"] = header.model_id.hex()
+        self._size, self._mode = (header.width, header.height), _shown_as(prologue)
+        if not header.bilevel:
+            self.info["model_id"] = header.model_id.hex()
         if container.SEMANTICS in prologue.metadata:
             with contextlib.suppress(
                 FormatError, UnsupportedError
             ):  # an ancillary chunk never keeps a picture from being shown
                 self.info["semantics"] = read_semantics(prologue.metadata[container.SEMANTICS], *self._size)
-        for key, kind in (("icc_profile", container.ICC_PROFILE), ("exif", container.EXIF)):
+        for key, kind in METADATA.items():
             if kind in prologue.metadata:
                 self.info[key] = prologue.metadata[kind]
+        if prologue.dpi:
+            self.info["dpi"] = prologue.dpi
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self.fp.tell(), (prologue,))]
 
     def load_seek(self, pos: int) -> None:
@@ -100,7 +114,7 @@ class SgcImageFile(ImageFile.ImageFile):
         if 2 * (self._cropped + touched) > self.width * self.height:
             return None
         self._cropped += touched
-        canvas = _Canvas(Image.new(self.mode, (right - left, bottom - top)).im, self.mode)
+        canvas = _Canvas(Image.new(self.mode, (right - left, bottom - top)).im, prologue.header.mode)
         assert self.fp is not None
         self.fp.seek(self.tile[0].offset)
         from . import codec
@@ -142,7 +156,8 @@ class SgcDecoder(ImageFile.PyDecoder):
         assert self.fd is not None
         try:
             streams = container.read_slices(self.fd.read, prologue.index, options.LIMITS)
-            codec.decode_picture(prologue, streams, out=_Canvas(self.im, self.mode), threads=options.THREADS)
+            canvas = _Canvas(self.im, prologue.header.mode)
+            codec.decode_picture(prologue, streams, out=canvas, threads=options.THREADS)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return -1, 0
@@ -155,8 +170,8 @@ class _Boxes:
         import numpy as np
 
         image.load()  # before several threads ask for boxes
-        self.image, self.mode, self.dtype = image, mode, np.dtype(np.uint8)
-        self.shape = (image.height, image.width, len(mode))[: 2 if mode == "L" else 3]
+        self.image, self.mode, self.dtype = image, mode, np.dtype(np.bool_ if mode == "1" else np.uint8)
+        self.shape = (image.height, image.width, len(mode))[: 3 if len(mode) > 1 else 2]
 
     def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
         import numpy as np
@@ -167,15 +182,20 @@ class _Boxes:
 
 
 class _Canvas:
-    """Takes decoded boxes straight into Pillow's memory; a whole picture is never held twice."""
+    """Takes decoded boxes of ``mode`` straight into Pillow's memory; a whole picture is never held twice."""
 
     def __init__(self, im: Any, mode: str) -> None:
         self.im, self.mode = im, mode
-        self.shape = (im.size[1], im.size[0], len(mode))[: 2 if mode == "L" else 3]
+        self.shape = (im.size[1], im.size[0], len(mode))[: 3 if len(mode) > 1 else 2]
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
+        import numpy as np
+
         rows, columns = at
-        part = Image.frombytes(self.mode, (box.shape[1], box.shape[0]), box.tobytes())
+        raw = np.packbits(box, 1) if self.mode == "1" else box
+        part = Image.frombytes(self.mode, (box.shape[1], box.shape[0]), raw.tobytes())
+        if part.mode != self.im.mode:
+            part = part.convert(self.im.mode)
         self.im.paste(part.im, (columns.start, rows.start, columns.stop, rows.stop))
 
 
@@ -183,7 +203,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
-    default 100: exact), ``exact`` (True keeps colours under alpha 0).
+    default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``.
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its 16 bits.
@@ -211,6 +231,10 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             semantics=settings.get("semantics") or False,
             alpha_quality=settings.get("alpha_quality", 100),
             exact=bool(settings.get("exact")),
+            xmp=settings.get("xmp"),
+            dpi=settings.get("dpi"),
+            comment=settings.get("comment"),
+            shown_as=im.mode if im.mode in container.VIEWS else None,
             limits=options.LIMITS,
         )
     except (LimitExceededError, UnsupportedError) as error:

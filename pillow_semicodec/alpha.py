@@ -1,4 +1,4 @@
-"""Alpha channels: coded losslessly, slice by slice; and colours that nobody sees, filled with what costs no bits.
+"""Alpha channels, and pictures in black and white: coded losslessly, slice by slice; and colours that nobody sees.
 
 What lies under alpha 0 is taken from the visible colours around it, coarse where those are far, so that edges of transparent
 pictures neither bleed nor cost anything behind them. It depends on its neighbourhood alone: slices leave no trace.
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .entropy.coder import StreamDecoder, StreamEncoder
 from .entropy.lossless import decode_plane, encode_plane
-from .layout import Layout
-from .pixels import Pixels
+from .layout import Layout, Streams
+from .pixels import LATENT_STRIDE, Pixels
 from .planes import Box, run_squares
 
 LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
@@ -93,12 +93,13 @@ def levels_of(quality: int) -> int:
 
 
 def encode_alpha(picture: Any, layout: Layout, levels: int, threads: int) -> tuple[bytes, ...]:
-    """The streams of alpha, the last band of ``picture``, one for every slice."""
+    """The streams of alpha, the last band of ``picture``, or of a picture bool [H, W]; one for every slice."""
     streams = [b""] * layout.slices
 
     def work(i: int, j: int) -> None:
         at = layout.pixels_of(layout.latents.box(i, j))
-        alpha = np.asarray(picture[at.top : at.bottom, at.left : at.right])[:, :, -1]
+        part = np.asarray(picture[at.top : at.bottom, at.left : at.right])
+        alpha = part[:, :, -1] if part.ndim == 3 else part.astype(np.uint8) * np.uint8(255)
         choices = [_coded(alpha)]
         if levels < 256:  # which breaks what is regular: fewer levels may cost more
             choices.append(_coded(np.rint(np.rint(alpha * ((levels - 1) / 255)) * (255 / (levels - 1))).astype(np.uint8)))
@@ -124,3 +125,16 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
     plane = decode_plane(decoder, shape)
     decoder.finish()
     return plane
+
+
+def decode_bilevel(streams: Streams, layout: Layout, box: Box, out: Any, threads: int) -> None:
+    """A box of a picture in black and white, into ``out``, bool."""
+
+    def work(i: int, j: int) -> None:
+        at = layout.pixels_of(layout.latents.box(i, j))
+        part = at.grown(0, 0, box)
+        plane = decode_alpha(streams[layout.latents.number(i, j)], at.shape)
+        rows, columns = part.within(box)
+        out[rows, columns] = plane[part.within(at)] > 127
+
+    run_squares(layout.latents, box.divided(LATENT_STRIDE), work, lambda k, axis: None, layout.workers(threads)[0])

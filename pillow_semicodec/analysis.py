@@ -77,6 +77,8 @@ def _by_heads(
     from .slices import Decoder
 
     header = prologue.header
+    if header.bilevel:
+        raise UnsupportedError("a picture in black and white has no latents that heads could read")
     bundle = find_model(header.model_id)
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
     streams = container.read_slices(read, prologue.index, limits)
@@ -109,6 +111,8 @@ def describe(
     from .slices import Encoder, analyse
 
     codec.check_picture(picture)
+    if picture.dtype == bool:
+        raise TypeError(f"a picture must be a uint8 array, not {picture.dtype}")
     codec.check_quality(quality)
     codec.check_threads(threads)
     bundle = find_model(model)

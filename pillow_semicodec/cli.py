@@ -30,6 +30,10 @@ CHUNK_TITLES = {
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",
     container.REGIONS: "regions of interest",
+    container.XMP: "XMP",
+    container.COMMENT: "comment",
+    container.RESOLUTION: "resolution",
+    container.SHOWN_AS: "mode that is shown",
 }
 
 
@@ -244,7 +248,10 @@ def _describe(source: Path) -> None:
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height
     print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
-    print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
+    if header.bilevel:
+        print("  lossless, without a model")
+    else:
+        print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
     side, total = prologue.index.side, sum(map(len, streams))
     parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from . import container, pixels
-from .alpha import VisibleColours, encode_alpha, levels_of
+from .alpha import VisibleColours, decode_bilevel, encode_alpha, levels_of
 from .bundle import find_model
 from .container import Header, Prologue
 from .head_bundle import find_heads
@@ -39,21 +39,26 @@ def encode(
     semantics: bool | str | tuple[str, ...] = False,
     alpha_quality: int = 100,
     exact: bool = False,
+    xmp: bytes | str | None = None,
+    dpi: tuple[float, float] | None = None,
+    comment: bytes | str | None = None,
+    shown_as: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Compress a picture.
 
     Args:
-        picture: uint8 [H, W] (grey), [H, W, 3] (RGB), or one band more, alpha: an array, or anything with ``shape`` and
-            ``dtype`` out of which boxes are cut like out of an array, ``picture[top:bottom, left:right]``
-            (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory. Boxes are asked for from several
-            threads.
+        picture: uint8 [H, W] (grey), [H, W, 3] (RGB), or one band more, alpha; or bool [H, W], kept exactly: an array, or
+            anything with ``shape`` and ``dtype`` out of which boxes are cut like out of an array,
+            ``picture[top:bottom, left:right]`` (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory.
+            Boxes are asked for from several threads.
         quality: 1 to 100, as with JPEG.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
         model: name or id of an installed model; the default one otherwise.
         threads: CPU threads; 0 takes one per core.
-        icc_profile, exif: kept byte for byte.
+        icc_profile, exif, xmp, comment: kept byte for byte; strings in UTF-8.
+        dpi: dots per inch, across and down.
         roi: region of interest, which gets more of the bits while the file keeps its size: a mask [H, W] (not zero is
             inside), boxes (left, top, right, bottom) in pixels, or "auto": where the model's heads see foreground. A region
             that is empty, or everything, changes nothing; another costs up to seven trials of the entropy coding.
@@ -61,6 +66,7 @@ def encode(
             the names of some.
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
+        shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
@@ -73,12 +79,13 @@ def encode(
         check_slice_side(slice_side)
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
-    metadata = {}
-    for kind, value in ((container.ICC_PROFILE, icc_profile), (container.EXIF, exif)):
-        if value:
-            if len(value) > limits.max_metadata_bytes:
-                raise ValueError(f"{len(value)} bytes of metadata exceed the limit of {limits.max_metadata_bytes}")
-            metadata[kind] = bytes(value)
+    texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
+    metadata = _metadata(texts, dpi, shown_as, limits)
+    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
+    container.check_slices(width, height, layout.side, limits)
+    if picture.dtype == np.bool_:
+        streams: Streams = encode_alpha(picture, layout, 256, threads)
+        return _file(Header(width, height, "1", bytes(8)), 0, streams, metadata, layout)
     cells = cells_of(roi, height, width)
     alpha, colours = len(picture.shape) == 3 and picture.shape[2] in (2, 4), picture
     check_alpha_quality(alpha_quality)
@@ -86,8 +93,6 @@ def encode(
         colours = VisibleColours(picture, exact)
     bundle = find_model(model)
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
-    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
-    container.check_slices(width, height, layout.side, limits)
     y = analyse(colours, bundle, layout, threads)
     encoder = Encoder(y, plan, bundle, layout, threads)
     if semantics or isinstance(roi, str):
@@ -107,8 +112,31 @@ def encode(
     if alpha:
         streams = (*streams, *encode_alpha(picture, layout, levels_of(alpha_quality), threads))
     mode = ("RGB" if len(colours.shape) == 3 else "L") + "A" * alpha
-    header = Header(width, height, mode, bundle.model_id)
-    return container.write_container(header, plan.rate, streams, metadata, layout.side if layout.slices > 1 else 0)
+    return _file(Header(width, height, mode, bundle.model_id), plan.rate, streams, metadata, layout)
+
+
+def _file(header: Header, rate: int, streams: Streams, metadata: dict[bytes, bytes], layout: Layout) -> bytes:
+    return container.write_container(header, rate, streams, metadata, layout.side if layout.slices > 1 else 0)
+
+
+def _metadata(
+    texts: dict[bytes, bytes | str | None], dpi: tuple[float, float] | None, shown_as: str | None, limits: Limits
+) -> dict[bytes, bytes]:
+    """Payloads of the chunks; what is empty is left out."""
+    metadata = {}
+    for kind, text in texts.items():
+        if text:
+            payload = text.encode() if isinstance(text, str) else bytes(text)
+            if len(payload) > limits.max_metadata_bytes:
+                raise ValueError(f"{len(payload)} bytes of metadata exceed the limit of {limits.max_metadata_bytes}")
+            metadata[kind] = payload
+    if dpi is not None:
+        metadata[container.RESOLUTION] = container.write_resolution(dpi)
+    if shown_as is not None:
+        if shown_as not in container.VIEWS:
+            raise ValueError(f"shown_as must be one of {', '.join(container.VIEWS)}, not {shown_as!r}")
+        metadata[container.SHOWN_AS] = shown_as.encode()
+    return metadata
 
 
 def default_side(height: int, width: int) -> int:
@@ -119,10 +147,12 @@ def default_side(height: int, width: int) -> int:
 
 
 def check_picture(picture: Any) -> None:
-    """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 2 to 4], and not empty."""
+    """Raise TypeError or ValueError unless ``picture`` is uint8 [H, W] or [H, W, 2 to 4], or bool [H, W], and not empty."""
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
-    if shape is None or dtype != np.uint8:
-        raise TypeError(f"a picture must be a uint8 array, not {dtype or type(picture).__name__}")
+    if shape is None or dtype not in (np.uint8, np.bool_):
+        raise TypeError(f"a picture must be a uint8 or bool array, not {dtype or type(picture).__name__}")
+    if len(shape) != 2 and dtype == np.bool_:
+        raise ValueError(f"a black-and-white picture must have shape [H, W], not {list(shape)}")
     if len(shape) != 2 and (len(shape) != 3 or shape[2] not in (2, 3, 4)):
         raise ValueError(f"a picture must have shape [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], not {list(shape)}")
     if not shape[0] or not shape[1]:
@@ -174,7 +204,7 @@ def decode(
     threads: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Any:
-    """Decompress a file to uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4].
+    """Decompress a file to uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W].
 
     Args:
         data: what a file holds, or a file, open for reading bytes and seekable.
@@ -219,14 +249,17 @@ def decode_picture(
     check_threads(threads)
     header = prologue.header
     area = _area(box, header)
-    bundle = find_model(header.model_id)
-    bands = len(header.mode)
+    bands = 1 if header.bilevel else len(header.mode)
     shape = area.shape if bands == 1 else (*area.shape, bands)
     if out is None:
-        out = np.empty(shape, np.uint8)
+        out = np.empty(shape, np.bool_ if header.bilevel else np.uint8)
     elif tuple(out.shape) != shape:
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
     layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
+    if header.bilevel:
+        decode_bilevel(streams, layout, area, out, threads)
+        return out
+    bundle = find_model(header.model_id)
     target = _Luma(out) if header.mode.startswith("L") else out
     Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads).picture(area, target)
     return out

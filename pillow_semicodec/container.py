@@ -24,12 +24,15 @@ FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
 _HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size + _CRC.size  # 26
-MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA"}  # codes 5 to 63 are reserved for modes with more bits or more channels
+MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1"}  # codes 6 to 63 are reserved for modes of more bits or channels
 _MODE_CODES = {mode: code for code, mode in MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
 INDEX, SLICE, REGIONS = b"I", b"S", b"R"
-EXIF, ICC_PROFILE, SEMANTICS = b"e", b"c", b"m"
+EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS = b"e", b"c", b"m", b"x", b"t", b"d", b"v"
+
+_RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
+VIEWS = ("YCbCr", "LAB", "HSV", "CMYK", "RGBX", "RGBa", "La")  # modes of Pillow that are coded as L, RGB, LA or RGBA
 
 _INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slices' side in pixels, or WHOLE_PICTURE
 WHOLE_PICTURE = 255
@@ -45,12 +48,17 @@ class Header:
 
     width: int
     height: int
-    mode: str  # as Pillow names it: "L", "RGB", "LA" or "RGBA"
-    model_id: bytes  # 8 bytes
+    mode: str  # as Pillow names it: "L", "RGB", "LA", "RGBA" or "1"
+    model_id: bytes  # 8 bytes; zeros for mode 1, which needs no model
 
     @property
     def alpha(self) -> bool:
         return self.mode.endswith("A")
+
+    @property
+    def bilevel(self) -> bool:
+        """Black and white: one plane, coded like alpha, and no latents."""
+        return self.mode == "1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +211,9 @@ def slice_count(width: int, height: int, side: int) -> int:
     return -(-width // side) * -(-height // side) if side else 1
 
 
-def stream_count(slices: int, alpha: bool) -> int:
-    """Streams of a picture of so many slices."""
-    return (1 if slices == 1 else LAYERS * slices) + alpha * slices
+def stream_count(slices: int, latents: bool = True, plane: bool = False) -> int:
+    """Streams of a picture of so many slices, of its latents and of a plane that is coded losslessly."""
+    return latents * (1 if slices == 1 else LAYERS * slices) + plane * slices
 
 
 def pixels_touched(prologue: Prologue, left: int, top: int, right: int, bottom: int) -> int:
@@ -235,7 +243,8 @@ def read_index(payload: bytes, header: Header) -> SliceIndex:
     rest = BytesIO(payload[_INDEX_HEAD.size :])
     count, _ = read_varint(rest.read)
     slices = slice_count(header.width, header.height, side)
-    if count != stream_count(slices, header.alpha) or (side and slices == 1):
+    due = stream_count(slices, not header.bilevel, header.alpha or header.bilevel)
+    if count != due or (side and slices == 1):
         raise FormatError(
             f"the slice index states {count} streams for {header.width}x{header.height} pixels of mode {header.mode} in "
             f"slices of side code {code}"
@@ -244,6 +253,29 @@ def read_index(payload: bytes, header: Header) -> SliceIndex:
     if rest.read(1):
         raise FormatError("the slice index is longer than it states")
     return SliceIndex(rate, sizes, side)
+
+
+# ---- metadata --------------------------------------------------------------------------------------------------
+
+
+def write_resolution(dpi: tuple[float, float]) -> bytes:
+    """Dots per inch, across and down.
+
+    Raises:
+        ValueError: not two numbers from 0.001 to four million.
+    """
+    try:
+        across, down = (round(1000 * float(n)) for n in dpi)
+        if min(across, down) < 1:
+            raise ValueError
+        return _RESOLUTION.pack(across, down)
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
+        raise ValueError(f"dpi must be two positive numbers of dots per inch, not {dpi!r}") from error
+
+
+def read_resolution(payload: bytes) -> tuple[float, float]:
+    across, down = _RESOLUTION.unpack(payload)
+    return across / 1000, down / 1000
 
 
 def read_map(packed: bytes, size: int, levels: int) -> bytes:
@@ -297,6 +329,12 @@ class Prologue:
     header: Header
     index: SliceIndex
     metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
+
+    @property
+    def dpi(self) -> tuple[float, float] | None:
+        """Dots per inch, across and down, where the file says them."""
+        payload = self.metadata.get(RESOLUTION, b"")
+        return read_resolution(payload) if len(payload) == _RESOLUTION.size else None
 
 
 def write_container(

@@ -83,7 +83,7 @@ class Layout:
     @property
     def streams(self) -> int:
         """Of the latents; those of alpha follow."""
-        return container.stream_count(self.slices, alpha=False)
+        return container.stream_count(self.slices)
 
     def pixels_of(self, box: Box) -> Box:
         """The pixels of latent positions, cut at the picture's border."""

@@ -106,7 +106,7 @@ class Decoder(LatentPath):
 
     def __init__(self, streams: Streams, plan: RatePlan, bundle: ModelBundle, layout: Layout, threads: int = 0) -> None:
         super().__init__(plan, bundle, layout, threads)
-        due = container.stream_count(layout.slices, layout.alpha)
+        due = container.stream_count(layout.slices, plane=layout.alpha)
         if len(streams) != due:
             raise FormatError(f"{len(streams)} streams where {due} are due")
         self._streams = streams

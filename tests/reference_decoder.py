@@ -36,7 +36,12 @@ def parse(data: bytes) -> dict:
     signature, version, mode, width, height, model = struct.unpack(">4sBBII8s", data[:22])
     assert signature == b"\x8aSGC" and version == 0
     assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
-    file = {"mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA"}[mode], "size": (width, height), "model": model, "metadata": {}}
+    file = {
+        "mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1"}[mode],
+        "size": (width, height),
+        "model": model,
+        "metadata": {},
+    }
     at = 26
     while len(file.get("streams", "?")) < file.get("count", 2):
         start, kind = at, chr(data[at])
@@ -338,6 +343,17 @@ def slices_of(side: int | None, height: int, width: int, scale: int) -> list[tup
     rows, columns = -(-height // scale), -(-width // scale)
     step = side // scale if side else max(rows, columns)
     return [(slice(i, i + step), slice(j, j + step)) for i in range(0, rows, step) for j in range(0, columns, step)]
+
+
+def decode_black_and_white(data: bytes) -> np.ndarray:
+    """bool [H, W]."""
+    file = parse(data)
+    assert (file["mode"], file["model"], file["rate"]) == ("1", bytes(8), 0)
+    plane = np.zeros(file["size"][::-1], np.uint8)
+    for stream, (rows, columns) in zip(file["streams"], slices_of(file["side"], *plane.shape, 1), strict=True):
+        plane[rows, columns] = decode_plane(RangeDecoder(stream), plane[rows, columns].shape)
+    assert set(np.unique(plane)) <= {0, 255}
+    return plane > 0
 
 
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -28,7 +28,9 @@ def test_header_table() -> None:
 def test_chunk_table() -> None:
     """Every chunk type of the code stands in the table, and no other."""
     stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
-    metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS)
+    metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS, container.XMP, container.COMMENT)
+    metadata += (container.RESOLUTION, container.SHOWN_AS)
+    assert all(f"`{view}`" in TEXT for view in container.VIEWS)
     assert stated == {kind.decode() for kind in (container.INDEX, container.SLICE, container.REGIONS, *metadata)}
 
 

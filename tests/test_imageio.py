@@ -109,6 +109,15 @@ def test_alpha(tmp_path: Path, bands: int) -> None:
     assert np.array_equal(iio.imread(tmp_path / "x.sgc")[:, :, -1], picture[:, :, -1])
 
 
+def test_black_and_white(tmp_path: Path) -> None:
+    """A bool array is kept as one."""
+    iio.imwrite(tmp_path / "x.sgc", PICTURE[:, :, 0] > 100, xmp="<x/>", comment="said", dpi=(10, 20))
+    assert iio.improps(tmp_path / "x.sgc").dtype == np.bool_
+    assert np.array_equal(iio.imread(tmp_path / "x.sgc"), PICTURE[:, :, 0] > 100)
+    metadata = iio.immeta(tmp_path / "x.sgc")
+    assert (metadata["xmp"], metadata["comment"], metadata["dpi"]) == (b"<x/>", b"said", (10, 20))
+
+
 @pytest.mark.parametrize(
     ("picture", "error", "text"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageDraw, ImageFile, UnidentifiedImageError, features
 
 import pillow_semicodec
 from pillow_semicodec import container
@@ -50,22 +50,44 @@ def test_opening_decodes_nothing(image: Image.Image, monkeypatch: pytest.MonkeyP
         assert opened.info["exif"] == b"Exif\0\0x"
 
 
-MODES = {
-    "1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("mode", "result"), MODES.items())
-def test_modes_that_are_written(image: Image.Image, mode: str, result: str) -> None:
-    """L and RGB are native; other opaque modes are converted as Pillow converts them."""
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"])
+def test_modes_are_kept(image: Image.Image, mode: str) -> None:
+    """L and RGB are coded as they are, others as Pillow converts them to RGB and back."""
     source = Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
+    coded_as = "L" if mode == "L" else "RGB"
     decoded = Image.open(saved(source, quality=90))
-    expected = Image.open(saved(source.convert(result), quality=90))
-    assert decoded.mode == result
+    expected = Image.open(saved(source.convert(coded_as), quality=90)).convert(mode)
+    assert decoded.mode == mode
     assert decoded.tobytes() == expected.tobytes()
+    assert pickle.loads(pickle.dumps(decoded)).mode == mode
 
 
-@pytest.mark.parametrize(("mode", "result"), {"RGBA": "RGBA", "LA": "LA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.items())
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (160, 96), (1100, 40)])
+def test_black_and_white_is_exact(size: tuple[int, int]) -> None:
+    """Without a model, in fewer bytes than PNG takes for a drawing, whole and in boxes."""
+    drawing = Image.new("1", size, 1)
+    ImageDraw.Draw(drawing).line((0, 0, size[0] // 2, size[1]), 0, 3)
+    file = saved(drawing)
+    with Image.open(file) as opened:
+        assert (opened.mode, opened.size, opened.info) == ("1", size, {})
+        opened.verify()
+    with Image.open(file) as opened:
+        assert opened.crop((0, 0, 1, 1)).getpixel((0, 0)) == drawing.getpixel((0, 0))
+        assert opened.tobytes() == drawing.tobytes()
+    png = io.BytesIO()
+    drawing.save(png, "PNG", optimize=True)
+    assert len(file.getvalue()) <= png.tell() + 20
+    with pytest.raises(pillow_semicodec.UnsupportedError, match="black and white"):
+        pillow_semicodec.analyze(file.getvalue())
+
+
+def test_palettes_become_colours(image: Image.Image) -> None:
+    """A palette is coded by its colours."""
+    decoded = Image.open(saved(image.convert("P"), quality=90))
+    assert decoded.tobytes() == Image.open(saved(image.convert("P").convert("RGB"), quality=90)).tobytes()
+
+
+@pytest.mark.parametrize(("mode", "result"), {"RGBA": "RGBA", "LA": "LA", "PA": "RGBA", "La": "La", "RGBa": "RGBa"}.items())
 def test_modes_with_alpha(image: Image.Image, mode: str, result: str) -> None:
     """Alpha is kept exactly, colours where they are seen."""
     alpha = Image.new("L", image.size, 255)
@@ -79,7 +101,7 @@ def test_modes_with_alpha(image: Image.Image, mode: str, result: str) -> None:
     expected = source.convert(result)
     decoded = Image.open(saved(source.convert(mode), quality=95))
     assert decoded.mode == result
-    assert decoded.getchannel("A").tobytes() == alpha.tobytes()
+    assert decoded.getchannel(decoded.getbands()[-1]).tobytes() == alpha.tobytes()
     seen = np.asarray(alpha) == 255
     difference = np.asarray(decoded).astype(int) - np.asarray(expected)
     assert np.abs(difference[seen]).mean() < 20  # a palette's dither, by a tiny model
@@ -144,6 +166,15 @@ def test_metadata(image: Image.Image) -> None:
         assert dict(opened.getexif()) == {0x0112: 6, 0x010E: "a description"}
     assert exif.tobytes() == before
     assert "exif" not in Image.open(saved(image)).info
+    options = {"xmp": b"<x:xmpmeta/>", "comment": "zwölf", "dpi": (300, 72.5)}
+    with Image.open(saved(image, **options)) as opened:
+        info = {key: opened.info[key] for key in options}
+        assert info == {**options, "comment": "zwölf".encode(), "dpi": (300.0, 72.5)}
+        for key in options:
+            assert key not in Image.open(saved(opened)).info
+    for wrong in ((0, 1), (1, 2, 3), "fine", 300, (1e9, 1)):
+        with pytest.raises(ValueError, match="dpi"):
+            saved(image, dpi=wrong)
 
 
 def test_truncated_files(image: Image.Image) -> None:

@@ -42,6 +42,10 @@ def good() -> None:
     cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64}
     noise = np.random.default_rng(1).integers(0, 256, (41, 30, 1), dtype=np.uint8)
     cases["grey-alpha"] = np.concatenate([photo(41, 30, 8)[:, :, :1], noise], 2), 30, {"exact": True}
+    cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}
+    bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
+    (GOLDEN / "v0" / "black-and-white.sgc").write_bytes(bilevel)
+    np.savez_compressed(GOLDEN / "v0" / "black-and-white.npz", pixels=disc[:, :, 0] > 128)
     for name, (picture, quality, extra) in cases.items():
         data = sgc.encode(picture, quality, threads=1, **extra)
         latents = latents_of(data)

@@ -145,7 +145,10 @@ class SgcImageFile(ImageFile.ImageFile):
 
 
 class SgcDecoder(ImageFile.PyDecoder):
-    """Decodes all slices into the image; ``args`` is (prologue,)."""
+    """Decodes all slices into the image; ``args`` is (prologue,).
+
+    With ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is missing or damaged is what the model expects on average.
+    """
 
     _pulls_fd = True
 
@@ -155,7 +158,8 @@ class SgcDecoder(ImageFile.PyDecoder):
         (prologue,) = self.args
         assert self.fd is not None
         try:
-            streams = container.read_slices(self.fd.read, prologue.index, options.LIMITS)
+            read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
+            streams = read(self.fd.read, prologue.index, options.LIMITS)
             canvas = _Canvas(self.im, prologue.header.mode)
             codec.decode_picture(prologue, streams, out=canvas, threads=options.THREADS)
         except SemicodecError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .container import CutStream
 from .entropy.coder import StreamDecoder, StreamEncoder
 from .entropy.lossless import decode_plane, encode_plane
 from .layout import Layout, Streams
@@ -116,11 +117,13 @@ def _coded(plane: Pixels) -> bytes:
 
 
 def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
-    """Alpha of one slice, uint8 [rows, columns].
+    """Alpha of one slice, uint8 [rows, columns]; opaque, or white, if it has not arrived as a whole.
 
     Raises:
         FormatError: the stream cannot have been made by an encoder.
     """
+    if isinstance(stream, CutStream):
+        return np.full(shape, 255, np.uint8)
     decoder = StreamDecoder(stream)
     plane = decode_plane(decoder, shape)
     decoder.finish()

@@ -378,6 +378,35 @@ def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) 
     return tuple(slices)
 
 
+class CutStream(bytes):
+    """What has arrived, unharmed, of a stream: its beginning, or nothing."""
+
+
+def read_arrived(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
+    """Like ``read_slices``, of a file that may be cut off or damaged: streams that are not whole are ``CutStream``."""
+    slices: list[bytes] = []
+    arrived = bytearray()
+
+    def noted(size: int) -> bytes:
+        piece = read(size)
+        arrived.extend(piece)
+        return piece
+
+    for size in index.stream_sizes:
+        arrived.clear()
+        try:
+            chunk = read_chunk(noted, limits, size)
+            slices.append(chunk.payload if chunk.type == SLICE else CutStream())
+        except ChecksumError:
+            slices.append(CutStream())
+        except (TruncatedError, FormatError) as error:
+            head = 1 + len(write_varint(size))
+            slices.append(CutStream(arrived[head : head + size] if isinstance(error, TruncatedError) else b""))
+            break
+    slices += [CutStream()] * (len(index.stream_sizes) - len(slices))
+    return tuple(slices)
+
+
 class SliceReader(Sequence[bytes]):
     """The streams of ``read_slices``, each read and checked when it is asked for, from any thread: a part of a picture costs
     the bytes of its own slices.

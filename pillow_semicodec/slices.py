@@ -100,6 +100,8 @@ class Encoder(LatentPath):
 class Decoder(LatentPath):
     """Mirror of ``Encoder``: streams → z_hat → step 1 → step 2 and ŷ → pixels.
 
+    What is missing of cut streams (``container.CutStream``) is taken for 0, the model's mean; missing alpha for opaque.
+
     Raises:
         FormatError: the streams are not of this layout; methods raise it for streams that no encoder makes.
     """
@@ -111,10 +113,14 @@ class Decoder(LatentPath):
             raise FormatError(f"{len(streams)} streams where {due} are due")
         self._streams = streams
         self.y_hat = Plane(layout.latents, weakly(self._y_hat))
-        self._whole = StreamDecoder(streams[0]) if layout.slices == 1 else None
+        self._whole = self._decoder(0) if layout.slices == 1 else None
+
+    def _decoder(self, k: int) -> StreamDecoder:
+        stream = self._streams[k]
+        return StreamDecoder(stream, isinstance(stream, container.CutStream))
 
     def _coder(self, layer: int, i: int, j: int) -> StreamDecoder:
-        return self._whole or StreamDecoder(self._streams[layer * self.layout.slices + self.layout.latents.number(i, j)])
+        return self._whole or self._decoder(layer * self.layout.slices + self.layout.latents.number(i, j))
 
     def _finish(self, coder: StreamDecoder, last: bool = False) -> None:
         if last or coder is not self._whole:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, UnidentifiedImageError, features
 
 import pillow_semicodec
@@ -185,6 +187,58 @@ def test_truncated_files(image: Image.Image) -> None:
             Image.open(io.BytesIO(data[:length]))
     with Image.open(io.BytesIO(data[:-5])) as opened, pytest.raises(OSError, match="ends inside"):
         opened.load()
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+
+@settings(max_examples=20)
+@given(st.floats(0, 1), st.sampled_from(["L", "RGB", "RGBA", "1"]), st.booleans())
+def test_what_has_arrived_is_shown(part: float, mode: str, sliced: bool) -> None:
+    """Of a file that is cut anywhere behind its index: the more there is, the nearer; slices that are whole are exact."""
+    whole = Image.fromarray(photo(200, 330)).convert(mode)
+    if mode == "RGBA":
+        whole.putalpha(Image.linear_gradient("L").resize(whole.size))
+    data = pillow_semicodec.encode(np.asarray(whole), 60, slice_side=64 if sliced else 0)
+    with Image.open(io.BytesIO(data)) as opened:
+        start = opened.tile[0].offset
+        expected = np.asarray(opened)
+    end = round(start + part * (len(data) - start))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        with Image.open(io.BytesIO(data[:end])) as opened:
+            shown = np.asarray(opened)
+    assert shown.shape == expected.shape
+    if end == len(data):
+        assert np.array_equal(shown, expected)
+    if sliced and mode == "RGB":  # the last stream is that of the last slice: what is far from it has arrived
+        size = container.read_prologue(io.BytesIO(data).read).index.stream_sizes[-1]
+        if end >= len(data) - size - 6:
+            assert np.array_equal(shown[:100, :180], expected[:100, :180])
+
+
+def test_more_bytes_show_more(lenient: None) -> None:
+    """In one slice, too: what is certain of a cut stream is used."""
+    data = saved(Image.fromarray(photo(200, 330)), quality=90).getvalue()
+    expected = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    errors = [
+        np.abs(np.asarray(Image.open(io.BytesIO(data[: round(len(data) * part)]))) - expected).mean()
+        for part in (0.1, 0.5, 0.8, 0.97, 1)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0 < errors[-2] < errors[0] / 2
+
+
+def test_damage_stays_where_it_happened(lenient: None) -> None:
+    """A slice whose checksum is wrong is left out; far from it nothing changes."""
+    data = bytearray(pillow_semicodec.encode(photo(400, 640), 60, slice_side=64))
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    data[-10] ^= 1
+    shown = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.array_equal(shown[:200, :400], expected[:200, :400])
+    assert not np.array_equal(shown, expected)
 
 
 def test_damaged_files(image: Image.Image) -> None:

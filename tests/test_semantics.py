@@ -259,7 +259,7 @@ def test_describe_checks_its_arguments() -> None:
     with pytest.raises(TypeError, match="uint8"):
         sgc.describe(photo().astype(float))
     with pytest.raises(ValueError, match="shape"):
-        sgc.describe(np.zeros((4, 4, 4), np.uint8))
+        sgc.describe(np.zeros((4, 4, 5), np.uint8))
     with pytest.raises(ValueError, match="quality"):
         sgc.describe(photo(), quality=-5)
 

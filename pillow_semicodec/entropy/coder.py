@@ -104,12 +104,35 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Mirror of StreamEncoder."""
+    """Mirror of StreamEncoder.
 
-    def __init__(self, stream: bytes) -> None:
-        if len(stream) % 4:
+    Args:
+        cut: the stream may lack its end; what is not certain without it is decoded as 0.
+    """
+
+    def __init__(self, stream: bytes, cut: bool = False) -> None:
+        if len(stream) % 4 and not cut:
             raise FormatError("an entropy-coded stream is not a whole number of words")
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(stream, "<u4").astype(np.uint32))
+        words = np.frombuffer(stream[: len(stream) // 4 * 4], "<u4").astype(np.uint32)
+        self._coder = constriction.stream.queue.RangeDecoder(words)
+        # Words that are missing count as zeros. Symbols that zeros and ones in their place agree on do not depend on them.
+        ones = np.full(4, 2**32 - 1, np.uint32)
+        self._other = constriction.stream.queue.RangeDecoder(np.concatenate([words, ones])) if cut else None
+        self._ended = False
+
+    def _take(self, *arguments: Any) -> Values:
+        """As many symbols as were asked for, or those that are certain."""
+        if self._other is None:
+            return _checked(self._coder.decode, *arguments)
+        if self._ended:
+            return np.empty(0, np.int32)
+        try:
+            symbols, others = (_checked(coder.decode, *arguments) for coder in (self._coder, self._other))
+        except FormatError:
+            symbols, others = np.zeros(1, np.int32), np.ones(1, np.int32)
+        differing = np.flatnonzero(symbols != others)
+        self._ended = bool(len(differing))
+        return symbols[: differing[0]] if self._ended else symbols
 
     def decode(self, indexes: NDArray[np.integer], models: TableModels) -> Values:
         """Values [N] for table ``indexes`` [N].
@@ -124,8 +147,8 @@ class StreamDecoder:
             size = int(models.tables.sizes[k])
             if not size:
                 continue
-            symbols = _checked(self._coder.decode, models.model(k), end - start)
-            ordered[start:end] = symbols + models.tables.minimums[k]
+            symbols = self._take(models.model(k), end - start)
+            ordered[start : start + len(symbols)] = symbols + models.tables.minimums[k]
             escapes.append(start + np.flatnonzero(symbols == size - 1))
         if escapes:
             positions = np.concatenate(escapes)
@@ -136,15 +159,18 @@ class StreamDecoder:
         return values
 
     def _decode_escapes(self, count: int) -> Values:
-        classes = _checked(self._coder.decode, _CLASSES, count)
-        if classes.max() > 23:
+        classes = self._take(_CLASSES, count)
+        if len(classes) and classes.max() > 23:
             raise FormatError("an escaped value is out of range")
         folded = (1 << classes).astype(np.int32)
         wide = classes > 0
         if wide.any():
-            folded[wide] += _checked(self._coder.decode, _MANTISSAS, folded[wide].copy())
+            mantissas = self._take(_MANTISSAS, folded[wide].copy())
+            folded[wide] = np.where(np.arange(wide.sum()) < len(mantissas), folded[wide], 1)
+            folded[np.flatnonzero(wide)[: len(mantissas)]] += mantissas
         folded -= 1
-        values = np.where(folded & 1, -(folded + 1) // 2, folded // 2).astype(np.int32)
+        values = np.zeros(count, np.int32)
+        values[: len(folded)] = np.where(folded & 1, -(folded + 1) // 2, folded // 2)
         if int(np.abs(values).max()) > MAGNITUDE_LIMIT:
             raise FormatError("an escaped value is out of range")
         return values
@@ -161,7 +187,7 @@ class StreamDecoder:
 
     def finish(self) -> None:
         """Raise FormatError if the stream holds more than was decoded."""
-        if not self._coder.maybe_exhausted():
+        if self._other is None and not self._coder.maybe_exhausted():
             raise FormatError("an entropy-coded stream is longer than its picture")
 
 

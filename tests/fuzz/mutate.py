@@ -63,7 +63,7 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
     header = bytearray(container.write_header(prologue.header)[:22])
     if random.random() < 0.5:
         at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
-        header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(3))
+        header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(6))
     if random.random() < 0.7:
         k = int(random.integers(len(payloads)))
         payloads[k] = mutate(payloads[k], random)

@@ -73,19 +73,21 @@ class EightBitBlock(DepthConvBlock):
     """Same parameters, same function, but for the rounding.
 
     Attributes:
-        log_steps: of what the depthwise convolution, ``pointwise_out`` and ``project`` read, [3]; learned.
+        log_steps: of what the depthwise convolution, ``pointwise_out`` and ``project`` read; and how much finer or coarser
+            than the path's the steps are with which ``pointwise_in`` and ``expand`` read it, [5]; learned.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.log_steps = nn.Parameter(torch.zeros(3))
+        self.log_steps = nn.Parameter(torch.zeros(5))
 
     def forward(self, x: Tensor, log_stream_step: Tensor) -> Tensor:  # type: ignore[override]
-        inner_step, middle_step, hidden_step = self.log_steps
-        inner = _convolve(self.pointwise_in, to_levels(x, log_stream_step, True), log_stream_step)
+        inner_step, middle_step, hidden_step = self.log_steps[:3]
+        in_step, expand_step = (log_stream_step + ratio for ratio in self.log_steps[3:])
+        inner = _convolve(self.pointwise_in, to_levels(x, in_step, True), in_step)
         middle = _convolve(self.depthwise, to_levels(inner, inner_step, False), inner_step)
         x = x + _convolve(self.pointwise_out, to_levels(middle, middle_step, True), middle_step)
-        hidden = _convolve(self.expand, to_levels(x, log_stream_step, True), log_stream_step)
+        hidden = _convolve(self.expand, to_levels(x, expand_step, True), expand_step)
         return x + _convolve(self.project, to_levels(hidden, hidden_step, False), hidden_step)
 
 
@@ -106,7 +108,7 @@ class EightBitBlocks(nn.Sequential):
     """Blocks one after another, to be calibrated before they are used.
 
     Attributes:
-        log_stream_step: of what all blocks read from the residual path, [C, 1, 1]; learned.
+        log_stream_step: of the residual path, [C, 1, 1]; learned.
     """
 
     def __init__(self, channels: int, count: int) -> None:
@@ -134,23 +136,26 @@ class EightBitBlocks(nn.Sequential):
         def largest(values: Tensor) -> Tensor:
             return _magnitude(values, covered)
 
-        seen = largest(x)
+        read = []
         for block in self:
             assert isinstance(block, EightBitBlock)
+            read.append(largest(x))
             _equalise(block.pointwise_in, block.depthwise, largest(F.relu(block.pointwise_in(x))))
             inner = F.relu(block.pointwise_in(x))
             _equalise(block.depthwise, block.pointwise_out, largest(block.depthwise(inner)))
             middle = block.depthwise(inner)
             x = x + block.pointwise_out(middle)
-            seen = torch.maximum(seen, largest(x))
+            read.append(largest(x))
             _equalise(block.expand, block.project, largest(F.relu(block.expand(x))))
             hidden = F.relu(block.expand(x))
             x = x + block.project(hidden)
-            seen = torch.maximum(seen, largest(x))
             ranges = ((inner, False), (middle, True), (hidden, False))
             steps = torch.stack([fitting_steps(largest(v).max(), signed) for v, signed in ranges])
-            block.log_steps.copy_(steps.log())
-        self.log_stream_step.copy_(fitting_steps(seen, True).log()[:, None, None])
+            block.log_steps[:3] = steps.log()
+        logarithms = torch.stack([fitting_steps(values, True).log() for values in read])
+        self.log_stream_step.copy_(logarithms.mean(0)[:, None, None])
+        for block, ratios in zip(self, (logarithms - logarithms.mean(0)).mean(1).view(-1, 2), strict=True):
+            block.log_steps[3:] = ratios
 
 
 def _magnitude(x: Tensor, covered: float) -> Tensor:

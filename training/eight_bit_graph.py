@@ -194,12 +194,12 @@ def _blocks(g: _Graph, x: str, blocks: EightBitBlocks, size: str) -> str:
 
 
 def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, image_shape: str) -> str:
-    inner_step, middle_step, hidden_step = (float(s) for s in block.log_steps.exp())
+    inner_step, middle_step, hidden_step, in_ratio, expand_ratio = (float(s) for s in block.log_steps.exp())
     unit = stream_step.flatten()
 
-    def read(x: str, conv: nn.Conv2d, step: float) -> str:
-        image = g.add("Reshape", g.to_bytes(x, 1.0, True), image_shape)
-        weight, bias = g.weight(conv.weight * stream_step, conv.bias, 1.0)  # type: ignore[arg-type]
+    def read(x: str, ratio: float, conv: nn.Conv2d, step: float) -> str:
+        image = g.add("Reshape", g.to_bytes(x, ratio, True), image_shape)
+        weight, bias = g.weight(conv.weight * stream_step, conv.bias, ratio)  # type: ignore[arg-type]
         result = g.add("Conv", g.add("Transpose", image, perm=[0, 3, 1, 2]), weight, bias)
         return g.to_bytes(g.add("Relu", result), step, False)
 
@@ -208,11 +208,11 @@ def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, i
         weight, bias = g.weight(conv.weight, conv.bias, step, transposed=True)  # type: ignore[arg-type]
         return g.add("Add", x, g.add("Gemm", rows, weight, bias))
 
-    inner = read(x, block.pointwise_in, inner_step)
+    inner = read(x, in_ratio, block.pointwise_in, inner_step)
     weight, bias = g.weight(block.depthwise.weight, block.depthwise.bias, inner_step)  # type: ignore[arg-type]
     middle = g.add("Conv", inner, weight, bias, group=block.depthwise.groups, pads=[1, 1, 1, 1])
     x = write(x, g.to_bytes(middle, middle_step, True), _in_units(block.pointwise_out, unit), middle_step)
-    return write(x, read(x, block.expand, hidden_step), _in_units(block.project, unit), hidden_step)
+    return write(x, read(x, expand_ratio, block.expand, hidden_step), _in_units(block.project, unit), hidden_step)
 
 
 def _in_units(conv: nn.Conv2d, unit: torch.Tensor) -> nn.Conv2d:

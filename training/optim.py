@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from .layers import DepthConvBlock
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024): singular values come near 1 within five rounds
 NEWTON_SCHULZ_ROUNDS = 5
+STEPS, STEPS_SPEED = ("log_steps", "log_stream_step"), 8.0  # of 8-bit blocks: logarithms may move faster than weights
 MUON_RMS = 0.2  # of an entry of an update, about AdamW's (Liu et al., 2025): the two share one learning rate
 
 
@@ -66,7 +66,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Over all parameters of ``module``. Muon takes the pointwise convolutions of the residual blocks; what carries the
+    """Over all parameters of ``module``; ``speed`` of a group is its learning rate's multiple. Muon takes the pointwise convolutions of the residual blocks; what carries the
     linear path, depth-wise and integer layers stay with AdamW.
     """
     matrices = {
@@ -75,13 +75,17 @@ def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         if isinstance(block, DepthConvBlock)
         for layer in (block.pointwise_in, block.pointwise_out, block.expand, block.project)
     }
-    parameters = list(module.parameters())
-    if not config.muon:
-        return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
-    groups: Iterable[dict[str, Any]] = [
-        {"params": [p for p in parameters if (id(p) in matrices) == muon], "muon": muon} for muon in (False, True)
+    steps = {id(p) for name, p in module.named_parameters() if name.endswith(STEPS)}
+    groups: list[dict[str, Any]] = [
+        {"params": [], "muon": False, "speed": 1.0},
+        {"params": [], "muon": False, "speed": STEPS_SPEED, "weight_decay": 0.0},
+        {"params": [], "muon": True, "speed": 1.0},
     ]
-    return MuonAdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay)
+    for p in module.parameters():
+        groups[1 if id(p) in steps else 2 if config.muon and id(p) in matrices else 0]["params"].append(p)
+    groups = [group for group in groups if group["params"]]
+    kind = MuonAdamW if config.muon else torch.optim.AdamW
+    return kind(groups, config.lr, config.betas, weight_decay=config.weight_decay)
 
 
 def state_of(optimiser: torch.optim.Optimizer, objective: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
         lr = learning_rate(config, step, progress)
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["speed"]
         target = to_signal(sampler.next().to(device, non_blocking=True))
         rate = torch.rand(len(target), generator=generator).to(device)
         x = add_noise(target, config, generator)

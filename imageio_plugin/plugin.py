@@ -145,6 +145,7 @@ class SemicodecPlugin(PluginV3):
         xmp: bytes | str | None = None,
         dpi: tuple[float, float] | None = None,
         comment: bytes | str | None = None,
+        preview: bool | None = None,
     ) -> bytes | None:
         """Encode a picture, uint8 [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], or bool [H, W]; the options are those of
         ``pillow_semicodec.encode``.
@@ -183,6 +184,7 @@ class SemicodecPlugin(PluginV3):
                 xmp=xmp,
                 dpi=dpi,
                 comment=comment,
+                preview=preview,
                 limits=sgc.options.LIMITS,
             )
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

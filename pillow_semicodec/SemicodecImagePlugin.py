@@ -9,6 +9,7 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 from __future__ import annotations
 
 import contextlib
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageFile
@@ -96,12 +97,29 @@ class SgcImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         self.fp.seek(pos)
 
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Take the preview that large pictures hold for the picture, if it is not smaller than ``size``.
+
+        ``Image.thumbnail`` asks for it by itself. The mode stays.
+        """
+        if size is None or len(self.tile) != 1 or len(self.tile[0].args) != 1:
+            return None
+        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
+        scale, data = prologue.preview or (1, b"")
+        width, height = -(-self.width // scale), -(-self.height // scale)
+        if scale == 1 or width < size[0] or height < size[1]:
+            return None
+        box = (0, 0, self.width / scale, self.height / scale)
+        self._size = width, height
+        self.tile = [ImageFile._Tile("sgc", (0, 0, width, height), self.tile[0].offset, (prologue, data))]
+        return self.mode, box
+
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         """As always; but of a large picture that is not loaded, a small box is read and decoded alone.
 
         Where boxes have added up to half of the picture, it is loaded.
         """
-        part = self._part(box) if box is not None and self.tile else None
+        part = self._part(box) if box is not None and self.tile and len(self.tile[0].args) == 1 else None
         return super().crop(box) if part is None else part
 
     def _part(self, box: tuple[float, float, float, float]) -> Image.Image | None:
@@ -136,7 +154,7 @@ class SgcImageFile(ImageFile.ImageFile):
         if self.fp is None or not self.tile:
             raise RuntimeError("verify must be called directly after open")
         self.fp.seek(self.tile[0].offset)
-        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
+        prologue = cast(tuple[container.Prologue], self.tile[0].args)[0]
         try:
             container.read_slices(self.fp.read, prologue.index, options.LIMITS)
         except SemicodecError as error:
@@ -145,7 +163,7 @@ class SgcImageFile(ImageFile.ImageFile):
 
 
 class SgcDecoder(ImageFile.PyDecoder):
-    """Decodes all slices into the image; ``args`` is (prologue,).
+    """Decodes all slices into the image; ``args`` is (prologue,), or with its preview (prologue, file) to decode that.
 
     With ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is missing or damaged is what the model expects on average.
     """
@@ -155,11 +173,14 @@ class SgcDecoder(ImageFile.PyDecoder):
     def decode(self, buffer: Any) -> tuple[int, int]:
         from . import codec
 
-        (prologue,) = self.args
+        prologue, *preview = self.args
         assert self.fd is not None
+        file: IO[bytes] = BytesIO(preview[0]) if preview else self.fd
         try:
+            if preview:
+                prologue = container.read_prologue(file.read, options.LIMITS)
             read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
-            streams = read(self.fd.read, prologue.index, options.LIMITS)
+            streams = read(file.read, prologue.index, options.LIMITS)
             canvas = _Canvas(self.im, prologue.header.mode)
             codec.decode_picture(prologue, streams, out=canvas, threads=options.THREADS)
         except SemicodecError as error:
@@ -207,7 +228,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75), ``icc_profile`` (default: that of ``im.info``), ``exif``
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
-    default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``.
+    default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
+    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``).
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its 16 bits.
@@ -239,6 +261,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             dpi=settings.get("dpi"),
             comment=settings.get("comment"),
             shown_as=im.mode if im.mode in container.VIEWS else None,
+            preview=settings.get("preview"),
             limits=options.LIMITS,
         )
     except (LimitExceededError, UnsupportedError) as error:

@@ -30,6 +30,7 @@ CHUNK_TITLES = {
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",
     container.REGIONS: "regions of interest",
+    container.PREVIEW: "preview",
     container.XMP: "XMP",
     container.COMMENT: "comment",
     container.RESOLUTION: "resolution",

@@ -23,6 +23,7 @@ from .slices import Decoder, Encoder, analyse
 
 DEFAULT_QUALITY = 75
 SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
+PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictures that get one, its longer side at most
 SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
 
 
@@ -43,6 +44,7 @@ def encode(
     dpi: tuple[float, float] | None = None,
     comment: bytes | str | None = None,
     shown_as: str | None = None,
+    preview: bool | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
     """Compress a picture.
@@ -67,6 +69,8 @@ def encode(
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
+        preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
+            default from 8 megapixels on, where it takes less than 2 % of the bytes.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
@@ -92,6 +96,11 @@ def encode(
     if alpha:
         colours = VisibleColours(picture, exact)
     bundle = find_model(model)
+    if preview or (preview is None and height * width >= PREVIEW_FROM):
+        small = pixels.reduced(picture, _preview_scale(height, width), alpha)
+        metadata[container.PREVIEW] = encode(
+            small, min(quality, PREVIEW_QUALITY), model=model, threads=threads, exact=exact, preview=False, limits=limits
+        )
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     y = analyse(colours, bundle, layout, threads)
     encoder = Encoder(y, plan, bundle, layout, threads)
@@ -113,6 +122,11 @@ def encode(
         streams = (*streams, *encode_alpha(picture, layout, levels_of(alpha_quality), threads))
     mode = ("RGB" if len(colours.shape) == 3 else "L") + "A" * alpha
     return _file(Header(width, height, mode, bundle.model_id), plan.rate, streams, metadata, layout)
+
+
+def _preview_scale(height: int, width: int) -> int:
+    """The smallest one, of at least 2, whose preview has no more than ``PREVIEW_SIDE`` pixels a side."""
+    return next(s for s in container.PREVIEW_SCALES if -(-max(height, width) // s) <= PREVIEW_SIDE)
 
 
 def _file(header: Header, rate: int, streams: Streams, metadata: dict[bytes, bytes], layout: Layout) -> bytes:

@@ -29,7 +29,7 @@ _MODE_CODES = {mode: code for code, mode in MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
 INDEX, SLICE, REGIONS = b"I", b"S", b"R"
-EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS = b"e", b"c", b"m", b"x", b"t", b"d", b"v"
+EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 
 _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
 VIEWS = ("YCbCr", "LAB", "HSV", "CMYK", "RGBX", "RGBa", "La")  # modes of Pillow that are coded as L, RGB, LA or RGBA
@@ -39,6 +39,7 @@ WHOLE_PICTURE = 255
 SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
+PREVIEW_SCALES = tuple(2**k for k in range(1, 16))
 REACH = 128  # pixels beyond a box that it depends on: two hyper positions (FORMAT.md section 5)
 
 
@@ -329,6 +330,25 @@ class Prologue:
     header: Header
     index: SliceIndex
     metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
+
+    @property
+    def preview(self) -> tuple[int, bytes] | None:
+        """(how many times smaller it is, an SGC file) of a small version of the picture that is stored in its file."""
+        data = self.metadata.get(PREVIEW)
+        if data is None:
+            return None
+        try:
+            small = read_header(BytesIO(data).read)
+        except (
+            FormatError,
+            UnsupportedError,
+            LimitExceededError,
+        ):  # an ancillary chunk never keeps a picture from being read
+            return None
+        for scale in PREVIEW_SCALES:
+            if (small.width, small.height) == (-(-self.header.width // scale), -(-self.header.height // scale)):
+                return scale, data
+        return None
 
     @property
     def dpi(self) -> tuple[float, float] | None:

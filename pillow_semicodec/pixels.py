@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +66,28 @@ def _step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.
     for positions in found:
         positions.flags.writeable = False
     return found
+
+
+def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
+    """A picture ``scale`` times smaller: means of squares, in front of alpha (the last band) weighted by it.
+
+    Args:
+        picture: uint8 [H, W] or [H, W, C]: an array, or anything out of which boxes are cut.
+    """
+    height, width = picture.shape[:2]
+    columns = np.arange(0, width, scale)
+    rows_at_once = max(1, 2**20 // (width * scale)) * scale
+    out = []
+    for top in range(0, height, rows_at_once):
+        part = np.asarray(picture[top : min(top + rows_at_once, height), 0:width]).astype(np.float64)
+        if alpha:
+            part[:, :, :-1] *= part[:, :, -1:]
+        sums = np.add.reduceat(np.add.reduceat(part, np.arange(0, len(part), scale), 0), columns, 1)
+        counts = np.outer(*(np.diff(np.append(np.arange(0, n, scale), n)) for n in part.shape[:2]))
+        if alpha:
+            sums[:, :, :-1] /= np.maximum(sums[:, :, -1:], 1)
+            sums[:, :, -1] /= counts
+        else:
+            sums /= counts.reshape(*counts.shape, *[1] * (part.ndim - 2))
+        out.append(np.rint(sums).astype(np.uint8))
+    return np.concatenate(out)

@@ -189,6 +189,46 @@ def test_truncated_files(image: Image.Image) -> None:
         opened.load()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "HSV"])
+@pytest.mark.parametrize("size", [(301, 200), (1, 90), (1201, 40)])
+def test_thumbnails_come_from_the_preview(mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any mode and size, near to those of the whole picture, which is not decoded; larger ones decode it."""
+    picture = Image.fromarray(photo(size[1], size[0])).convert(mode)
+    file = saved(picture, quality=90, preview=True)
+    with Image.open(file) as opened:
+        expected = opened.reduce(2 if size[0] < 1000 else 4)
+    with Image.open(file) as opened:
+        assert opened.draft(None, opened.size) is None
+        drafted = opened.draft(None, (2, 2) if min(size) > 1 else (1, 1))
+        assert drafted is not None
+        assert drafted[0] == mode
+        assert opened.size == expected.size
+        assert np.allclose(drafted[1][2:], [n / (2 if size[0] < 1000 else 4) for n in size])
+        slices = "pillow_semicodec.SemicodecImagePlugin.container.read_slices"
+        real = container.read_slices
+        monkeypatch.setattr(slices, lambda read, index, limits: real(read, index, limits))
+        assert opened.mode == mode
+        difference = np.abs(np.asarray(opened.convert("RGB")).astype(int) - np.asarray(expected.convert("RGB")))
+        assert difference.mean() < 25
+    with Image.open(file) as opened:
+        opened.thumbnail((size[0] // 4 + 1, 99))
+        assert opened.width <= size[0] // 4 + 1
+
+
+def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default from a size on; a preview that is damaged or of another size is none."""
+    monkeypatch.setattr("pillow_semicodec.codec.PREVIEW_FROM", 5000)
+    small, large = (Image.fromarray(photo(n, 100)) for n in (40, 60))
+    for picture, options, there in ((small, {}, False), (large, {}, True), (large, {"preview": False}, False)):
+        prologue = container.read_prologue(saved(picture, **options).read)
+        assert (prologue.preview is not None) == there
+    foreign = saved(Image.fromarray(photo(70, 100))).getvalue()
+    for preview in (b"", b"no file", foreign):
+        prologue = container.read_prologue(saved(small).read)
+        broken = container.Prologue(prologue.header, prologue.index, {container.PREVIEW: preview})
+        assert broken.preview is None
+
+
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

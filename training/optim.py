@@ -66,8 +66,8 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Over all parameters of ``module``; ``speed`` of a group is its learning rate's multiple. Muon takes the pointwise convolutions of the residual blocks; what carries the
-    linear path, depth-wise and integer layers stay with AdamW.
+    """Over all parameters of ``module``; a group's ``speed`` multiplies its learning rate. Muon takes the pointwise
+    convolutions of the residual blocks; what carries the linear path, depth-wise and integer layers stay with AdamW.
     """
     matrices = {
         id(layer.weight)

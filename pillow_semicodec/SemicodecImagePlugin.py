@@ -102,9 +102,9 @@ class SgcImageFile(ImageFile.ImageFile):
 
         ``Image.thumbnail`` asks for it by itself. The mode stays.
         """
-        if size is None or len(self.tile) != 1 or len(self.tile[0].args) != 1:
+        prologue = self._prologue()
+        if size is None or prologue is None:
             return None
-        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
         scale, data = prologue.preview or (1, b"")
         width, height = -(-self.width // scale), -(-self.height // scale)
         if scale == 1 or width < size[0] or height < size[1]:
@@ -119,15 +119,20 @@ class SgcImageFile(ImageFile.ImageFile):
 
         Where boxes have added up to half of the picture, it is loaded.
         """
-        part = self._part(box) if box is not None and self.tile and len(self.tile[0].args) == 1 else None
+        prologue = self._prologue()
+        part = self._part(box, prologue) if box is not None and prologue is not None else None
         return super().crop(box) if part is None else part
 
-    def _part(self, box: tuple[float, float, float, float]) -> Image.Image | None:
+    def _prologue(self) -> container.Prologue | None:
+        """Of the whole picture, as long as that is what ``load`` will decode."""
+        arguments = cast(tuple[container.Prologue, ...], self.tile[0].args) if self.tile else ()
+        return arguments[0] if len(arguments) == 1 else None
+
+    def _part(self, box: tuple[float, float, float, float], prologue: container.Prologue) -> Image.Image | None:
         """A box of the picture, unless it is as well to load all of it, or it is for Pillow to say what is wrong."""
         left, top, right, bottom = (round(n) for n in box)
         if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
             return None
-        (prologue,) = cast(tuple[container.Prologue], self.tile[0].args)
         touched = container.pixels_touched(prologue, left, top, right, bottom)
         if 2 * (self._cropped + touched) > self.width * self.height:
             return None

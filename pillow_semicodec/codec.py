@@ -126,7 +126,10 @@ def encode(
 
 def _preview_scale(height: int, width: int) -> int:
     """The smallest one, of at least 2, whose preview has no more than ``PREVIEW_SIDE`` pixels a side."""
-    return next(s for s in container.PREVIEW_SCALES if -(-max(height, width) // s) <= PREVIEW_SIDE)
+    scale = 2
+    while -(-max(height, width) // scale) > PREVIEW_SIDE:
+        scale *= 2
+    return scale
 
 
 def _file(header: Header, rate: int, streams: Streams, metadata: dict[bytes, bytes], layout: Layout) -> bytes:

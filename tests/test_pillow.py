@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, UnidentifiedImageError, features
 
 import pillow_semicodec
-from pillow_semicodec import container
+from pillow_semicodec import codec, container
 from pillow_semicodec.limits import Limits
 from pillow_semicodec.SemicodecImagePlugin import SgcImageFile
 
@@ -204,12 +204,11 @@ def test_thumbnails_come_from_the_preview(mode: str, size: tuple[int, int], monk
         assert drafted[0] == mode
         assert opened.size == expected.size
         assert np.allclose(drafted[1][2:], [n / (2 if size[0] < 1000 else 4) for n in size])
-        slices = "pillow_semicodec.SemicodecImagePlugin.container.read_slices"
-        real = container.read_slices
-        monkeypatch.setattr(slices, lambda read, index, limits: real(read, index, limits))
-        assert opened.mode == mode
+        real, decoded = codec.decode_picture, []
+        monkeypatch.setattr(codec, "decode_picture", lambda p, *a, **k: (decoded.append(p.header.width), real(p, *a, **k)))
         difference = np.abs(np.asarray(opened.convert("RGB")).astype(int) - np.asarray(expected.convert("RGB")))
         assert difference.mean() < 25
+        assert decoded == [opened.width]
     with Image.open(file) as opened:
         opened.thumbnail((size[0] // 4 + 1, 99))
         assert opened.width <= size[0] // 4 + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ SIGNATURE = b"\x8aSGC"
 
 
 class SemicodecPlugin(PluginV3):
-    """Reads and writes files of one picture.
+    """Reads and writes pictures and animations.
 
     Raises:
         InitializationError: on construction, for a resource that is not SGC; imageio then tries other plugins.
@@ -26,6 +27,9 @@ class SemicodecPlugin(PluginV3):
 
     def __init__(self, request: Request, **kwargs: Any) -> None:
         super().__init__(request)
+        self._data: bytes | None = None
+        self._frames_written: list[NDArray[Any]] = []
+        self._pending: dict[str, Any] | None = None  # options of an animation that is to be written
         if kwargs:
             request.finish()
             raise TypeError(f"unknown arguments {', '.join(kwargs)}")
@@ -34,8 +38,6 @@ class SemicodecPlugin(PluginV3):
                 raise InitializationError(f"SGC files end in {EXTENSION}, not in {request.extension}")
         elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE:
             raise InitializationError(f"{request.raw_uri!r} is not an SGC file")
-        self._data: bytes | None = None
-        self._written = False
 
     # ---- reading ----
 
@@ -50,40 +52,55 @@ class SemicodecPlugin(PluginV3):
         except sgc.SemicodecError as error:
             raise OSError(f"cannot read SGC file: {error}") from error
 
-    @staticmethod
-    def _check_index(index: Any) -> None:
-        if index is not Ellipsis and index not in (None, 0):
-            raise ValueError(f"index {index} is out of range: the file holds one picture")
+    def _count(self) -> int:
+        animation = self._prologue().animation
+        return len(animation.frames) if animation else 1
+
+    def _checked_index(self, index: Any) -> int:
+        """Place of a frame; ValueError outside of the file, TypeError for what is no index."""
+        count = self._count()
+        if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
+            raise TypeError(f"index must be a whole number, ... or None, not {index!r}")
+        if not -count <= index < count:
+            raise ValueError(f"index {index} is out of range: the file holds {count} picture{'s' * (count > 1)}")
+        return int(index) % count
 
     def read(
-        self, *, index: Any = 0, mode: str | None = None, rotate: bool = False, writeable_output: bool = True
+        self, *, index: Any = None, mode: str | None = None, rotate: bool = False, writeable_output: bool = True
     ) -> NDArray[Any]:
-        """Decode the picture.
+        """Decode a picture.
 
         Args:
-            index: 0 or None for the picture, ``...`` for a batch of one.
+            index: a frame, counted from 0 or, below 0, from the end; ``...`` for all of them; None (the default) for the
+                one picture of a file, or all frames of an animation.
             mode: Pillow mode to convert to, as with imageio's Pillow plugin.
             rotate: turn the picture as its EXIF orientation says.
             writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
-            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W]; with ``index=...``
-            behind a first axis of length 1.
+            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W]; of all frames behind a first axis.
 
         Raises:
-            ValueError: another index. OSError: the file is damaged or needs a model that is not installed.
+            ValueError, TypeError: another index. OSError: the file is damaged or needs a model that is not installed.
         """
-        self._check_index(index)
+        everything = index is Ellipsis or (index is None and self._count() > 1)
+        last = self._count() - 1 if everything else 0 if index is None else self._checked_index(index)
+        frames = list(itertools.islice(self._frames(), last + 1))
+        chosen = [self._transformed(frame, mode, rotate) for frame in (frames if everything else frames[-1:])]
+        return np.stack(chosen) if everything else chosen[0]
+
+    def _frames(self) -> Iterator[NDArray[Any]]:
         try:
-            picture: NDArray[np.uint8] = sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
+            if self._count() == 1:  # without the copies that an animation needs
+                yield sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
+            else:
+                yield from sgc.decode_frames(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
         except sgc.SemicodecError as error:
             raise OSError(f"cannot read SGC file: {error}") from error
-        if mode or rotate:
-            picture = self._transformed(picture, mode, rotate)
-        picture = picture if picture.flags.writeable else picture.copy()
-        return picture[None] if index is Ellipsis else picture
 
-    def _transformed(self, picture: NDArray[np.uint8], mode: str | None, rotate: bool) -> NDArray[Any]:
+    def _transformed(self, picture: NDArray[Any], mode: str | None, rotate: bool) -> NDArray[Any]:
+        if not mode and not rotate:
+            return picture
         from PIL import Image, ImageOps
 
         image = Image.fromarray(picture)
@@ -91,26 +108,29 @@ class SemicodecPlugin(PluginV3):
         if rotate and exif:
             image.info["exif"] = exif
             image = ImageOps.exif_transpose(image)
-        return np.asarray(image.convert(mode) if mode else image)
+        return np.array(image.convert(mode) if mode else image)
 
-    def iter(self) -> Iterator[NDArray[np.uint8]]:
-        yield self.read()
+    def iter(self, *, mode: str | None = None, rotate: bool = False) -> Iterator[NDArray[Any]]:
+        """Frame after frame; options are those of ``read``."""
+        for frame in self._frames():
+            yield self._transformed(frame, mode, rotate)
 
-    def properties(self, index: Any = 0) -> ImageProperties:
-        """Shape and dtype; nothing is decoded."""
-        self._check_index(index)
-        header = self._prologue().header
+    def properties(self, index: Any = None) -> ImageProperties:
+        """Shape and dtype of what ``read`` gives; nothing is decoded."""
+        header, count = self._prologue().header, self._count()
         shape: tuple[int, ...] = (header.height, header.width) + ((len(header.mode),) if len(header.mode) > 1 else ())
         dtype = np.dtype(np.bool_ if header.mode == "1" else np.uint8)
-        if index is Ellipsis:
-            return ImageProperties(shape=(1, *shape), dtype=dtype, n_images=1, is_batch=True)
-        return ImageProperties(shape=shape, dtype=dtype, is_batch=False)
+        spacing = self._prologue().dpi
+        if index is Ellipsis or (index is None and count > 1):
+            return ImageProperties(shape=(count, *shape), dtype=dtype, n_images=count, is_batch=True, spacing=spacing)
+        self._checked_index(index or 0)
+        return ImageProperties(shape=shape, dtype=dtype, is_batch=False, spacing=spacing)
 
-    def metadata(self, index: int = 0, exclude_applied: bool = True) -> dict[str, Any]:
+    def metadata(self, index: Any = None, exclude_applied: bool = True) -> dict[str, Any]:
         """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile``, ``exif``, ``xmp``,
-        ``comment``, ``dpi`` and ``semantics`` (a ``pillow_semicodec.Semantics``).
+        ``comment``, ``dpi`` and ``semantics`` (a ``pillow_semicodec.Semantics``); of an animation ``loop``, and of one of
+        its frames ``duration`` and ``timestamp`` in milliseconds.
         """
-        self._check_index(index)
         prologue = self._prologue()
         header = prologue.header
         result = {"mode": header.mode, "shape": (header.width, header.height), "model_id": header.model_id.hex()}
@@ -124,6 +144,13 @@ class SemicodecPlugin(PluginV3):
                 sgc.FormatError, sgc.UnsupportedError
             ):  # as with Pillow: it never keeps a picture from being read
                 result["semantics"] = sgc.read_semantics(prologue.metadata[b"m"], header.width, header.height)
+        if prologue.animation:
+            result["loop"] = prologue.animation.loop
+        if index is not None and index is not Ellipsis:
+            place = self._checked_index(index)
+            if prologue.animation:
+                times = [frame.duration for frame in prologue.animation.frames]
+                result["duration"], result["timestamp"] = times[place], sum(times[:place])
         return result
 
     # ---- writing ----
@@ -134,67 +161,92 @@ class SemicodecPlugin(PluginV3):
         *,
         quality: float = 75,
         is_batch: bool | None = None,
+        duration: float | list[float] = 0,
+        loop: int = 0,
+        threads: int | None = None,
+        model: str | None = None,
         icc_profile: bytes | None = None,
         exif: bytes | None = None,
-        model: str | None = None,
-        threads: int | None = None,
+        xmp: bytes | str | None = None,
+        comment: bytes | str | None = None,
+        dpi: tuple[float, float] | None = None,
         roi: Any = None,
         semantics: bool | str | tuple[str, ...] = False,
         alpha_quality: int = 100,
         exact: bool = False,
-        xmp: bytes | str | None = None,
-        dpi: tuple[float, float] | None = None,
-        comment: bytes | str | None = None,
         preview: bool | None = None,
     ) -> bytes | None:
         """Encode a picture, uint8 [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], or bool [H, W]; the options are those of
-        ``pillow_semicodec.encode``.
+        ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options of
+        the last one count.
+
+        Args:
+            is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes.
+            duration: milliseconds of every frame, or of each of them. loop: how often they are shown; 0: again and again.
 
         Returns:
             The bytes, if the target is ``"<bytes>"``.
 
         Raises:
             TypeError: another dtype; nothing is scaled or rounded silently.
-            ValueError: NaN, a shape that is no picture, more than one picture, an option outside its range.
+            ValueError: NaN, a shape that is no picture, frames of different shapes, an option outside its range.
             OSError: the model is missing or broken.
         """
-        picture = np.asarray(ndimage)
-        if isinstance(ndimage, list) or is_batch:
-            if len(picture) != 1:
-                raise ValueError(f"an SGC file of this version holds one picture, not {len(picture)}")
-            picture = picture[0]
-        if self._written:
-            raise ValueError("an SGC file of this version holds one picture; a second was written")
-        if picture.dtype.kind == "f" and np.isnan(picture).any():
-            raise ValueError("the picture contains NaN")
-        if picture.dtype not in (np.uint8, np.bool_):
-            raise TypeError(f"SGC takes uint8 and bool pictures, not {picture.dtype}; scale and round to uint8 first")
+        options = {
+            "quality": quality,
+            "durations": duration,
+            "loop": loop,
+            "model": model,
+            "icc_profile": icc_profile,
+            "exif": exif,
+            "xmp": xmp,
+            "comment": comment,
+            "dpi": dpi,
+            "roi": roi,
+            "semantics": semantics,
+            "alpha_quality": alpha_quality,
+            "exact": exact,
+            "preview": preview,
+            "threads": sgc.options.THREADS if threads is None else threads,
+            "limits": sgc.options.LIMITS,
+        }
+        batch = isinstance(ndimage, list) or np.ndim(ndimage) == 4 if is_batch is None else is_batch
+        frames = [np.asarray(picture) for picture in ndimage] if batch else [np.asarray(ndimage)]  # type: ignore[union-attr]
+        for picture in frames:
+            if picture.dtype.kind == "f" and np.isnan(picture).any():
+                raise ValueError("the picture contains NaN")
+            if picture.dtype not in (np.uint8, np.bool_):
+                raise TypeError(f"SGC takes uint8 and bool pictures, not {picture.dtype}; scale and round to uint8 first")
+        if self._frames_written:  # the animation is coded as a whole when the file is closed
+            self._frames_written += frames
+            self._pending = options
+            return None
+        self._encode(frames, options)
+        self._frames_written += frames
+        if self.request._uri_type == URI_BYTES:
+            file = self.request.get_file()
+            file.seek(0)
+            return bytes(file.read())
+        return None
+
+    def _encode(self, frames: list[NDArray[Any]], options: dict[str, Any]) -> None:
         try:
-            data = sgc.encode(
-                picture,
-                quality,
-                model=model,
-                threads=sgc.options.THREADS if threads is None else threads,
-                icc_profile=icc_profile,
-                exif=exif,
-                roi=roi,
-                semantics=semantics,
-                alpha_quality=alpha_quality,
-                exact=exact,
-                xmp=xmp,
-                dpi=dpi,
-                comment=comment,
-                preview=preview,
-                limits=sgc.options.LIMITS,
-            )
+            data = sgc.encode_animation(frames, **options)
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:
             raise ValueError(f"cannot write SGC: {error}") from error
         except sgc.BundleError as error:
             raise OSError(f"cannot write SGC: {error}") from error
-        self._written = True
         file = self.request.get_file()
-        file.write(data)
-        if self.request._uri_type == URI_BYTES:
+        if self._frames_written:
             file.seek(0)
-            return bytes(file.read())
-        return None
+            file.truncate()
+        file.write(data)
+
+    def close(self) -> None:
+        """Write the animation, if ``write`` was called more than once."""
+        pending, self._pending = self._pending, None  # closed once more where this fails
+        try:
+            if pending is not None:
+                self._encode(self._frames_written, pending)
+        finally:
+            super().close()

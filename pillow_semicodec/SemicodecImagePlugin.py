@@ -9,10 +9,11 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageSequence
 
 from . import container, options
 from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
@@ -66,7 +67,12 @@ class SgcImageFile(ImageFile.ImageFile):
     format = FORMAT
     format_description = "Semicodec learned image"
 
+    # What an unpickled picture, which was never opened, has.
     _cropped = 0  # pixels that were decoded for crops
+    _first: container.Prologue | None = None
+    _start = 0  # of the first slice
+    _frame = 0
+    _shown: tuple[int, Image.Image] | None = None  # the last frame that was put together
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -90,7 +96,90 @@ class SgcImageFile(ImageFile.ImageFile):
                 self.info[key] = prologue.metadata[kind]
         if prologue.dpi:
             self.info["dpi"] = prologue.dpi
-        self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self.fp.tell(), (prologue,))]
+        self._first, self._start = prologue, self.fp.tell()
+        self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self._start, (prologue,))]
+        if prologue.animation:
+            self._close_exclusive_fp_after_loading = False  # for the other frames
+            self._fp = self.fp
+            self.info["loop"] = prologue.animation.loop
+            self._tell_times()
+
+    # ---- frames ----
+
+    @property
+    def n_frames(self) -> int:
+        return len(self._first.animation.frames) if self._first and self._first.animation else 1
+
+    @property
+    def is_animated(self) -> bool:
+        return self.n_frames > 1
+
+    def tell(self) -> int:
+        return self._frame
+
+    def seek(self, frame: int) -> None:
+        """Raises EOFError outside of the sequence."""
+        if not self._seek_check(frame):
+            return
+        assert self._first is not None
+        self._frame = frame
+        self.fp = cast(IO[bytes], self._fp)
+        self._tell_times()
+        self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self._start, (self._first,))]
+
+    def _tell_times(self) -> None:
+        assert self._first is not None
+        assert self._first.animation is not None
+        times = [frame.duration for frame in self._first.animation.frames]
+        self.info["duration"], self.info["timestamp"] = times[self._frame], sum(times[: self._frame])
+
+    def load(self) -> Any:
+        if self.tile and self._frame:
+            self._put_together()
+        result = super().load()
+        if self.is_animated and not self._frame and (self._shown is None or self._shown[0]):
+            self._shown = 0, self._new(self.im.copy())
+        return result
+
+    def _put_together(self) -> None:
+        """The picture of this frame: that of the last one that is known, and what changed since."""
+        assert self._first is not None
+        assert self._first.animation is not None
+        target = self._frame
+        if self._shown is None or self._shown[0] > target:
+            self._shown = None
+            self.seek(0)
+            self.load()
+            self.seek(target)
+        assert self._shown is not None
+        at, canvas = self._shown
+        canvas = canvas.copy()
+        frames = self._first.animation.frames
+        start = self._start + sum(map(container.chunk_size, self._first.index.stream_sizes))
+        start += sum(frame.size for frame in frames[: at + 1])
+        for frame in frames[at + 1 : target + 1]:
+            if frame.size:
+                self._paste(canvas, frame, start)
+            start += frame.size
+        self._shown = target, canvas
+        self.im, self.tile = canvas.im.copy(), []
+
+    def _paste(self, canvas: Image.Image, frame: container.Frame, start: int) -> None:
+        assert self.fp is not None
+        assert self._first is not None
+        from . import animation, codec
+
+        try:
+            self.fp.seek(start)
+            data = container.read_exactly(self.fp.read, frame.size, "a frame")
+            prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS)
+            size = prologue.header.width, prologue.header.height
+            target = _Canvas(canvas.im, prologue.header.mode, frame.left, frame.top, size)
+            codec.decode_picture(prologue, streams, out=target, threads=options.THREADS)
+        except SemicodecError as error:
+            raise OSError(f"cannot decode SGC file: frame {self._frame}: {error}") from error
+
+    # ---- parts ----
 
     def load_seek(self, pos: int) -> None:
         """Move to the first slice. That this method exists makes ``ImageFile.Parser`` wait for the whole file."""
@@ -124,7 +213,9 @@ class SgcImageFile(ImageFile.ImageFile):
         return super().crop(box) if part is None else part
 
     def _prologue(self) -> container.Prologue | None:
-        """Of the whole picture, as long as that is what ``load`` will decode."""
+        """Of the whole picture, as long as that alone is what ``load`` will decode."""
+        if self.is_animated:
+            return None
         arguments = cast(tuple[container.Prologue, ...], self.tile[0].args) if self.tile else ()
         return arguments[0] if len(arguments) == 1 else None
 
@@ -162,6 +253,11 @@ class SgcImageFile(ImageFile.ImageFile):
         prologue = cast(tuple[container.Prologue], self.tile[0].args)[0]
         try:
             container.read_slices(self.fp.read, prologue.index, options.LIMITS)
+            for frame in prologue.animation.frames if prologue.animation else ():
+                if frame.size:
+                    from .animation import read_part
+
+                    read_part(container.read_exactly(self.fp.read, frame.size, "a frame"), frame, prologue, options.LIMITS)
         except SemicodecError as error:
             raise OSError(str(error)) from error
         super().verify()
@@ -210,13 +306,17 @@ class _Boxes:
         box = self.image.crop((columns.start, rows.start, columns.stop, rows.stop))
         return np.asarray(box if box.mode == self.mode else box.convert(self.mode))
 
+    def whole(self) -> Pixels:
+        return self[0 : self.shape[0], 0 : self.shape[1]]
+
 
 class _Canvas:
     """Takes decoded boxes of ``mode`` straight into Pillow's memory; a whole picture is never held twice."""
 
-    def __init__(self, im: Any, mode: str) -> None:
-        self.im, self.mode = im, mode
-        self.shape = (im.size[1], im.size[0], len(mode))[: 3 if len(mode) > 1 else 2]
+    def __init__(self, im: Any, mode: str, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> None:
+        self.im, self.mode, self.left, self.top = im, mode, left, top
+        width, height = size or im.size
+        self.shape = (height, width, len(mode))[: 3 if len(mode) > 1 else 2]
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
         import numpy as np
@@ -226,7 +326,8 @@ class _Canvas:
         part = Image.frombytes(self.mode, (box.shape[1], box.shape[0]), raw.tobytes())
         if part.mode != self.im.mode:
             part = part.convert(self.im.mode)
-        self.im.paste(part.im, (columns.start, rows.start, columns.stop, rows.stop))
+        left, top = self.left + columns.start, self.top + rows.start
+        self.im.paste(part.im, (left, top, left + part.width, top + part.height))
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -238,37 +339,90 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     Raises:
         OSError: a mode that cannot be written, or that would lose its 16 bits.
-        ValueError, TypeError: an option outside its range; an empty picture; ``lossless`` or ``append_images``, which
-            this version does not have.
+        ValueError, TypeError: an option outside its range; an empty picture; ``lossless``, which this version does not have.
     """
+    boxes = _pixels_of(im)
     from . import codec
 
+    _write(fp, lambda: codec.encode(boxes, **_options(im)))
+
+
+def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """``save_all=True``: all frames of the picture and of ``append_images`` (any iterable of pictures); ``duration``:
+    milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: default 0, for ever. Frames that
+    share no mode are saved as RGB, or RGBA.
+    """
+    from . import animation
+
     settings = im.encoderinfo
-    for option in ("lossless", "append_images"):
-        if settings.get(option):
-            raise ValueError(f"cannot write SGC: this version has no {option}")
+    images = [im, *settings.get("append_images", ())]
+    places = [image.tell() for image in images]
+    try:
+        modes, durations = [], []
+        for frame in _frames(images):
+            frame.load()  # some formats know the duration only then
+            modes.append(_mode_of(frame))
+            durations.append(frame.info.get("duration", 0))
+        if len(modes) == 1:
+            _save(im, fp, filename)
+            return
+        mode = _common(modes)
+        pictures = (_Boxes(frame, mode).whole() for frame in _frames(images))
+        chosen = settings.get("duration", durations)
+        _write(
+            fp,
+            lambda: animation.encode_animation(
+                pictures, durations=chosen, loop=settings.get("loop", 0), **{**_options(im), "shown_as": None}
+            ),
+        )
+    finally:
+        for image, place in zip(images, places, strict=True):
+            image.seek(place)
+
+
+def _frames(images: list[Image.Image]) -> Iterator[Image.Image]:
+    for image in images:
+        yield from ImageSequence.Iterator(image)
+
+
+def _common(modes: list[str]) -> str:
+    """The mode that frames of these modes are saved in."""
+    if len(set(modes)) == 1:
+        return modes[0]
+    base = "L" if all(mode in ("1", "L", "LA") for mode in modes) else "RGB"
+    return base + "A" * any(mode.endswith("A") for mode in modes)
+
+
+def _options(im: Image.Image) -> dict[str, Any]:
+    """The arguments of ``codec.encode`` that the save keywords stand for."""
+    settings = im.encoderinfo
+    if settings.get("lossless"):
+        raise ValueError("cannot write SGC: this version has no lossless")
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
+    given = {key: settings[key] for key in ("quality", "alpha_quality") if key in settings}
+    return {
+        **given,
+        "model": settings.get("model"),
+        "threads": settings.get("threads", options.THREADS),
+        "icc_profile": settings.get("icc_profile", _profile_of(im)),
+        "exif": exif,
+        "xmp": settings.get("xmp"),
+        "comment": settings.get("comment"),
+        "dpi": settings.get("dpi"),
+        "roi": _region(settings.get("roi")),
+        "semantics": settings.get("semantics") or False,
+        "exact": bool(settings.get("exact")),
+        "shown_as": im.mode if im.mode in container.VIEWS else None,
+        "preview": settings.get("preview"),
+        "limits": options.LIMITS,
+    }
+
+
+def _write(fp: IO[bytes], encode: Callable[[], bytes]) -> None:
     try:
-        data = codec.encode(
-            _pixels_of(im),
-            settings.get("quality", codec.DEFAULT_QUALITY),
-            model=settings.get("model"),
-            threads=settings.get("threads", options.THREADS),
-            icc_profile=settings.get("icc_profile", _profile_of(im)),
-            exif=exif,
-            roi=_region(settings.get("roi")),
-            semantics=settings.get("semantics") or False,
-            alpha_quality=settings.get("alpha_quality", 100),
-            exact=bool(settings.get("exact")),
-            xmp=settings.get("xmp"),
-            dpi=settings.get("dpi"),
-            comment=settings.get("comment"),
-            shown_as=im.mode if im.mode in container.VIEWS else None,
-            preview=settings.get("preview"),
-            limits=options.LIMITS,
-        )
+        data = encode()
     except (LimitExceededError, UnsupportedError) as error:
         raise ValueError(f"cannot write SGC: {error}") from error
     except BundleError as error:
@@ -285,13 +439,6 @@ def _region(roi: Any) -> Any:
     return roi
 
 
-def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """``save_all=True``: like ``_save``; more than one frame is a ValueError."""
-    if getattr(im, "n_frames", 1) > 1:
-        raise ValueError("cannot write SGC: this version stores one frame")
-    _save(im, fp, filename)
-
-
 def _profile_of(im: Image.Image) -> bytes | None:
     """The ICC profile of ``im.info``, unless it describes other colours than those that are written."""
     profile: bytes | None = im.info.get("icc_profile")
@@ -301,15 +448,20 @@ def _profile_of(im: Image.Image) -> bytes | None:
     return profile
 
 
-def _pixels_of(im: Image.Image) -> _Boxes:
+def _mode_of(im: Image.Image) -> str:
+    """The mode that a picture is coded in."""
     if not im.width or not im.height:
         raise ValueError("cannot write empty image as SGC")
     mode = _SAVED_AS.get(im.mode)
-    if mode in ("L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
-        mode += "A"
     if mode is None:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
-    return _Boxes(im, mode)
+    if mode in ("L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
+        mode += "A"
+    return mode
+
+
+def _pixels_of(im: Image.Image) -> _Boxes:
+    return _Boxes(im, _mode_of(im))
 
 
 def register() -> None:

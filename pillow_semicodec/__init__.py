@@ -32,6 +32,7 @@ from .semantics import Label, SegmentationMap, Semantics, read_semantics
 
 if TYPE_CHECKING:
     from .analysis import analyze, describe
+    from .animation import decode_frames, encode_animation
     from .bundle import find_model, list_models
     from .codec import decode, encode, read_prologue
     from .head_bundle import find_heads, list_heads
@@ -52,8 +53,10 @@ __all__ = [
     "__version__",
     "analyze",
     "decode",
+    "decode_frames",
     "describe",
     "encode",
+    "encode_animation",
     "find_heads",
     "find_model",
     "list_heads",
@@ -67,8 +70,10 @@ __all__ = [
 _LAZY = {
     "analyze": "analysis",
     "decode": "codec",
+    "decode_frames": "animation",
     "describe": "analysis",
     "encode": "codec",
+    "encode_animation": "animation",
     "find_heads": "head_bundle",
     "find_model": "bundle",
     "list_heads": "head_bundle",

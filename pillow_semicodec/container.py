@@ -8,6 +8,7 @@ and metadata are known without reading its slices, and allocate no more than has
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import struct
 import threading
@@ -30,6 +31,7 @@ _MODE_CODES = {mode: code for code, mode in MODES.items()}
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
 INDEX, SLICE, REGIONS = b"I", b"S", b"R"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
+ANIMATION = b"a"
 
 _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
 VIEWS = ("YCbCr", "LAB", "HSV", "CMYK", "RGBX", "RGBa", "La")  # modes of Pillow that are coded as L, RGB, LA or RGBA
@@ -83,7 +85,7 @@ class SliceIndex:
 # ---- bytes and numbers ------------------------------------------------------------------------------------------
 
 
-def _read_exactly(read: Read, size: int, what: str) -> bytes:
+def read_exactly(read: Read, size: int, what: str) -> bytes:
     """``size`` bytes in pieces of at most 1 MiB: a hostile size allocates only what the file really holds."""
     pieces, missing = [], size
     while missing:
@@ -109,7 +111,7 @@ def read_varint(read: Read) -> tuple[int, bytes]:
     """(value, the bytes read); at most five bytes, in the shortest form."""
     value, raw = 0, b""
     while len(raw) < 5:
-        raw += _read_exactly(read, 1, "a number")
+        raw += read_exactly(read, 1, "a number")
         value |= (raw[-1] & 0x7F) << 7 * (len(raw) - 1)
         if raw[-1] < 0x80:
             if len(raw) > 1 and not raw[-1]:
@@ -137,7 +139,7 @@ def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
     """
     if read(len(MAGIC)) != MAGIC:
         raise FormatError("not an SGC file: the signature is missing")
-    data = MAGIC + _read_exactly(read, HEADER_SIZE - len(MAGIC), "its header")
+    data = MAGIC + read_exactly(read, HEADER_SIZE - len(MAGIC), "its header")
     _, version, code, width, height, model_id = _HEADER.unpack_from(data)
     if version != FORMAT_VERSION:
         raise UnsupportedError(
@@ -169,13 +171,18 @@ def write_chunk(chunk: Chunk) -> bytes:
     return record + _CRC.pack(zlib.crc32(record))
 
 
+def chunk_size(payload: int) -> int:
+    """Bytes of a chunk with so many of payload."""
+    return 1 + len(write_varint(payload)) + payload + _CRC.size
+
+
 def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | None = None) -> Chunk:
     """Read one chunk; its checksum covers type, length and payload. What must not be there is refused unread.
 
     Args:
         slice_size: payload bytes of the slice that is due; None where no slice is.
     """
-    kind = _read_exactly(read, 1, "its chunks")
+    kind = read_exactly(read, 1, "its chunks")
     if not kind.isalpha():
         raise FormatError(f"a chunk type should be an ASCII letter, but is {kind!r}")
     size, raw = read_varint(read)
@@ -191,8 +198,8 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
-    payload = _read_exactly(read, size, f"chunk {kind.decode()}")
-    if _read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(kind + raw))):
+    payload = read_exactly(read, size, f"chunk {kind.decode()}")
+    if read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(kind + raw))):
         raise ChecksumError(f"the checksum of chunk {kind.decode()} does not match: the file is damaged")
     return Chunk(kind, payload)
 
@@ -279,6 +286,50 @@ def read_resolution(payload: bytes) -> tuple[float, float]:
     return across / 1000, down / 1000
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame of an animation: a box that changes, from (left, top) on.
+
+    Attributes:
+        duration: milliseconds. size: bytes of its own file; 0 for the first frame, and where nothing changes.
+    """
+
+    duration: int
+    left: int
+    top: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Animation:
+    loop: int  # how often it is shown; 0: again and again
+    frames: tuple[Frame, ...]
+
+
+def write_animation(animation: Animation) -> bytes:
+    out = [write_varint(animation.loop), write_varint(len(animation.frames))]
+    for k, frame in enumerate(animation.frames):
+        out.append(write_varint(frame.duration))
+        if k:
+            out.append(write_varint(frame.size))
+            out += [write_varint(frame.left), write_varint(frame.top)] if frame.size else []
+    return b"".join(out)
+
+
+def read_animation(payload: bytes) -> Animation:
+    """Raises FormatError for anything else."""
+    read = BytesIO(payload).read
+    loop, count = read_varint(read)[0], read_varint(read)[0]
+    if not 2 <= count <= len(payload):
+        raise FormatError(f"an animation of {count} frames in {len(payload)} bytes")
+    frames = []
+    for k in range(count):
+        duration, size = read_varint(read)[0], read_varint(read)[0] if k else 0
+        left, top = (read_varint(read)[0], read_varint(read)[0]) if size else (0, 0)
+        frames.append(Frame(duration, left, top, size))
+    return Animation(loop, tuple(frames))
+
+
 def read_map(packed: bytes, size: int, levels: int) -> bytes:
     """Unfold a zlib stream (RFC 1950) of ``size`` bytes below ``levels``; no more than that is ever allocated.
 
@@ -330,6 +381,14 @@ class Prologue:
     header: Header
     index: SliceIndex
     metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
+
+    @functools.cached_property
+    def animation(self) -> Animation | None:
+        """What follows the picture, if it is the first frame of an animation."""
+        try:
+            return read_animation(self.metadata[ANIMATION]) if ANIMATION in self.metadata else None
+        except FormatError:  # an ancillary chunk never keeps a picture from being read
+            return None
 
     @property
     def preview(self) -> tuple[int, bytes] | None:
@@ -436,8 +495,7 @@ class SliceReader(Sequence[bytes]):
     """
 
     def __init__(self, file: IO[bytes], index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> None:
-        sizes = (1 + len(write_varint(size)) + size + _CRC.size for size in index.stream_sizes)
-        self._places = list(itertools.accumulate(sizes, initial=file.tell()))
+        self._places = list(itertools.accumulate(map(chunk_size, index.stream_sizes), initial=file.tell()))
         self._file, self._index, self._limits = file, index, limits
         self._lock = threading.Lock()
 

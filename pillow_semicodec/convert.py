@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from . import options
 from .files import sweep, walk, write_atomically
@@ -73,30 +73,40 @@ def reason(error: BaseException) -> str:
 
 
 def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: bool, output: IO[bytes]) -> None:
-    """Read one picture and write it as the format ``name``; EXIF and ICC profile are kept.
+    """Read one picture and write it as the format ``name``; frames, where it has such, EXIF and ICC profile are kept.
 
     Raises:
-        OSError, ValueError: the picture cannot be read, or would lose frames.
+        OSError, ValueError: the picture cannot be read or written.
     """
     with Image.open(source) as image:
-        frames = getattr(image, "n_frames", 1)
-        if name == "SGC" and frames > 1 and image.format != "MPO":  # a phone's second frame is a by-product
-            raise ValueError(f"it has {frames} frames; this version stores one")
         image.load()  # some formats hold their EXIF behind the pixels
         exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
-        picture: Image.Image = image
-        if name == "SGC" and flatten and image.has_transparency_data:
-            picture = Image.new("RGBA", image.size, "white")
-            picture = Image.alpha_composite(picture, image.convert("RGBA")).convert("RGB")
-            picture.info = dict(image.info)
-            picture.info.pop("transparency", None)
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
             if image.info.get("icc_profile"):
                 save["icc_profile"] = image.info["icc_profile"]
         if exif:
             save = {**save, "exif": exif}
+        # A phone's second frame is a by-product.
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO" and name in Image.SAVE_ALL:
+            durations = []
+            for frame in ImageSequence.Iterator(image):
+                frame.load()  # some formats know it only then
+                durations.append(frame.info.get("duration", 0))
+            save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
+        image.seek(0)
+        flatten = flatten and name == "SGC"
+        picture = _flattened(image) if flatten and image.has_transparency_data else image
+        if flatten and "save_all" in save:
+            picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))
         picture.save(output, name, **save)
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """On white."""
+    picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    picture.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return picture
 
 
 def format_of(target: str) -> str:
@@ -162,7 +172,7 @@ def _measured(job: Job, flatten: bool) -> dict[str, float]:
         with _opened(name) as (file, _), Image.open(file) as image:
             shown: Image.Image = image
             if flatten and image.has_transparency_data:
-                shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+                shown = _flattened(image)
             pictures.append(np.asarray(shown.convert("RGB")))
     return {"psnr": psnr(*pictures), "ssimulacra2": ssimulacra2(*pictures)}
 

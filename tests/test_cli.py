@@ -94,13 +94,25 @@ def test_flatten(tmp_path: Path) -> None:
         assert image.mode == "RGB"
 
 
-def test_animations_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Frames are not dropped silently, flattened or not."""
-    frames = [Image.new("L", (30, 30), k) for k in (10, 200)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    for arguments in ([], ["--flatten"]):
-        assert main(["encode", str(tmp_path / "a.gif"), *arguments]) == 1
-        assert "2 frames" in capsys.readouterr().err
+def test_animations_stay_animated(tmp_path: Path) -> None:
+    """From GIF and back, with their times; flattened, every frame is."""
+    frames = [Image.new("RGBA", (30, 30), (k, k, k, 255)) for k in (210, 250)]
+    for frame in frames:
+        frame.paste((0, 0, 0, 0), (0, 0, 9, 9))
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=[30, 40])
+    assert main(["encode", str(tmp_path / "a.webp")]) == 0
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "b.webp")]) == 0
+    with Image.open(tmp_path / "a.sgc") as image, Image.open(tmp_path / "b.webp") as back:
+        assert image.n_frames == back.n_frames == 2
+        assert image.getextrema()[3] == (0, 255)
+        for k, duration in enumerate((30, 40)):
+            image.seek(k)
+            assert image.info["duration"] == duration
+    assert main(["encode", str(tmp_path / "a.webp"), "--flatten", "--overwrite"]) == 0
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert (image.n_frames, image.mode) == (2, "RGB")
+        assert np.asarray(image).min() > 150
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "c.bmp")]) == 0
 
 
 def test_convert_folders_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

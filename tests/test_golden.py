@@ -23,6 +23,8 @@ def test_good_files(path: Path) -> None:
         assert np.array_equal(value, expected[name]), name
     pixels = sgc.decode(path.read_bytes())
     assert np.abs(pixels.astype(int) - expected["pixels"]).max() <= 1
+    if "frames" in expected:
+        assert np.abs(np.stack(list(sgc.decode_frames(path.read_bytes()))).astype(int) - expected["frames"]).max() <= 1
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*.sgc")), ids=lambda p: p.stem)

@@ -66,12 +66,13 @@ def test_file_object() -> None:
 
 
 def test_index(path: Path) -> None:
-    """0 and None are the picture, … a batch of one, anything else out of range."""
+    """0, -1 and None are the picture, … a batch of one, anything else out of range."""
     picture = iio.imread(path)
     assert np.array_equal(iio.imread(path, index=None), picture)
     assert np.array_equal(iio.imread(path, index=...), picture[None])
     assert [p.shape for p in iio.imiter(path)] == [picture.shape]
-    for index in (1, -1, 200):
+    assert np.array_equal(iio.imread(path, index=-1), picture)
+    for index in (1, -2, 200):
         with pytest.raises(ValueError, match="out of range"):
             iio.imread(path, index=index, plugin="sgc")
 
@@ -126,7 +127,7 @@ def test_black_and_white(tmp_path: Path) -> None:
         (np.zeros((4, 4), np.uint16), TypeError, "uint16"),
         (np.zeros((4, 4, 1), np.uint8), ValueError, "shape"),
         (np.zeros((0, 4), np.uint8), ValueError, "empty"),
-        ([np.zeros((4, 4), np.uint8)] * 2, ValueError, "one picture"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)], ValueError, "alike"),
     ],
 )
 def test_what_cannot_be_written(tmp_path: Path, picture: object, error: type[Exception], text: str) -> None:
@@ -153,12 +154,38 @@ def test_a_batch_of_one() -> None:
     assert iio.imwrite("<bytes>", PICTURE[None], extension=".sgc", is_batch=True) == expected
 
 
-def test_a_second_write_is_refused() -> None:
-    """Animation is not there yet; the second picture is not dropped silently."""
-    with iio.imopen("<bytes>", "w", extension=".sgc") as file:
+def test_animations(tmp_path: Path) -> None:
+    """A list, a batch and repeated writes make the same file; frames are read one by one, all, and in turn."""
+    frames = [np.roll(PICTURE, 8 * k, 1) for k in range(3)]
+    iio.imwrite(tmp_path / "x.sgc", frames, duration=[10, 20, 30], loop=2)
+    iio.imwrite(tmp_path / "y.sgc", np.stack(frames), duration=[10, 20, 30], loop=2)
+    with iio.imopen(tmp_path / "z.sgc", "w", extension=".sgc") as file:
+        for frame in frames:
+            file.write(frame, duration=[10, 20, 30], loop=2)
+    assert len({(tmp_path / f"{name}.sgc").read_bytes() for name in "xyz"}) == 1
+    everything = iio.imread(tmp_path / "x.sgc")
+    assert everything.shape == (3, *PICTURE.shape)
+    assert np.array_equal(everything, iio.imread(tmp_path / "x.sgc", index=...))
+    for k, frame in enumerate(iio.imiter(tmp_path / "x.sgc")):
+        assert np.array_equal(frame, everything[k])
+        assert np.array_equal(iio.imread(tmp_path / "x.sgc", index=k), frame)
+        assert np.array_equal(iio.imread(tmp_path / "x.sgc", index=k, plugin="pillow"), frame)
+    assert np.array_equal(iio.imread(tmp_path / "x.sgc", index=-1), everything[2])
+    properties = iio.improps(tmp_path / "x.sgc")
+    assert (properties.shape, properties.n_images, properties.is_batch) == (everything.shape, 3, True)
+    assert iio.improps(tmp_path / "x.sgc", index=1).shape == PICTURE.shape
+    metadata = iio.immeta(tmp_path / "x.sgc", index=1)
+    assert (metadata["loop"], metadata["duration"], metadata["timestamp"]) == (2, 20, 10)
+    for index, error in ((3, ValueError), (-4, ValueError), ("first", TypeError)):
+        with pytest.raises(error, match="index"):
+            iio.imread(tmp_path / "x.sgc", index=index)
+
+
+def test_a_write_that_fails_at_the_end() -> None:
+    """Frames of another shape are told when the file is closed."""
+    with pytest.raises(ValueError, match="alike"), iio.imopen("<bytes>", "w", extension=".sgc") as file:
         file.write(PICTURE)
-        with pytest.raises(ValueError, match="second"):
-            file.write(PICTURE)
+        file.write(PICTURE[1:])
 
 
 def test_damaged_files(path: Path) -> None:

@@ -21,7 +21,7 @@ ROWS = {
     "slices": 7,
     "regions": 8,
     "codec": 9,
-    "analysis": 10,
+    "analysis": 10, "animation": 10,
     "SemicodecImagePlugin": 11, "convert": 10, "cli": 15, "demo": 11, "search": 11,
     "bench.__init__": 0, "bench.codecs": 1, "bench.curves": 11, "bench.costs": 12, "bench.report": 13, "bench.run": 14,
     "__init__": 16, "__main__": 16, "entropy.__init__": 0,
@@ -30,8 +30,8 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
-              "codec", "metrics", "alpha", "semantics", "planes", "layout", "latent_path", "slices", "heads", "regions",
-              "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
+              "codec", "metrics", "alpha", "animation", "semantics", "planes", "layout", "latent_path", "slices", "heads",
+              "regions", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},
     "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search",

@@ -42,6 +42,17 @@ def good() -> None:
     cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64}
     noise = np.random.default_rng(1).integers(0, 256, (41, 30, 1), dtype=np.uint8)
     cases["grey-alpha"] = np.concatenate([photo(41, 30, 8)[:, :, :1], noise], 2), 30, {"exact": True}
+    frames = [photo(40, 50, 10) for _ in range(3)]
+    frames[2][10:20, 5:30] = 7
+    (GOLDEN / "v0" / "animation.sgc").write_bytes(
+        sgc.encode_animation(frames, 50, durations=[10, 20, 30], loop=2, threads=1)
+    )
+    np.savez_compressed(
+        GOLDEN / "v0" / "animation.npz",
+        frames=list(sgc.decode_frames((GOLDEN / "v0" / "animation.sgc").read_bytes())),
+        pixels=sgc.decode((GOLDEN / "v0" / "animation.sgc").read_bytes()),
+        **latents_of((GOLDEN / "v0" / "animation.sgc").read_bytes())._asdict(),
+    )
     cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}
     bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
     (GOLDEN / "v0" / "black-and-white.sgc").write_bytes(bilevel)

@@ -1,0 +1,143 @@
+"""Animations: a file of the first frame, and behind it files of what changed in each of the others.
+
+Strategy: a frame replaces a box of the frame before it, the smallest that holds every pixel that differs; one that differs
+nowhere takes no bytes beside its duration. Readers that know no animations show the first frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from typing import IO, Any
+
+import numpy as np
+
+from . import codec, container
+from .container import Animation, Frame, Prologue
+from .errors import FormatError
+from .limits import DEFAULT_LIMITS, Limits
+from .pixels import Pixels
+from .planes import Box
+
+FIRST_ONLY = ("icc_profile", "exif", "xmp", "comment", "dpi", "shown_as", "roi", "semantics", "preview")
+
+
+def encode_animation(
+    frames: Iterable[Pixels],
+    quality: float = codec.DEFAULT_QUALITY,
+    *,
+    durations: Sequence[float] | float = 0,
+    loop: int = 0,
+    **options: Any,
+) -> bytes:
+    """Compress pictures of one shape, one after another.
+
+    Args:
+        frames: as ``pillow_semicodec.encode`` takes them; two are held at a time.
+        durations: milliseconds of every frame, or of each of them; whole ones are kept.
+        loop: how often the animation is shown; 0: again and again.
+        options: as for ``encode``.
+
+    Raises:
+        ValueError: no frames, frames of different shapes, durations that are negative or of another number.
+        TypeError and others: see ``encode``.
+    """
+    if isinstance(loop, bool) or not isinstance(loop, int) or not 0 <= loop < 2**32:
+        raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
+    files, described = [b""], list[Frame]()
+    later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
+    before: Pixels | None = None
+    for k, frame in enumerate(frames):
+        picture = np.asarray(frame)
+        if before is None:
+            files[0] = codec.encode(picture, quality, **options)
+            box: Box | None = Box(0, 0, *picture.shape[:2])
+        elif (before.shape, before.dtype) != (picture.shape, picture.dtype):
+            raise ValueError(f"frame {k} is {_named(picture)}, and the first one {_named(before)}: frames must be alike")
+        else:
+            box = _changed(before, picture, bool(options.get("exact")))
+            part = b"" if box is None else codec.encode(
+                np.ascontiguousarray(picture[box.top : box.bottom, box.left : box.right]), quality, **later
+            )  # fmt: skip
+            files.append(part)
+        left, top = (box.left, box.top) if box else (0, 0)
+        described.append(Frame(0, left, top, len(files[-1]) if k else 0))
+        before = picture
+    if not described:
+        raise ValueError("an animation without frames")
+    if len(described) == 1:
+        return files[0]
+    times = _checked_durations(durations, len(described))
+    frames_of_file = tuple(Frame(t, f.left, f.top, f.size) for t, f in zip(times, described, strict=True))
+    stream = BytesIO(files[0])
+    prologue = container.read_prologue(stream.read)
+    metadata = {**prologue.metadata, container.ANIMATION: container.write_animation(Animation(loop, frames_of_file))}
+    streams = container.read_slices(stream.read, prologue.index)
+    head = container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
+    return head + b"".join(files[1:])
+
+
+def _named(picture: Pixels) -> str:
+    return f"{picture.dtype} {list(picture.shape)}"
+
+
+def _checked_durations(durations: Sequence[float] | float, count: int) -> list[int]:
+    times = list(durations) if isinstance(durations, (list, tuple)) else [durations] * count
+    if len(times) != count:
+        raise ValueError(f"{len(times)} durations for {count} frames")
+    try:
+        rounded = [round(time) for time in times]  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"durations must be numbers of milliseconds, not {durations!r}") from error
+    if not all(0 <= time < 2**32 for time in rounded):
+        raise ValueError(f"durations must be milliseconds of 0 or more, not {durations!r}")
+    return rounded
+
+
+def _changed(before: Pixels, picture: Pixels, exact: bool) -> Box | None:
+    """The smallest box that holds all pixels that differ."""
+    differs = before != picture
+    if differs.ndim == 3:
+        alpha = picture.shape[2] in (2, 4) and not exact
+        differs = differs.any(2) & ((before[:, :, -1] > 0) | (picture[:, :, -1] > 0)) if alpha else differs.any(2)
+    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
+    if not len(rows):
+        return None
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def read_part(data: bytes, frame: Frame, first: Prologue, limits: Limits) -> tuple[Prologue, tuple[bytes, ...]]:
+    """Prologue and streams of the file of one later frame.
+
+    Raises:
+        FormatError: it is no part of the first frame; and others, see ``container``.
+    """
+    stream = BytesIO(data)
+    prologue = container.read_prologue(stream.read, limits)
+    header, whole = prologue.header, first.header
+    if header.mode != whole.mode or frame.left + header.width > whole.width or frame.top + header.height > whole.height:
+        raise FormatError(
+            f"a frame of {header.width}x{header.height} {header.mode} at {frame.left}, {frame.top} does not fit into "
+            f"{whole.width}x{whole.height} {whole.mode}"
+        )
+    return prologue, container.read_slices(stream.read, prologue.index, limits)
+
+
+def decode_frames(data: bytes | IO[bytes], *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
+    """All frames of a file one after another, arrays of their own; of a file of one picture, that.
+
+    Raises:
+        SemicodecError: one of its subclasses; frames before the damage come first.
+    """
+    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
+    first = container.read_prologue(file.read, limits)
+    streams = container.read_slices(file.read, first.index, limits)
+    canvas = codec.decode_picture(first, streams, threads=threads)
+    yield canvas.copy()
+    for frame in first.animation.frames[1:] if first.animation else ():
+        if frame.size:
+            prologue, streams = read_part(container.read_exactly(file.read, frame.size, "a frame"), frame, first, limits)
+            header = prologue.header
+            rows, columns = slice(frame.top, frame.top + header.height), slice(frame.left, frame.left + header.width)
+            codec.decode_picture(prologue, streams, out=canvas[rows, columns], threads=threads)
+        yield canvas.copy()

@@ -1,0 +1,206 @@
+"""Animations: every frame, its time and what changed; through arrays, Pillow and imageio."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageSequence
+
+import pillow_semicodec as sgc
+from pillow_semicodec import container
+from pillow_semicodec.animation import decode_frames, encode_animation
+
+
+def ball(count: int = 4, mode: str = "RGB", size: tuple[int, int] = (90, 70)) -> list[Image.Image]:
+    """A square that moves over a photograph."""
+    ground = Image.fromarray(photo(size[1], size[0])).convert(mode)
+    frames = []
+    for k in range(count):
+        frame = ground.copy()
+        frame.paste(
+            {"L": 250, "LA": (250, 100), "1": 1}.get(mode, (250, 20, 60, 255)[: len(mode)]), (9 * k, 20, 9 * k + 12, 32)
+        )
+        frames.append(frame)
+    return frames
+
+
+def saved(frames: list[Image.Image], **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    frames[0].save(file, "SGC", save_all=True, append_images=frames[1:], **options)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
+def test_frames_come_back(mode: str) -> None:
+    """In any order, with their times; alpha and black and white exactly."""
+    frames = ball(4, mode)
+    with Image.open(saved(frames, duration=[10, 20, 30, 40], loop=3, quality=90)) as opened:
+        assert (opened.n_frames, opened.is_animated, opened.mode, opened.info["loop"]) == (4, True, mode, 3)
+        shown = [frame.copy() for frame in ImageSequence.Iterator(opened)]
+        for k in (3, 0, 2, 2, 1):
+            opened.seek(k)
+            assert (opened.tell(), opened.info["duration"], opened.info["timestamp"]) == (k, 10 * k + 10, 5 * k * (k + 1))
+            assert opened.tobytes() == shown[k].tobytes()
+            assert pickle.loads(pickle.dumps(opened)).tobytes() == shown[k].tobytes()
+        for wrong in (-1, 4):
+            with pytest.raises(EOFError):
+                opened.seek(wrong)
+        assert opened.tell() == 1
+    for frame, result in zip(frames, shown, strict=True):
+        if mode == "1":
+            assert result.tobytes() == frame.tobytes()
+        else:
+            seen = np.asarray(frame.convert("LA"))[:, :, 1] > 0
+            difference = np.abs(np.asarray(result.convert("RGB")).astype(int) - np.asarray(frame.convert("RGB")))
+            assert difference[seen].mean() < 20
+        if mode.endswith("A"):
+            assert result.getchannel("A").tobytes() == frame.getchannel("A").tobytes()
+
+
+@settings(max_examples=15)
+@given(st.lists(st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 30)] * 2), min_size=1, max_size=4), st.booleans())
+def test_what_does_not_change_stays(boxes: list[tuple[int, int, int, int]], alpha: bool) -> None:
+    """Outside of what was painted over, a frame is the one before it, to the bit; the arrays agree with Pillow."""
+    picture = photo(64, 80)
+    if alpha:
+        picture = np.dstack([picture, np.full((64, 80), 255, np.uint8)])
+    frames = [picture]
+    for left, top, width, height in boxes:
+        frame = frames[-1].copy()
+        frame[top : top + height, left : left + width] += 77
+        frames.append(frame)
+    file = encode_animation(frames, 50, durations=[1.4] * len(frames))
+    decoded = list(decode_frames(file))
+    assert len(decoded) == len(frames)
+    for k, (left, top, width, height) in enumerate(boxes):
+        outside = np.ones((64, 80), bool)
+        outside[top : top + height, left : left + width] = False
+        assert np.array_equal(decoded[k + 1][outside], decoded[k][outside])
+    with Image.open(io.BytesIO(file)) as opened:
+        for k, frame in enumerate(ImageSequence.Iterator(opened)):
+            assert np.array_equal(np.asarray(frame), decoded[k])
+            assert frame.info["duration"] == 1
+    with Image.open(io.BytesIO(file)) as opened:  # a reader that stops at the first frame
+        assert np.array_equal(sgc.decode(file), np.asarray(opened))
+
+
+def test_little_that_changes_costs_little() -> None:
+    """A frame that is the same takes a few bytes, a small change those of its box."""
+    picture = photo(300, 400)
+    still, moved = len(encode_animation([picture] * 3)), picture.copy()
+    moved[100:110, 50:60] = 200
+    single = len(sgc.encode(picture))
+    assert single < still < single + 30
+    assert len(encode_animation([picture, moved])) < still + single / 4
+    assert encode_animation([picture]) == sgc.encode(picture)
+    hidden = np.dstack([picture, np.zeros((300, 400), np.uint8)])
+    other = hidden.copy()
+    other[..., 0] += 9  # nobody sees it
+    assert len(encode_animation([hidden, other])) < len(sgc.encode(hidden)) + 30
+
+
+def test_frames_of_any_kind() -> None:
+    """Generators; frames of several modes; the pictures that were given stand where they stood."""
+    gif = io.BytesIO()
+    frames = ball(3)
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=[70, 80, 90])
+    with Image.open(gif) as source:
+        source.seek(1)
+        file = io.BytesIO()
+
+        def more() -> Iterator[Image.Image]:
+            yield Image.new("L", source.size, 9)
+
+        source.save(file, "SGC", save_all=True, append_images=more())
+        assert source.tell() == 1
+        with Image.open(file) as opened:
+            assert opened.n_frames == 4
+            assert opened.mode == "RGB"
+            times = []
+            for frame in ImageSequence.Iterator(opened):
+                times.append(frame.info["duration"])
+            assert times == [70, 80, 90, 0]
+            assert opened.getpixel((3, 3)) == pytest.approx((9, 9, 9), abs=25)
+    implied = io.BytesIO()
+    frames[0].save(implied, "SGC", append_images=frames[1:])
+    with Image.open(implied) as opened:
+        assert opened.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"duration": [1, 2]},
+        {"duration": -1},
+        {"duration": "long"},
+        {"loop": -1},
+        {"loop": 2**32},
+        {"duration": float("inf")},
+    ],
+)
+def test_wrong_options(options: dict[str, object]) -> None:
+    """A ValueError that names what is wrong."""
+    with pytest.raises(ValueError, match=r"duration|loop"):
+        saved(ball(3), **options)
+
+
+def test_frames_must_be_alike() -> None:
+    """Sizes are told."""
+    with pytest.raises(ValueError, match=r"frame 1 is uint8 \[70, 80, 3\]"):
+        saved([*ball(1), *ball(1, size=(80, 70))])
+    with pytest.raises(ValueError, match="without frames"):
+        encode_animation([])
+
+
+def test_damaged_frames() -> None:
+    """The first frames are there; the damaged one is an OSError; verify finds it, too; a cut file says so."""
+    data = bytearray(saved(ball(3)).getvalue())
+    data[-5] ^= 1
+    for broken in (bytes(data), bytes(data[:-9])):
+        with Image.open(io.BytesIO(broken)) as opened:
+            opened.seek(1)
+            opened.load()
+            opened.seek(2)
+            with pytest.raises(OSError, match="frame 2"):
+                opened.load()
+        with Image.open(io.BytesIO(broken)) as opened, pytest.raises(OSError, match=r"checksum|ends inside"):
+            opened.verify()
+
+
+@given(st.binary(max_size=30))
+def test_any_bytes_are_an_animation_or_none(payload: bytes) -> None:
+    """An ancillary chunk never keeps a picture from being shown."""
+    file = sgc.encode(photo(20, 20))
+    stream = io.BytesIO(file)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    data = container.write_container(prologue.header, prologue.index.rate, streams, {container.ANIMATION: payload})
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.n_frames >= 1
+        opened.load()
+
+
+def test_verify_looks_at_all_frames() -> None:
+    """Nothing is decoded for it."""
+    with Image.open(saved(ball(3))) as opened:
+        opened.verify()
+
+
+def test_from_a_path(tmp_path: Path) -> None:
+    """The file stays open as long as frames may be asked for, and is closed with the picture."""
+    (tmp_path / "x.sgc").write_bytes(saved(ball(3)).getvalue())
+    with Image.open(tmp_path / "x.sgc") as opened:
+        opened.load()
+        opened.seek(2)
+        opened.load()
+        file = opened.fp
+    assert file.closed

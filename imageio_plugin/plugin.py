@@ -160,6 +160,9 @@ class SemicodecPlugin(PluginV3):
         ndimage: ArrayLike | list[ArrayLike],
         *,
         quality: float = 75,
+        target_size: int | None = None,
+        target_bpp: float | None = None,
+        target_psnr: float | None = None,
         is_batch: bool | None = None,
         duration: float | list[float] = 0,
         loop: int = 0,
@@ -194,6 +197,9 @@ class SemicodecPlugin(PluginV3):
         """
         options = {
             "quality": quality,
+            "target_size": target_size,
+            "target_bpp": target_bpp,
+            "target_psnr": target_psnr,
             "durations": duration,
             "loop": loop,
             "model": model,

@@ -19,6 +19,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .pixels import Pixels
 from .planes import Box
 
+TARGETS = ("target_size", "target_bpp", "target_psnr")
 FIRST_ONLY = ("icc_profile", "exif", "xmp", "comment", "dpi", "shown_as", "roi", "semantics", "preview")
 
 
@@ -45,10 +46,13 @@ def encode_animation(
     if isinstance(loop, bool) or not isinstance(loop, int) or not 0 <= loop < 2**32:
         raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
     files, described = [b""], list[Frame]()
+    target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     before: Pixels | None = None
     for k, frame in enumerate(frames):
         picture = np.asarray(frame)
+        if k == 1 and target is not None:
+            raise ValueError(f"{target} is for single pictures, not for animations")
         if before is None:
             files[0] = codec.encode(picture, quality, **options)
             box: Box | None = Box(0, 0, *picture.shape[:2])

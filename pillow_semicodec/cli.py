@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     coding = argparse.ArgumentParser(add_help=False)
     coding.add_argument("-q", "--quality", type=_quality, help="1 to 100, as with JPEG; default 75")
+    coding.add_argument("--target-size", type=_count, metavar="BYTES", help="instead of a quality: at most so many bytes")
+    coding.add_argument("--target-bpp", type=float, metavar="BITS", help="or bits per pixel")
+    coding.add_argument("--target-psnr", type=float, metavar="DB", help="or a PSNR of at least so much")
     coding.add_argument("--model", help="name or id of an installed model")
     coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
@@ -195,7 +198,8 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
-    return chosen if args.quality is None else {**chosen, "quality": args.quality}
+    targets = ("quality", "target_size", "target_bpp", "target_psnr")
+    return chosen | {name: getattr(args, name) for name in targets if getattr(args, name) is not None}
 
 
 def _reason(error: BaseException) -> str:

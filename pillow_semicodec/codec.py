@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from io import BytesIO
 from typing import IO, Any
 
@@ -10,13 +11,14 @@ import numpy as np
 
 from . import container, pixels
 from .alpha import VisibleColours, decode_bilevel, encode_alpha, levels_of
-from .bundle import find_model
+from .bundle import ModelBundle, find_model
 from .container import Header, Prologue
 from .head_bundle import find_heads
 from .heads import run_heads
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
-from .planes import Box
+from .planes import Box, Plane
+from .rate_control import SquaredError, Target, rate_for, target_of
 from .regions import Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
@@ -31,6 +33,9 @@ def encode(
     picture: Any,
     quality: float = DEFAULT_QUALITY,
     *,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     slice_side: int | None = None,
     model: str | None = None,
     threads: int = 0,
@@ -55,6 +60,9 @@ def encode(
             ``picture[top:bottom, left:right]`` (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory.
             Boxes are asked for from several threads.
         quality: 1 to 100, as with JPEG.
+        target_size, target_bpp, target_psnr: instead of a quality, the bytes of the file at most, its bits per pixel at
+            most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten trials,
+            mostly within 1.5 % of the bytes and 0.05 dB.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
         model: name or id of an installed model; the default one otherwise.
@@ -87,6 +95,7 @@ def encode(
     metadata = _metadata(texts, dpi, shown_as, limits)
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     container.check_slices(width, height, layout.side, limits)
+    target = target_of(target_size, target_bpp, target_psnr, height * width)
     if picture.dtype == np.bool_:
         streams: Streams = encode_alpha(picture, layout, 256, threads)
         return _file(Header(width, height, "1", bytes(8)), 0, streams, metadata, layout)
@@ -112,16 +121,48 @@ def encode(
         if semantics:
             heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
             metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
+    planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads) if alpha else ()
+    grey = len(colours.shape) == 2
+    header = Header(width, height, ("L" if grey else "RGB") + "A" * alpha, bundle.model_id)
+    if target is not None:
+
+        def size_of(streams: Streams, rate: int) -> int:
+            return len(_file(header, rate, (*streams, *planes), metadata, layout))
+
+        plan = _plan_for(
+            target, size_of, SquaredError(picture, grey), y, bundle, Layout(height, width, layout.side), threads
+        )
+        encoder = Encoder(y, plan, bundle, layout, threads)
     regional = cells is not None and bool(cells.any()) and not cells.all()
     streams = encoder.streams(keep=regional)
     if cells is not None and regional:
         plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
-    if alpha:
-        streams = (*streams, *encode_alpha(picture, layout, levels_of(alpha_quality), threads))
-    mode = ("RGB" if len(colours.shape) == 3 else "L") + "A" * alpha
-    return _file(Header(width, height, mode, bundle.model_id), plan.rate, streams, metadata, layout)
+    return _file(header, plan.rate, (*streams, *planes), metadata, layout)
+
+
+def _plan_for(
+    target: Target,
+    size_of: Callable[[Streams, int], int],
+    error: SquaredError,
+    y: Plane,
+    bundle: ModelBundle,
+    layout: Layout,
+    threads: int,
+) -> RatePlan:
+    """Args: size_of: bytes of the file of streams at a rate."""
+
+    def size_at(rate: int) -> int:
+        return size_of(Encoder(y, RatePlan(rate), bundle, layout, threads).streams(), rate)
+
+    def psnr_at(rate: int) -> float:
+        plan, found = RatePlan(rate), error.anew()
+        streams = Encoder(y, plan, bundle, layout, threads).streams()
+        Decoder(streams, plan, bundle, layout, threads).picture(out=found)
+        return found.psnr
+
+    return RatePlan(rate_for(target, bundle, size_at, psnr_at))
 
 
 def _preview_scale(height: int, width: int) -> int:

@@ -19,7 +19,7 @@ ROWS = {
     "layout": 5, "heads": 5,
     "latent_path": 6, "alpha": 6,
     "slices": 7,
-    "regions": 8,
+    "regions": 8, "rate_control": 8,
     "codec": 9,
     "analysis": 10, "animation": 10,
     "SemicodecImagePlugin": 11, "convert": 10, "cli": 15, "demo": 11, "search": 11,
@@ -30,8 +30,8 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 # A module may import these from outside the standard library; the empty set keeps the lower rows pure.
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
-              "codec", "metrics", "alpha", "animation", "semantics", "planes", "layout", "latent_path", "slices", "heads",
-              "regions", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
+              "codec", "metrics", "alpha", "animation", "rate_control", "semantics", "planes", "layout", "latent_path",
+              "slices", "heads", "regions", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},
     "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search",

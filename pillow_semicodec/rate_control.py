@@ -1,0 +1,143 @@
+"""Rates that meet a target: bytes of a file, or PSNR. A trial costs no analysis; for PSNR it costs a synthesis."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .bundle import RATE_UNIT, ModelBundle
+from .pixels import Pixels, to_luma
+
+TRIALS = 10
+SIZE_SLACK = 0.015  # share of the bytes that may be left over
+PSNR_SLACK = 0.05  # dB
+LOG_BYTES_PER_ANCHOR, DB_PER_ANCHOR = 0.45, 1.9  # a first guess at how both rise with the rate
+
+
+class Target(NamedTuple):
+    """One of them is wanted."""
+
+    size: int | None = None  # bytes at most
+    psnr: float | None = None  # dB at least
+
+
+def target_of(size: int | None, bpp: float | None, psnr: float | None, pixels: int) -> Target | None:
+    """What the options ask for; None where they ask for nothing.
+
+    Raises:
+        TypeError, ValueError: more than one target, or one that is no positive number.
+    """
+    given = {"target_size": size, "target_bpp": bpp, "target_psnr": psnr}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise ValueError(f"{' and '.join(wanted)} exclude each other: give one")
+    ((name, value),) = wanted.items()
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, not {value}")
+    if psnr is not None:
+        return Target(psnr=float(psnr))
+    return Target(size=int(size if size is not None else float(value) * pixels / 8 + 1e-6))
+
+
+def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int], psnr_at: Callable[[int], float]) -> int:
+    """The rate whose file is as large as may be, or whose picture is as good as it must be, but hardly better.
+
+    Args:
+        size_at, psnr_at: bytes of the file and PSNR of the picture at a rate.
+
+    Raises:
+        ValueError: no rate meets the target; the message says what is possible.
+    """
+    bank = bundle.rate_bank
+    low, high = max(0, bank.rate_of_quality(1) - RATE_UNIT), bank.rate_of_quality(100)
+    if target.size is not None:
+        goal = math.log(target.size)
+        found = _search(lambda rate: math.log(size_at(rate)), goal, LOG_BYTES_PER_ANCHOR, low, high, -SIZE_SLACK)
+        if found is None:
+            raise ValueError(f"{target.size} bytes are too few: this picture takes {size_at(low)} at least")
+        return found
+    assert target.psnr is not None
+    found = _search(psnr_at, target.psnr, DB_PER_ANCHOR, low, high, PSNR_SLACK)
+    if found is None:
+        raise ValueError(f"a PSNR of {target.psnr:g} dB is out of reach: this picture has {psnr_at(high):.2f} dB at most")
+    return found
+
+
+def _search(
+    value_at: Callable[[int], float], goal: float, per_anchor: float, low: int, high: int, slack: float
+) -> int | None:
+    """A rate in [low, high] at which a rising function lies between ``goal`` and ``goal + slack``; failing that, the nearest
+    one on that side of the goal; None if there is none.
+    """
+    best: tuple[float, int] | None = None
+    known: list[tuple[int, float]] = []
+    below, above = low - 1, high + 1
+    rate = (low + high) // 2
+    for _ in range(TRIALS):
+        value = value_at(rate)
+        known.append((rate, value))
+        if (value <= goal) if slack < 0 else (value >= goal):
+            best = min(best or (math.inf, 0), (abs(value - goal), rate))
+            if abs(value - goal) <= abs(slack):
+                break
+        if value < goal:
+            below = max(below, rate)
+        else:
+            above = min(above, rate)
+        if above - below <= 1:
+            break
+        slope = per_anchor / RATE_UNIT
+        if len(known) > 1 and known[-1][0] != known[-2][0]:
+            measured = (known[-1][1] - known[-2][1]) / (known[-1][0] - known[-2][0])
+            slope = measured if slope / 4 < measured < 4 * slope else slope
+        aimed = rate + round((goal + slack / 2 - value) / slope)
+        rate = min(max(aimed, below + 1), above - 1)
+        if rate in (r for r, _ in known):
+            rate = (below + above) // 2
+    if best is None:  # the end of the range has the last word
+        end = low if slack < 0 else high
+        if end not in (r for r, _ in known):
+            value = value_at(end)
+            if (value <= goal) if slack < 0 else (value >= goal):
+                return end
+        return None
+    return best[1]
+
+
+class SquaredError:
+    """Takes decoded boxes and adds up how far they are from a picture, where that is visible."""
+
+    def __init__(self, picture: Any, grey: bool) -> None:
+        self.picture, self.grey = picture, grey
+        self.shape = picture.shape
+        self._sum, self._count, self._lock = 0.0, 0, threading.Lock()
+
+    def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
+        original = np.asarray(self.picture[at])
+        alpha = original[:, :, -1:] > 0 if original.ndim == 3 and original.shape[2] in (2, 4) else None
+        bands = 1 if self.grey else 3
+        colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
+        decoded = to_luma(box[:, :, :3])[:, :, None] if self.grey else box[:, :, :3]
+        squares = (colours.astype(np.int32) - decoded) ** 2
+        if alpha is not None:
+            squares = squares * alpha
+        with self._lock:
+            self._sum += float(squares.sum())
+            self._count += bands * (int(alpha.sum()) if alpha is not None else original.shape[0] * original.shape[1])
+
+    def anew(self) -> SquaredError:
+        """For the same picture, with nothing added up."""
+        return SquaredError(self.picture, self.grey)
+
+    @property
+    def psnr(self) -> float:
+        """dB; infinite where nothing differs."""
+        return 10 * math.log10(255**2 * self._count / self._sum) if self._sum else math.inf

@@ -61,8 +61,8 @@ def encode(
             Boxes are asked for from several threads.
         quality: 1 to 100, as with JPEG.
         target_size, target_bpp, target_psnr: instead of a quality, the bytes of the file at most, its bits per pixel at
-            most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten trials,
-            mostly within 1.5 % of the bytes and 0.05 dB.
+            most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten
+            trials, mostly within 1.5 % of the bytes and 0.05 dB.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
         model: name or id of an installed model; the default one otherwise.

@@ -199,27 +199,28 @@ def decode_plane(coder: RangeDecoder, shape: tuple[int, int]) -> np.ndarray:
 
         for kind, (top, left) in enumerate(((half, 0), (0, half), (half, half))):
             positions = [(i, j) for i in range(top, height, step) for j in range(left, width, step)]
-            near = []
+            near, guesses = [], []
             for i, j in positions:
                 k, l = i // step, j // step  # noqa: E741
                 if kind == 0:
-                    near.append(
-                        [
-                            grid(k + p, l + q, 0, 0)
-                            for p, q in ((0, 0), (1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, 0), (2, 0))
-                        ]
-                    )
+                    steps = ((0, 0), (1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, 0), (2, 0))
+                    near.append([grid(k + p, l + q, 0, 0) for p, q in steps])
+                    far = near[-1][6:]
                 elif kind == 1:
                     first, second = grid(k, l, 0, 0), grid(k, l + 1, 0, 0)
+                    steps = ((-1, 0), (0, 0), (-1, 1), (0, 1))
                     corners = (
-                        [grid(k + p, l + q, half, 0) for p, q in ((-1, 0), (0, 0), (-1, 1), (0, 1))]
-                        if half < height
-                        else [first] * 2 + [second] * 2
+                        [grid(k + p, l + q, half, 0) for p, q in steps] if half < height else [first] * 2 + [second] * 2
                     )
-                    near.append([first, second, *corners, grid(k, l - 1, 0, 0), grid(k, l + 2, 0, 0)])
+                    far = [grid(k, l - 1, 0, 0), grid(k, l + 2, 0, 0)]
+                    near.append([first, second, *corners, *far])
                 else:
                     sides = [grid(k, l, half, 0), grid(k, l + 1, half, 0), grid(k, l, 0, half), grid(k + 1, l, 0, half)]
                     near.append([*sides, *(grid(k + p, l + q, 0, 0) for p, q in ((0, 0), (0, 1), (1, 0), (1, 1)))])
+                    far = [grid(k, l - 1, half, 0), grid(k, l + 2, half, 0)]
+                    far += [grid(k - 1, l, 0, half), grid(k + 2, l, 0, half)]
+                n = len(far)
+                guesses.append(min(255, max(0, (9 * sum(near[-1][:n]) - sum(far) + 4 * n) // (8 * n))))
             spreads = [max(n) - min(n) for n in near]
             patterns = [sum((v == n[0]) << (6 - b) for b, v in enumerate(n[1:])) for n in near]
             classes = [sum(s > bound for bound in (0, 8, 64)) for s in spreads]
@@ -233,8 +234,7 @@ def decode_plane(coder: RangeDecoder, shape: tuple[int, int]) -> np.ndarray:
                 rest = dict(zip(others, decode_grouped(coder, [finer[n] for n in others], residuals), strict=True))
                 for n in range(start, end):
                     v = near[n]
-                    guess = (sum(v[:4]) + 2) // 4 if kind == 2 else (v[0] + v[1] + 1) // 2
-                    a[positions[n]] = (guess + rest[n]) % 256 if n in rest else v[symbols[n - start]]
+                    a[positions[n]] = (guesses[n] + rest[n]) % 256 if n in rest else v[symbols[n - start]]
                 start = end
         step = half
     return a

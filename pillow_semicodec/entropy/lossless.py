@@ -103,9 +103,16 @@ def _between(known: PlaneOfBytes, diagonal: PlaneOfBytes, count: tuple[int, int]
         others = [_shifted(diagonal, i, j, count) for i in (0, 1) for j in (-1, 0)]
     else:
         others = [first, first, second, second]
-    guess = (first.astype(np.intp) + second + 1) >> 1
+    guess = _cubic([first, second], [before, behind])
     values = [first, second, *others, before, behind]
     return ([v.T for v in values], guess.T) if turned else (values, guess)
+
+
+def _cubic(near: list[PlaneOfBytes], far: list[PlaneOfBytes]) -> NDArray[np.intp]:
+    """Cubic interpolation between values at one and at three steps on both sides, rounded and kept within bytes."""
+    total = 9 * sum(v.astype(np.intp) for v in near) - sum(v.astype(np.intp) for v in far)
+    shift = 3 + len(near) // 2
+    return np.clip((total + (1 << (shift - 1))) >> shift, 0, 255)
 
 
 def _amid(even: PlaneOfBytes, between: PlaneOfBytes, right: PlaneOfBytes, count: tuple[int, int]) -> Surroundings:
@@ -113,7 +120,8 @@ def _amid(even: PlaneOfBytes, between: PlaneOfBytes, right: PlaneOfBytes, count:
     first, second = (_shifted(between, 0, j, count) for j in (0, 1))
     above, below = (_shifted(right, i, 0, count) for i in (0, 1))
     corners = [_shifted(even, i, j, count) for i in (0, 1) for j in (0, 1)]
-    guess = (first.astype(np.intp) + second + above + below + 2) >> 2
+    farther = [_shifted(between, 0, j, count) for j in (-1, 2)] + [_shifted(right, i, 0, count) for i in (-1, 2)]
+    guess = _cubic([first, second, above, below], farther)
     return [first, second, above, below, *corners], guess
 
 

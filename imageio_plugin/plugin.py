@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ class SemicodecPlugin(PluginV3):
         super().__init__(request)
         self._data: bytes | None = None
         self._frames_written: list[NDArray[Any]] = []
+        self._start = 0  # of what is written, in the caller's file
         self._pending: dict[str, Any] | None = None  # options of an animation that is to be written
         if kwargs:
             request.finish()
@@ -85,8 +87,11 @@ class SemicodecPlugin(PluginV3):
         """
         everything = index is Ellipsis or (index is None and self._count() > 1)
         last = self._count() - 1 if everything else 0 if index is None else self._checked_index(index)
-        frames = list(itertools.islice(self._frames(), last + 1))
-        chosen = [self._transformed(frame, mode, rotate) for frame in (frames if everything else frames[-1:])]
+        header, limit = self._prologue().header, sgc.options.LIMITS.max_pixels
+        if everything and (last + 1) * header.width * header.height > limit:
+            raise OSError(f"{last + 1} frames have more than {limit} pixels together; read them one by one")
+        frames = deque(itertools.islice(self._frames(), last + 1), maxlen=None if everything else 1)
+        chosen = [self._transformed(frame, mode, rotate) for frame in frames]
         return np.stack(chosen) if everything else chosen[0]
 
     def _frames(self) -> Iterator[NDArray[Any]]:
@@ -107,7 +112,8 @@ class SemicodecPlugin(PluginV3):
         exif = self.metadata().get("exif")
         if rotate and exif:
             image.info["exif"] = exif
-            image = ImageOps.exif_transpose(image)
+            with contextlib.suppress(SyntaxError, ValueError, OSError):  # EXIF that says nothing
+                image = ImageOps.exif_transpose(image)
         return np.array(image.convert(mode) if mode else image)
 
     def iter(self, *, mode: str | None = None, rotate: bool = False) -> Iterator[NDArray[Any]]:
@@ -244,8 +250,9 @@ class SemicodecPlugin(PluginV3):
             raise OSError(f"cannot write SGC: {error}") from error
         file = self.request.get_file()
         if self._frames_written:
-            file.seek(0)
+            file.seek(self._start)
             file.truncate()
+        self._start = file.tell() if file.seekable() else 0
         file.write(data)
 
     def close(self) -> None:

@@ -9,11 +9,14 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageFile, ImageSequence
+from PIL._util import DeferredError
 
 from . import container, options
 from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
@@ -71,6 +74,8 @@ class SgcImageFile(ImageFile.ImageFile):
     format_description = "Semicodec learned image"
 
     # What an unpickled picture, which was never opened, has.
+    fp: Any = None
+    _min_frame = 0
     _cropped = 0  # pixels that were decoded for crops
     _first: container.Prologue | None = None
     _start = 0  # of the first slice
@@ -99,12 +104,16 @@ class SgcImageFile(ImageFile.ImageFile):
                 self.info[key] = prologue.metadata[kind]
         if prologue.dpi:
             self.info["dpi"] = prologue.dpi
-        self._first, self._start = prologue, self.fp.tell()
+        self._first, self._start, self._lock = prologue, self.fp.tell(), threading.Lock()
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self._start, (prologue,))]
         if prologue.animation:
             self._close_exclusive_fp_after_loading = False  # for the other frames
             self._fp = self.fp
+            frames = prologue.animation.frames
             self.info["loop"] = prologue.animation.loop
+            self._times = list(itertools.accumulate((frame.duration for frame in frames), initial=0))
+            start = self._start + sum(map(container.chunk_size, prologue.index.stream_sizes))
+            self._places = list(itertools.accumulate((frame.size for frame in frames), initial=start))
             self._tell_times()
 
     # ---- frames ----
@@ -125,16 +134,22 @@ class SgcImageFile(ImageFile.ImageFile):
         if not self._seek_check(frame):
             return
         assert self._first is not None
+        if isinstance(self._fp, DeferredError):  # closed
+            raise self._fp.ex
         self._frame = frame
-        self.fp = cast(IO[bytes], self._fp)
+        self.fp = self._fp
         self._tell_times()
+        header = self._first.header
+        self._size, self._mode = (header.width, header.height), _shown_as(self._first)  # whatever became of the last frame
+        if self._im is not None and (self._im.size, self._im.mode) != (self._size, self._mode):
+            self._im = None
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self._start, (self._first,))]
 
     def _tell_times(self) -> None:
         assert self._first is not None
         assert self._first.animation is not None
-        times = [frame.duration for frame in self._first.animation.frames]
-        self.info["duration"], self.info["timestamp"] = times[self._frame], sum(times[: self._frame])
+        self.info["duration"] = self._first.animation.frames[self._frame].duration
+        self.info["timestamp"] = self._times[self._frame]
 
     def load(self) -> Any:
         if self.tile and self._frame:
@@ -157,30 +172,29 @@ class SgcImageFile(ImageFile.ImageFile):
         assert self._shown is not None
         at, canvas = self._shown
         canvas = canvas.copy()
-        frames = self._first.animation.frames
-        start = self._start + sum(map(container.chunk_size, self._first.index.stream_sizes))
-        start += sum(frame.size for frame in frames[: at + 1])
-        for frame in frames[at + 1 : target + 1]:
-            if frame.size:
-                self._paste(canvas, frame, start)
-            start += frame.size
+        for k in range(at + 1, target + 1):
+            if self._first.animation.frames[k].size:
+                self._paste(canvas, k)
         self._shown = target, canvas
         self.im, self.tile = canvas.im.copy(), []
 
-    def _paste(self, canvas: Image.Image, frame: container.Frame, start: int) -> None:
-        assert self.fp is not None
+    def _paste(self, canvas: Image.Image, k: int) -> None:
+        """What changed in frame k; where Pillow is lenient and nothing of it has arrived, nothing."""
         assert self._first is not None
+        assert self._first.animation is not None
         from . import animation, codec
 
+        frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         try:
-            self.fp.seek(start)
-            data = container.read_exactly(self.fp.read, frame.size, "a frame")
-            prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS)
+            self.fp.seek(self._places[k])
+            data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
+            prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
             size = prologue.header.width, prologue.header.height
             target = _Canvas(canvas.im, prologue.header.mode, frame.left, frame.top, size)
             codec.decode_picture(prologue, streams, out=target, threads=options.THREADS)
         except SemicodecError as error:
-            raise OSError(f"cannot decode SGC file: frame {self._frame}: {error}") from error
+            if not lenient:
+                raise OSError(f"cannot decode SGC file: frame {k}: {error}") from error
 
     # ---- parts ----
 
@@ -201,6 +215,14 @@ class SgcImageFile(ImageFile.ImageFile):
         width, height = -(-self.width // scale), -(-self.height // scale)
         if scale == 1 or width < size[0] or height < size[1]:
             return None
+        try:  # an ancillary chunk never keeps a picture from being shown
+            stream = BytesIO(data)
+            small = container.read_prologue(stream.read, options.LIMITS)
+            container.read_slices(stream.read, small.index, options.LIMITS)
+        except SemicodecError:
+            return None
+        if (small.header.mode, small.header.model_id) != (prologue.header.mode, prologue.header.model_id):
+            return None
         box = (0, 0, self.width / scale, self.height / scale)
         self._size = width, height
         self.tile = [ImageFile._Tile("sgc", (0, 0, width, height), self.tile[0].offset, (prologue, data))]
@@ -211,9 +233,12 @@ class SgcImageFile(ImageFile.ImageFile):
 
         Where boxes have added up to half of the picture, it is loaded.
         """
-        prologue = self._prologue()
-        part = self._part(box, prologue) if box is not None and prologue is not None else None
-        return super().crop(box) if part is None else part
+        if box is None or self._prologue() is None or ImageFile.LOAD_TRUNCATED_IMAGES:
+            return super().crop(box)
+        with self._lock:  # crops of several threads read one file
+            prologue = self._prologue()
+            part = None if prologue is None else self._part(box, prologue)
+            return super().crop(box) if part is None else part
 
     def _prologue(self) -> container.Prologue | None:
         """Of the whole picture, as long as that alone is what ``load`` will decode."""
@@ -307,6 +332,8 @@ class _Boxes:
 
         rows, columns = at
         box = self.image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        if box.mode in ("La", "RGBa"):
+            box = box.convert(box.mode.upper())
         return np.asarray(box if box.mode == self.mode else box.convert(self.mode))
 
     def whole(self) -> Pixels:
@@ -348,7 +375,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     boxes = _pixels_of(im)
     from . import codec
 
-    _write(fp, lambda: codec.encode(boxes, **_options(im)))
+    _write(fp, lambda: codec.encode(boxes, **_options(im, boxes.mode)))
 
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -376,7 +403,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         _write(
             fp,
             lambda: animation.encode_animation(
-                pictures, durations=chosen, loop=settings.get("loop", 0), **{**_options(im), "shown_as": None}
+                pictures, durations=chosen, loop=settings.get("loop", 0), **{**_options(im, mode), "shown_as": None}
             ),
         )
     finally:
@@ -397,8 +424,8 @@ def _common(modes: list[str]) -> str:
     return base + "A" * any(mode.endswith("A") for mode in modes)
 
 
-def _options(im: Image.Image) -> dict[str, Any]:
-    """The arguments of ``codec.encode`` that the save keywords stand for."""
+def _options(im: Image.Image, mode: str) -> dict[str, Any]:
+    """The arguments of ``codec.encode`` that the save keywords stand for, for a picture coded in ``mode``."""
     settings = im.encoderinfo
     if settings.get("lossless"):
         raise ValueError("cannot write SGC: this version has no lossless")
@@ -410,7 +437,7 @@ def _options(im: Image.Image) -> dict[str, Any]:
         **given,
         "model": settings.get("model"),
         "threads": settings.get("threads", options.THREADS),
-        "icc_profile": settings.get("icc_profile", _profile_of(im)),
+        "icc_profile": settings.get("icc_profile", _profile_of(im, mode)),
         "exif": exif,
         "xmp": settings.get("xmp"),
         "comment": settings.get("comment"),
@@ -418,7 +445,7 @@ def _options(im: Image.Image) -> dict[str, Any]:
         "roi": _region(settings.get("roi")),
         "semantics": settings.get("semantics") or False,
         "exact": bool(settings.get("exact")),
-        "shown_as": im.mode if im.mode in container.VIEWS else None,
+        "shown_as": im.mode if im.mode in container.VIEWS and _SAVED_AS[im.mode] == mode else None,
         "preview": settings.get("preview"),
         "limits": options.LIMITS,
     }
@@ -443,10 +470,10 @@ def _region(roi: Any) -> Any:
     return roi
 
 
-def _profile_of(im: Image.Image) -> bytes | None:
-    """The ICC profile of ``im.info``, unless it describes other colours than those that are written."""
+def _profile_of(im: Image.Image, mode: str) -> bytes | None:
+    """The ICC profile of ``im.info``, unless it describes other colours than those of the mode that is written."""
     profile: bytes | None = im.info.get("icc_profile")
-    colours = b"GRAY" if im.mode in ("1", "L", "LA", "La") else b"RGB "
+    colours = b"GRAY" if mode in ("1", "L", "LA") else b"RGB "
     if profile and profile[16:20] in (b"GRAY", b"RGB ", b"CMYK", b"Lab ") and profile[16:20] != colours:
         return None
     return profile
@@ -459,8 +486,8 @@ def _mode_of(im: Image.Image) -> str:
     mode = _SAVED_AS.get(im.mode)
     if mode is None:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
-    if mode in ("L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
-        mode += "A"
+    if mode in ("1", "L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
+        mode = "LA" if mode == "1" else mode + "A"
     return mode
 
 

@@ -74,9 +74,10 @@ def encode_animation(
     times = _checked_durations(durations, len(described))
     frames_of_file = tuple(Frame(t, f.left, f.top, f.size) for t, f in zip(times, described, strict=True))
     stream = BytesIO(files[0])
-    prologue = container.read_prologue(stream.read)
+    limits = options.get("limits", DEFAULT_LIMITS)
+    prologue = container.read_prologue(stream.read, limits)
     metadata = {**prologue.metadata, container.ANIMATION: container.write_animation(Animation(loop, frames_of_file))}
-    streams = container.read_slices(stream.read, prologue.index)
+    streams = container.read_slices(stream.read, prologue.index, limits)
     head = container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
     return head + b"".join(files[1:])
 
@@ -86,7 +87,7 @@ def _named(picture: Pixels) -> str:
 
 
 def _checked_durations(durations: Sequence[float] | float, count: int) -> list[int]:
-    times = list(durations) if isinstance(durations, (list, tuple)) else [durations] * count
+    times = list(durations) if np.ndim(durations) else [durations] * count  # type: ignore[arg-type]
     if len(times) != count:
         raise ValueError(f"{len(times)} durations for {count} frames")
     try:
@@ -110,8 +111,10 @@ def _changed(before: Pixels, picture: Pixels, exact: bool) -> Box | None:
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
-def read_part(data: bytes, frame: Frame, first: Prologue, limits: Limits) -> tuple[Prologue, tuple[bytes, ...]]:
-    """Prologue and streams of the file of one later frame.
+def read_part(
+    data: bytes, frame: Frame, first: Prologue, limits: Limits, arrived: bool = False
+) -> tuple[Prologue, tuple[bytes, ...]]:
+    """Prologue and streams of the file of one later frame; with ``arrived``, whatever there is of them.
 
     Raises:
         FormatError: it is no part of the first frame; and others, see ``container``.
@@ -124,7 +127,8 @@ def read_part(data: bytes, frame: Frame, first: Prologue, limits: Limits) -> tup
             f"a frame of {header.width}x{header.height} {header.mode} at {frame.left}, {frame.top} does not fit into "
             f"{whole.width}x{whole.height} {whole.mode}"
         )
-    return prologue, container.read_slices(stream.read, prologue.index, limits)
+    read = container.read_arrived if arrived else container.read_slices
+    return prologue, read(stream.read, prologue.index, limits)
 
 
 def decode_frames(data: bytes | IO[bytes], *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:

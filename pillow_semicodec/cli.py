@@ -30,6 +30,7 @@ CHUNK_TITLES = {
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",
     container.REGIONS: "regions of interest",
+    container.ANIMATION: "animation",
     container.PREVIEW: "preview",
     container.XMP: "XMP",
     container.COMMENT: "comment",
@@ -242,12 +243,17 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _describe(source: Path) -> None:
+    from .animation import read_part
     from .bundle import list_models
 
     with source.open("rb") as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
         head = file.tell()
         streams = container.read_slices(file.read, prologue.index, options.LIMITS)
+        frames = prologue.animation.frames if prologue.animation else ()
+        for frame in frames:
+            if frame.size:
+                read_part(container.read_exactly(file.read, frame.size, "a frame"), frame, prologue, options.LIMITS)
         end = file.tell()
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
@@ -263,6 +269,8 @@ def _describe(source: Path) -> None:
     for kind, payload in prologue.metadata.items():
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
         print(f"  {title}: {len(payload)} bytes")
+    if frames:
+        print(f"  {len(frames)} frames, {sum(frame.duration for frame in frames) / 1000:g} s")
     print("  checksums: good")
 
 

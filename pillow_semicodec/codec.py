@@ -84,11 +84,7 @@ def encode(
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
         LimitExceededError, UnknownModelError, BundleError.
     """
-    check_picture(picture)
-    check_quality(quality)
-    check_threads(threads)
-    if slice_side is not None:
-        check_slice_side(slice_side)
+    _check(picture, quality, threads, slice_side, alpha_quality)
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
@@ -96,12 +92,16 @@ def encode(
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     container.check_slices(width, height, layout.side, limits)
     target = target_of(target_size, target_bpp, target_psnr, height * width)
+    if target is not None and target.psnr is not None and roi is not None:
+        raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
+    cells = cells_of(roi, height, width)
     if picture.dtype == np.bool_:
         streams: Streams = encode_alpha(picture, layout, 256, threads)
-        return _file(Header(width, height, "1", bytes(8)), 0, streams, metadata, layout)
-    cells = cells_of(roi, height, width)
+        data = _file(Header(width, height, "1", bytes(8)), 0, streams, metadata, layout)
+        if target is not None and target.size is not None and len(data) > target.size:
+            raise ValueError(f"{target.size} bytes are too few: this picture, which is kept exactly, takes {len(data)}")
+        return data
     alpha, colours = len(picture.shape) == 3 and picture.shape[2] in (2, 4), picture
-    check_alpha_quality(alpha_quality)
     if alpha:
         colours = VisibleColours(picture, exact)
     bundle = find_model(model)
@@ -140,6 +140,15 @@ def encode(
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
     return _file(header, plan.rate, (*streams, *planes), metadata, layout)
+
+
+def _check(picture: Any, quality: float, threads: int, slice_side: int | None, alpha_quality: int) -> None:
+    check_picture(picture)
+    check_quality(quality)
+    check_threads(threads)
+    check_alpha_quality(alpha_quality)
+    if slice_side is not None:
+        check_slice_side(slice_side)
 
 
 def _plan_for(
@@ -183,6 +192,9 @@ def _metadata(
     """Payloads of the chunks; what is empty is left out."""
     metadata = {}
     for kind, text in texts.items():
+        known = (bytes, bytearray, memoryview, *([str] if kind in (container.XMP, container.COMMENT) else []))
+        if text is not None and not isinstance(text, known):
+            raise TypeError(f"metadata must be bytes (XMP and comments also strings), not {type(text).__name__}")
         if text:
             payload = text.encode() if isinstance(text, str) else bytes(text)
             if len(payload) > limits.max_metadata_bytes:

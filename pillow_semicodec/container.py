@@ -41,6 +41,7 @@ WHOLE_PICTURE = 255
 SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
+MAX_FRAMES = 2**16
 PREVIEW_SCALES = tuple(2**k for k in range(1, 16))
 REACH = 128  # pixels beyond a box that it depends on: two hyper positions (FORMAT.md section 5)
 
@@ -191,9 +192,9 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
             raise FormatError("a slice before the slice index")
         if size != slice_size:
             raise FormatError(f"a slice states {size} bytes, and the slice index {slice_size}")
-    elif kind == INDEX:
+    elif kind in (INDEX, ANIMATION):
         if size > limits.max_index_bytes:
-            raise LimitExceededError(f"the slice index states {size} bytes")
+            raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
     elif kind.isupper() and kind != REGIONS:
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
@@ -320,7 +321,7 @@ def read_animation(payload: bytes) -> Animation:
     """Raises FormatError for anything else."""
     read = BytesIO(payload).read
     loop, count = read_varint(read)[0], read_varint(read)[0]
-    if not 2 <= count <= len(payload):
+    if not 2 <= count <= min(len(payload), MAX_FRAMES):
         raise FormatError(f"an animation of {count} frames in {len(payload)} bytes")
     frames = []
     for k in range(count):
@@ -464,25 +465,17 @@ class CutStream(bytes):
 def read_arrived(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
     """Like ``read_slices``, of a file that may be cut off or damaged: streams that are not whole are ``CutStream``."""
     slices: list[bytes] = []
-    arrived = bytearray()
-
-    def noted(size: int) -> bytes:
-        piece = read(size)
-        arrived.extend(piece)
-        return piece
-
-    for size in index.stream_sizes:
-        arrived.clear()
+    for size in index.stream_sizes:  # which says where every slice lies, whatever stands there
+        head, arrived = SLICE + write_varint(size), b""
+        while piece := read(min(chunk_size(size) - len(arrived), 2**20)):
+            arrived += piece
         try:
-            chunk = read_chunk(noted, limits, size)
+            chunk = read_chunk(BytesIO(arrived).read, limits, size)
             slices.append(chunk.payload if chunk.type == SLICE else CutStream())
-        except ChecksumError:
+        except TruncatedError:
+            slices.append(CutStream(arrived[len(head) : len(head) + size] if arrived.startswith(head) else b""))
+        except (FormatError, UnsupportedError, LimitExceededError):
             slices.append(CutStream())
-        except (TruncatedError, FormatError) as error:
-            head = 1 + len(write_varint(size))
-            slices.append(CutStream(arrived[head : head + size] if isinstance(error, TruncatedError) else b""))
-            break
-    slices += [CutStream()] * (len(index.stream_sizes) - len(slices))
     return tuple(slices)
 
 
@@ -511,4 +504,7 @@ class SliceReader(Sequence[bytes]):
             return [self[n] for n in range(len(self))[k]]
         with self._lock:
             self._file.seek(self._places[k])
-            return read_chunk(self._file.read, self._limits, self._index.stream_sizes[k]).payload
+            chunk = read_chunk(self._file.read, self._limits, self._index.stream_sizes[k])
+        if chunk.type != SLICE:
+            raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")
+        return chunk.payload

@@ -28,6 +28,7 @@ from . import options
 from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
+ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -78,6 +79,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
     Raises:
         OSError, ValueError: the picture cannot be read or written.
     """
+    save = dict(save)  # that of the caller serves all pictures
     with Image.open(source) as image:
         image.load()  # some formats hold their EXIF behind the pixels
         exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
@@ -86,15 +88,18 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             if image.info.get("icc_profile"):
                 save["icc_profile"] = image.info["icc_profile"]
         if exif:
-            save = {**save, "exif": exif}
-        # A phone's second frame is a by-product.
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO" and name in Image.SAVE_ALL:
+            save["exif"] = exif
+        save |= {key: image.info[key] for key in ("xmp", "comment", "dpi") if image.info.get(key)}
+        place, frames = image.tell(), getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in ONE_PICTURE and name not in Image.SAVE_ALL:
+            raise ValueError(f"it has {frames} frames, and {name} stores one")
+        if frames > 1 and image.format not in ONE_PICTURE:
             durations = []
             for frame in ImageSequence.Iterator(image):
                 frame.load()  # some formats know it only then
                 durations.append(frame.info.get("duration", 0))
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
-        image.seek(0)
+        image.seek(place)
         flatten = flatten and name == "SGC"
         picture = _flattened(image) if flatten and image.has_transparency_data else image
         if flatten and "save_all" in save:

@@ -44,7 +44,7 @@ def target_of(size: int | None, bpp: float | None, psnr: float | None, pixels: i
         raise ValueError(f"{name} must be a positive number, not {value}")
     if psnr is not None:
         return Target(psnr=float(psnr))
-    return Target(size=int(size if size is not None else float(value) * pixels / 8 + 1e-6))
+    return Target(size=max(1, int(size if size is not None else float(value) * pixels / 8 + 1e-6)))
 
 
 def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int], psnr_at: Callable[[int], float]) -> int:
@@ -95,7 +95,10 @@ def _search(
         if above - below <= 1:
             break
         slope = per_anchor / RATE_UNIT
-        if len(known) > 1 and known[-1][0] != known[-2][0]:
+        if not math.isfinite(value):  # nothing differs
+            rate = (below + above) // 2
+            continue
+        if len(known) > 1 and math.isfinite(known[-2][1]):
             measured = (known[-1][1] - known[-2][1]) / (known[-1][0] - known[-2][0])
             slope = measured if slope / 4 < measured < 4 * slope else slope
         aimed = rate + round((goal + slack / 2 - value) / slope)

@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 from . import container, pixels
 from .alpha import decode_alpha
 from .bundle import ModelBundle
-from .container import LAYERS
+from .container import LAYERS, CutStream
 from .entropy.coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder
 from .errors import FormatError
 from .inference import Tensor
-from .latent_path import ANALYSIS_HALO, HYPER_ANALYSIS_HALO, SYNTHESIS_HALO, LatentPath, slice_workers
+from .latent_path import (
+    ANALYSIS_HALO,
+    CONTEXT_HALO,
+    HYPER_ANALYSIS_HALO,
+    HYPER_SYNTHESIS_HALO,
+    SYNTHESIS_HALO,
+    LatentPath,
+    slice_workers,
+)
 from .layout import Latents, Layout, RatePlan, Streams
 from .planes import Arrays, Box, Plane, weakly
 
@@ -111,13 +119,13 @@ class Decoder(LatentPath):
         due = container.stream_count(layout.slices, plane=layout.alpha)
         if len(streams) != due:
             raise FormatError(f"{len(streams)} streams where {due} are due")
-        self._streams = streams
+        self._streams = _certain(streams, layout)
         self.y_hat = Plane(layout.latents, weakly(self._y_hat))
         self._whole = self._decoder(0) if layout.slices == 1 else None
 
     def _decoder(self, k: int) -> StreamDecoder:
         stream = self._streams[k]
-        return StreamDecoder(stream, isinstance(stream, container.CutStream))
+        return StreamDecoder(stream, isinstance(stream, CutStream))
 
     def _coder(self, layer: int, i: int, j: int) -> StreamDecoder:
         return self._whole or self._decoder(layer * self.layout.slices + self.layout.latents.number(i, j))
@@ -211,6 +219,30 @@ class Decoder(LatentPath):
 
         self.run(work, (self.y_hat, 0, SYNTHESIS_HALO), *self.first_planes(ahead=1), box=latents)
         return picture
+
+
+def _certain(streams: Streams, layout: Layout) -> Streams:
+    """Without those that what is missing of others makes unreadable: probability tables follow from the layers before, and
+    reach into neighbouring slices.
+    """
+    if layout.slices == 1 or not isinstance(streams, tuple) or not any(isinstance(s, CutStream) for s in streams):
+        return streams
+    kept, count = list(streams), layout.slices
+    rows, columns = layout.latents.shape
+    lost = np.zeros((rows, columns), np.bool_)
+    for layer, halo in enumerate((0, HYPER_SYNTHESIS_HALO * pixels.HYPER_STRIDE, CONTEXT_HALO)):
+        reach = -(-halo // layout.latents.side)  # in slices
+        around = np.pad(lost, reach)
+        near = np.zeros_like(lost)
+        for i in range(2 * reach + 1):
+            for j in range(2 * reach + 1):
+                near |= around[i : i + rows, j : j + columns]
+        for k in range(count):
+            if near.flat[k]:
+                kept[layer * count + k] = CutStream()
+        own = [isinstance(stream, CutStream) for stream in kept[layer * count : (layer + 1) * count]]
+        lost = near | np.reshape(own, (rows, columns))
+    return tuple(kept)
 
 
 def ideal_bits(latents: Latents, rate: int, bundle: ModelBundle) -> float:

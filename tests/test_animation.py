@@ -12,7 +12,7 @@ import pytest
 from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageSequence
+from PIL import Image, ImageFile, ImageSequence
 
 import pillow_semicodec as sgc
 from pillow_semicodec import container
@@ -106,6 +106,40 @@ def test_little_that_changes_costs_little() -> None:
     other = hidden.copy()
     other[..., 0] += 9  # nobody sees it
     assert len(encode_animation([hidden, other])) < len(sgc.encode(hidden)) + 30
+
+
+def test_frames_may_be_changed_in_place() -> None:
+    """What becomes of one is nothing to the next; and an unpickled frame is a picture of one."""
+    file = saved(ball(3))
+    with Image.open(file) as opened:
+        for k, frame in enumerate(ImageSequence.Iterator(opened)):
+            assert (frame.size, frame.mode, frame.im.size if k < 0 else frame.size) == ((90, 70), "RGB", (90, 70))
+            frame.thumbnail((30, 30))
+            assert frame.im.size == frame.size == (30, 23)
+        opened.seek(0)
+        opened.putalpha(7)
+        opened.seek(2)
+        assert np.asarray(opened).shape == (70, 90, 3)
+        again = pickle.loads(pickle.dumps(opened))
+        again.seek(0)
+        assert again.n_frames == 1
+        with pytest.raises(EOFError):
+            again.seek(1)
+
+
+def test_lenient_readers_see_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a frame that is cut, what there is of it; the frames before it stay."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = saved(ball(3)).getvalue()
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.seek(1)
+        second = opened.tobytes()
+    for cut in (9, 400):
+        with Image.open(io.BytesIO(data[:-cut])) as opened:
+            opened.seek(2)
+            assert np.asarray(opened).shape == (70, 90, 3)
+            opened.seek(1)
+            assert opened.tobytes() == second or cut > 100
 
 
 def test_frames_of_any_kind() -> None:
@@ -204,3 +238,5 @@ def test_from_a_path(tmp_path: Path) -> None:
         opened.load()
         file = opened.fp
     assert file.closed
+    with pytest.raises(ValueError, match="closed"):
+        opened.seek(1)

@@ -112,7 +112,11 @@ def test_animations_stay_animated(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.sgc") as image:
         assert (image.n_frames, image.mode) == (2, "RGB")
         assert np.asarray(image).min() > 150
-    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "c.bmp")]) == 0
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "c.bmp")]) == 1  # which would lose a frame
+    assert main(["info", str(tmp_path / "a.sgc")]) == 0
+    data = (tmp_path / "a.sgc").read_bytes()
+    (tmp_path / "a.sgc").write_bytes(data[:-3])
+    assert main(["info", str(tmp_path / "a.sgc")]) == 1
 
 
 def test_convert_folders_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

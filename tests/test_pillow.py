@@ -109,13 +109,13 @@ def test_modes_with_alpha(image: Image.Image, mode: str, result: str) -> None:
     assert np.abs(difference[seen]).mean() < 20  # a palette's dither, by a tiny model
 
 
-@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB"])
 def test_one_transparent_colour(image: Image.Image, mode: str) -> None:
     """A colour that info calls transparent becomes alpha."""
     picture = image.convert(mode)
     picture.info["transparency"] = picture.getpixel((5, 5))
     decoded = Image.open(saved(picture))
-    expected = picture.convert("LA" if mode == "L" else "RGBA")
+    expected = picture.convert("LA" if mode in ("1", "L") else "RGBA")
     assert decoded.mode == expected.mode
     assert decoded.getchannel("A").tobytes() == expected.getchannel("A").tobytes()
     assert 0 in decoded.getchannel("A").tobytes()
@@ -174,6 +174,9 @@ def test_metadata(image: Image.Image) -> None:
         assert info == {**options, "comment": "zwölf".encode(), "dpi": (300.0, 72.5)}
         for key in options:
             assert key not in Image.open(saved(opened)).info
+    for wrong in ({"exif": 5}, {"comment": 3}, {"xmp": [60, 61]}, {"icc_profile": "text"}):
+        with pytest.raises(TypeError, match="metadata"):
+            saved(image, **wrong)
     for wrong in ((0, 1), (1, 2, 3), "fine", 300, (1e9, 1)):
         with pytest.raises(ValueError, match="dpi"):
             saved(image, dpi=wrong)
@@ -221,6 +224,20 @@ def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
     for picture, options, there in ((small, {}, False), (large, {}, True), (large, {"preview": False}, False)):
         prologue = container.read_prologue(saved(picture, **options).read)
         assert (prologue.preview is not None) == there
+    good = saved(large).getvalue()
+    start = good.index(container.PREVIEW, container.HEADER_SIZE)
+    for at in (start + 60, start + 40):  # of the preview; its chunk is sealed anew
+        stream = io.BytesIO(good)
+        prologue = container.read_prologue(stream.read)
+        streams = container.read_slices(stream.read, prologue.index)
+        preview = bytearray(prologue.metadata[container.PREVIEW])
+        preview[at - start] ^= 1
+        damaged = container.write_container(
+            prologue.header, prologue.index.rate, streams, {container.PREVIEW: bytes(preview)}, prologue.index.side
+        )
+        with Image.open(io.BytesIO(damaged)) as opened:
+            opened.thumbnail((20, 20))
+            assert opened.width <= 20
     foreign = saved(Image.fromarray(photo(70, 100))).getvalue()
     for preview in (b"", b"no file", foreign):
         prologue = container.read_prologue(saved(small).read)
@@ -270,14 +287,23 @@ def test_more_bytes_show_more(lenient: None) -> None:
     assert errors[-1] == 0 < errors[-2] < errors[0] / 2
 
 
-def test_damage_stays_where_it_happened(lenient: None) -> None:
-    """A slice whose checksum is wrong is left out; far from it nothing changes."""
-    data = bytearray(pillow_semicodec.encode(photo(400, 640), 60, slice_side=64))
-    expected = np.asarray(Image.open(io.BytesIO(data)))
-    data[-10] ^= 1
-    shown = np.asarray(Image.open(io.BytesIO(data)))
-    assert np.array_equal(shown[:200, :400], expected[:200, :400])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_damage_stays_where_it_happened(lenient: None, layer: int, at: int) -> None:
+    """A slice whose type, size or payload is wrong is left out, with what depends on it; far from it nothing changes."""
+    data = bytearray(pillow_semicodec.encode(photo(400, 640), 90, slice_side=64))
+    with Image.open(io.BytesIO(data)) as opened:
+        start = opened.tile[0].offset
+        expected = np.asarray(opened)
+    sizes = container.read_prologue(io.BytesIO(data).read).index.stream_sizes
+    last = (layer + 1) * len(sizes) // 3 - 1  # of the right bottom corner
+    data[start + sum(map(container.chunk_size, sizes[:last])) + at] ^= 4
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.asarray(opened.crop((600, 300, 640, 400))).shape == (100, 40, 3)
+        shown = np.asarray(opened)
+    assert np.array_equal(shown[:100, :250], expected[:100, :250])
     assert not np.array_equal(shown, expected)
+    assert np.abs(shown.astype(int) - expected).mean() < 12
 
 
 def test_damaged_files(image: Image.Image) -> None:

@@ -52,6 +52,16 @@ def test_only_what_is_visible_counts() -> None:
     assert sgc.encode(hidden, target_psnr=20) == sgc.encode(noisy, target_psnr=20)
 
 
+def test_exact_pictures_have_no_psnr() -> None:
+    """Where nothing is visible, or everything is exact, any target is met; bytes are told."""
+    invisible = np.dstack([photo(40, 40), np.zeros((40, 40), np.uint8)])
+    assert sgc.decode(sgc.encode(invisible, target_psnr=30)).shape == invisible.shape
+    bilevel = photo(40, 40)[:, :, 0] > 100
+    assert np.array_equal(sgc.decode(sgc.encode(bilevel, target_psnr=30)), bilevel)
+    with pytest.raises(ValueError, match="exactly"):
+        sgc.encode(bilevel, target_size=10)
+
+
 def test_what_is_not_possible() -> None:
     """The message says what is."""
     picture = photo(100, 120)
@@ -72,6 +82,8 @@ def test_what_is_not_possible() -> None:
         ({"target_psnr": float("inf")}, ValueError, "positive"),
         ({"target_psnr": True}, TypeError, "number"),
         ({"target_size": 900, "target_bpp": 1}, ValueError, "exclude"),
+        ({"target_psnr": 30, "roi": [(0, 0, 5, 5)]}, ValueError, "exclude"),
+        ({"target_bpp": 1e-9}, ValueError, "too few"),
     ],
 )
 def test_wrong_targets(options: dict[str, object], error: type[Exception], text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
@@ -105,6 +106,14 @@ def test_a_small_crop_reads_little() -> None:
                 assert np.abs(np.asarray(part) - whole[top : top + 64, left : left + 64].astype(int)).max() <= 1
         assert not image.tile
     assert reads.taken < 2.5 * len(file)
+
+
+def test_crops_from_several_threads() -> None:
+    """They read one file in turn."""
+    with Image.open(BytesIO(sgc.encode(photo(640, 640), 50, slice_side=64))) as image, ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda k: np.asarray(image.crop((9 * k, 0, 9 * k + 9, 9))), range(8)))
+        whole = np.asarray(image).astype(int)
+    assert all(np.abs(part - whole[:9, 9 * k : 9 * k + 9]).max() <= 1 for k, part in enumerate(parts))
 
 
 def test_crops_are_what_pillow_says() -> None:

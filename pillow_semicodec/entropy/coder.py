@@ -161,6 +161,8 @@ class StreamDecoder:
     def _decode_escapes(self, count: int) -> Values:
         classes = self._take(_CLASSES, count)
         if len(classes) and classes.max() > 23:
+            if self._other is not None:
+                return np.zeros(count, np.int32)
             raise FormatError("an escaped value is out of range")
         folded = (1 << classes).astype(np.int32)
         wide = classes > 0
@@ -172,6 +174,8 @@ class StreamDecoder:
         values = np.zeros(count, np.int32)
         values[: len(folded)] = np.where(folded & 1, -(folded + 1) // 2, folded // 2)
         if int(np.abs(values).max()) > MAGNITUDE_LIMIT:
+            if self._other is not None:
+                return np.zeros(count, np.int32)
             raise FormatError("an escaped value is out of range")
         return values
 

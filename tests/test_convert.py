@@ -270,3 +270,20 @@ def test_the_same_on_a_cluster(tmp_path: Path) -> None:
     assert not any(o.error for o in outcomes)
     assert names(tmp_path / "out") == [f"{p.stem}.sgc" for p in paths]
     assert sgc.decode((tmp_path / "out" / "000.sgc").read_bytes()).shape == (24, 40, 3)
+
+
+def test_pictures_of_one_run_leave_each_other_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An animation before a still, by one worker; metadata that there are go along."""
+    frames = [Image.fromarray(photo(30, 40, k)) for k in range(2)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.jpg", dpi=(72, 72), comment=b"said")
+    frames[0].convert("1").save(tmp_path / "c.png")
+    frames[0].save(tmp_path / "d.mpo", save_all=True, append_images=[frames[1].resize((20, 15))])
+    sources = [str(path) for path in sorted(tmp_path.iterdir())]
+    assert main(["convert", *sources, "--workers", "1", "--flatten", "-o", str(tmp_path / "out")]) == 0, capsys.readouterr()
+    found = {}
+    for path in sorted((tmp_path / "out").iterdir()):
+        with Image.open(path) as image:
+            found[path.stem] = (image.mode, image.n_frames, image.info.get("dpi"), image.info.get("comment"))
+    assert found.pop("b") == ("RGB", 1, (72.0, 72.0), b"said")
+    assert found == {"a": ("RGB", 2, None, None), "c": ("1", 1, None, None), "d": ("RGB", 1, None, None)}

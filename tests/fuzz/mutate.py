@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent.parent
 os.environ.update(SGC_MODEL_PATH=str(TESTS / "data" / "tiny_bundle"), SGC_MODEL="tiny")
 
 import imageio.v3 as iio  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import Image, ImageFile  # noqa: E402
 
 import imageio_plugin  # noqa: E402
 import pillow_semicodec as sgc  # noqa: E402
@@ -28,11 +28,41 @@ from pillow_semicodec import container  # noqa: E402
 
 imageio_plugin.register()
 LIMITS = sgc.Limits(max_pixels=2**18, max_side=4096)
+
+
+def frames(data: bytes) -> None:
+    """Through Pillow, from the last frame to the first, and parts of them."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.crop((0, 0, 1, 1))
+        for k in (image.n_frames - 1, 0):
+            image.seek(k)
+            image.load()
+
+
+def thumbnail(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        image.thumbnail((9, 9))
+
+
+def lenient(data: bytes) -> None:
+    """What has arrived."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        frames(data)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
 # What each way in may raise, and nothing else; UnidentifiedImageError is an OSError.
 WAYS_IN = {
     "codec": (lambda data: sgc.decode(data, limits=LIMITS, threads=1), (sgc.SemicodecError,)),
     "analyze": (lambda data: sgc.analyze(data, limits=LIMITS, threads=1), (sgc.SemicodecError,)),
+    "frames": (lambda data: list(sgc.decode_frames(data, limits=LIMITS, threads=1)), (sgc.SemicodecError,)),
     "Pillow": (lambda data: Image.open(io.BytesIO(data)).load(), (OSError,)),
+    "verify": (lambda data: Image.open(io.BytesIO(data)).verify(), (OSError,)),
+    "Pillow's frames": (frames, (OSError,)),
+    "thumbnail": (thumbnail, (OSError,)),
+    "what has arrived": (lenient, (OSError,)),
     "imageio": (lambda data: iio.imread(data, plugin="sgc"), (OSError,)),
 }
 
@@ -60,6 +90,7 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
     stream = io.BytesIO(data)
     prologue = container.read_prologue(stream.read)
     payloads = list(container.read_slices(stream.read, prologue.index))
+    behind = stream.read()  # frames
     header = bytearray(container.write_header(prologue.header)[:22])
     if random.random() < 0.5:
         at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
@@ -77,7 +108,7 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
     ]
     chunks = [*before, container.Chunk(b"I", index), *(container.Chunk(b"S", p) for p in payloads)]
     head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
-    return head + b"".join(container.write_chunk(chunk) for chunk in chunks)
+    return head + b"".join(container.write_chunk(chunk) for chunk in chunks) + behind
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:

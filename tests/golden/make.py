@@ -53,6 +53,7 @@ def good() -> None:
         pixels=sgc.decode((GOLDEN / "v0" / "animation.sgc").read_bytes()),
         **latents_of((GOLDEN / "v0" / "animation.sgc").read_bytes())._asdict(),
     )
+    cases["preview"] = photo(90, 140, 11), 50, {"preview": True}
     cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}
     bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
     (GOLDEN / "v0" / "black-and-white.sgc").write_bytes(bilevel)

@@ -133,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_bench(commands, threads)
 
+    autoload = commands.add_parser("autoload", help="let every program here that imports Pillow know the format, or not")
+    autoload.add_argument("switch", choices=["on", "off"])
+    autoload.set_defaults(run=_autoload)
+
     demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
     demo.add_argument("picture", type=Path, nargs="?", help="default: a bundled photograph")
     demo.add_argument("-q", "--quality", type=_quality, default=40)
@@ -424,6 +428,16 @@ def _bench(args: argparse.Namespace) -> int:
         print(f"sgc: {line}", file=sys.stderr)
     print(f"\n{args.output / 'report.html'}")
     return 1 if results["failures"] else 0
+
+
+def _autoload(args: argparse.Namespace) -> int:
+    from . import autoload
+
+    if args.switch == "on":
+        print(f"{autoload.switch_on()}: Pillow knows {SGC} from now on, without an import")
+    else:
+        autoload.switch_off()
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pillow_semicodec"
 ROWS = {
-    "errors": 0, "limits": 0, "_version": 0, "files": 0,
+    "errors": 0, "limits": 0, "_version": 0, "files": 0, "autoload": 0,
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
     "bundle": 2, "entropy.models": 2, "entropy.lossless": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
     "inference": 4, "pixels": 4,

@@ -1,0 +1,49 @@
+"""Registration without an import: on, off, and cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pillow_semicodec import autoload
+from pillow_semicodec.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(folder: Path, code: str) -> str:
+    """What a fresh interpreter prints that has the folder among its packages."""
+    start = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(folder)!r})\n"
+    result = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=120, check=False)
+    assert not result.stderr, result.stderr
+    return result.stdout.strip()
+
+
+def test_on_and_off(tmp_path: Path) -> None:
+    """Pillow knows the format as soon as it is imported, and not before; without Pillow nothing is imported."""
+    known = "from PIL import Image; print('SGC' in Image.SAVE, Image.registered_extensions().get('.sgc'))"
+    assert run(tmp_path, known) == "False None"
+    autoload.switch_on(tmp_path)
+    assert run(tmp_path, known) == "True SGC"
+    assert run(tmp_path, "import json; print([m for m in sys.modules if m.startswith(('PIL', 'pillow'))])") == "[]"
+    assert run(tmp_path, "import pillow_semicodec; from PIL import Image; print('SGC' in Image.SAVE)") == "True"
+    autoload.switch_on(tmp_path)
+    autoload.switch_off(tmp_path)
+    assert not list(tmp_path.iterdir())
+    autoload.switch_off(tmp_path)
+    assert run(tmp_path, known) == "False None"
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what it wrote; a folder that cannot be written is told."""
+    monkeypatch.setattr(autoload, "folder", lambda: tmp_path)
+    assert main(["autoload", "on"]) == 0
+    assert str(tmp_path / autoload.NAME) in capsys.readouterr().out
+    assert main(["autoload", "off"]) == 0
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(autoload, "folder", lambda: tmp_path / "nowhere")
+    assert main(["autoload", "on"]) == 1
+    assert "nowhere" in capsys.readouterr().err

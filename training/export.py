@@ -49,7 +49,7 @@ HYPER_RANGE = 64
 PRIOR_BANDS = 8
 PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
 EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
-TOLERANCE = {"pixels": 1.0, "samples": 1.0}  # grey levels; other tensors: relative to their spread
+TOLERANCE = {"pixels": 1.0, "samples": 2.0}  # grey levels; other tensors: relative to their spread
 RELATIVE_TOLERANCE = 1e-3
 # Sums in another order may bring an 8-bit activation to the other side of its rounding. A share of the pixels may differ by
 # more than they should for it, and latents by this share of their spread, in the root of the mean square.
@@ -100,7 +100,9 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of inputs that may be left out
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     for seed, (height, width) in enumerate(((64, 64), (128, 320), (256, 192))):
         torch.manual_seed(seed)
         inputs = example_inputs(name, model, height, width)

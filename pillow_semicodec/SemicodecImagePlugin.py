@@ -228,6 +228,19 @@ class SgcImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("sgc", (0, 0, width, height), self.tile[0].offset, (prologue, data))]
         return self.mode, box
 
+    def thumbnail(
+        self,
+        size: tuple[float, float],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+        reducing_gap: float | None = 2.0,
+    ) -> None:
+        """As always; from the preview where that has the pixels for a thumbnail that fits into ``size``."""
+        if reducing_gap is not None:
+            scale = min(size[0] / self.width, size[1] / self.height) * reducing_gap
+            if 0 < scale < 1:
+                self.draft(None, (int(self.width * scale), int(self.height * scale)))
+        super().thumbnail(size, resample, reducing_gap)
+
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         """As always; but of a large picture that is not loaded, a small box is read and decoded alone.
 

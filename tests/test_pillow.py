@@ -217,6 +217,16 @@ def test_thumbnails_come_from_the_preview(mode: str, size: tuple[int, int], monk
         assert opened.width <= size[0] // 4 + 1
 
 
+def test_thumbnails_of_large_pictures_decode_their_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures that are wider than high, too: what counts is the thumbnail, not the square that it fits into."""
+    file = saved(Image.fromarray(photo(800, 1200)).resize((2400, 1600)), quality=30, preview=True)
+    real, decoded = codec.decode_picture, []
+    monkeypatch.setattr(codec, "decode_picture", lambda p, *a, **k: (decoded.append(p.header.width), real(p, *a, **k)))
+    with Image.open(file) as opened:
+        opened.thumbnail((128, 128))
+        assert (opened.size, decoded) == ((128, 85), [300])
+
+
 def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """By default from a size on; a preview that is damaged or of another size is none."""
     monkeypatch.setattr("pillow_semicodec.codec.PREVIEW_FROM", 5000)

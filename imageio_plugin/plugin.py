@@ -29,6 +29,7 @@ class SemicodecPlugin(PluginV3):
     def __init__(self, request: Request, **kwargs: Any) -> None:
         super().__init__(request)
         self._data: bytes | None = None
+        self._parsed: Any = None  # its prologue
         self._frames_written: list[NDArray[Any]] = []
         self._start = 0  # of what is written, in the caller's file
         self._pending: dict[str, Any] | None = None  # options of an animation that is to be written
@@ -50,7 +51,9 @@ class SemicodecPlugin(PluginV3):
 
     def _prologue(self) -> Any:
         try:
-            return sgc.read_prologue(self._bytes(), sgc.options.LIMITS)
+            if self._parsed is None:
+                self._parsed = sgc.read_prologue(self._bytes(), sgc.options.LIMITS)
+            return self._parsed
         except sgc.SemicodecError as error:
             raise OSError(f"cannot read SGC file: {error}") from error
 

@@ -129,9 +129,7 @@ def encode(
         def size_of(streams: Streams, rate: int) -> int:
             return len(_file(header, rate, (*streams, *planes), metadata, layout))
 
-        plan = _plan_for(
-            target, size_of, SquaredError(picture, grey), y, bundle, Layout(height, width, layout.side), threads
-        )
+        plan = _plan_for(target, size_of, SquaredError(picture, grey), y, bundle, layout, threads)
         encoder = Encoder(y, plan, bundle, layout, threads)
     regional = cells is not None and bool(cells.any()) and not cells.all()
     streams = encoder.streams(keep=regional)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,8 @@ class SemicodecPlugin(PluginV3):
             writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
-            uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W]; of all frames behind a first axis.
+            uint8 or uint16 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W] (or whatever else was encoded);
+            of all frames behind a first axis.
 
         Raises:
             ValueError, TypeError: another index. OSError: the file is damaged or needs a model that is not installed.
@@ -127,8 +128,8 @@ class SemicodecPlugin(PluginV3):
     def properties(self, index: Any = None) -> ImageProperties:
         """Shape and dtype of what ``read`` gives; nothing is decoded."""
         header, count = self._prologue().header, self._count()
-        shape: tuple[int, ...] = (header.height, header.width) + ((len(header.mode),) if len(header.mode) > 1 else ())
-        dtype = np.dtype(np.bool_ if header.mode == "1" else np.uint8)
+        shape: tuple[int, ...] = (header.height, header.width) + ((header.bands,) if header.bands > 1 else ())
+        dtype = sgc.codec.dtype_of(self._prologue())
         spacing = self._prologue().dpi
         if index is Ellipsis or (index is None and count > 1):
             return ImageProperties(shape=(count, *shape), dtype=dtype, n_images=count, is_batch=True, spacing=spacing)
@@ -187,8 +188,9 @@ class SemicodecPlugin(PluginV3):
         alpha_quality: int = 100,
         exact: bool = False,
         preview: bool | None = None,
+        progress: Callable[[float], object] | None = None,
     ) -> bytes | None:
-        """Encode a picture, uint8 [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], or bool [H, W]; the options are those of
+        """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], with alpha uint8 [H, W, 2 or 4], or bool [H, W]; the options are those of
         ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options of
         the last one count.
 
@@ -222,6 +224,7 @@ class SemicodecPlugin(PluginV3):
             "alpha_quality": alpha_quality,
             "exact": exact,
             "preview": preview,
+            "progress": progress,
             "threads": sgc.options.THREADS if threads is None else threads,
             "limits": sgc.options.LIMITS,
         }
@@ -230,8 +233,10 @@ class SemicodecPlugin(PluginV3):
         for picture in frames:
             if picture.dtype.kind == "f" and np.isnan(picture).any():
                 raise ValueError("the picture contains NaN")
-            if picture.dtype not in (np.uint8, np.bool_):
-                raise TypeError(f"SGC takes uint8 and bool pictures, not {picture.dtype}; scale and round to uint8 first")
+            if picture.dtype not in (np.uint8, np.uint16, np.bool_):
+                raise TypeError(
+                    f"SGC takes uint8, uint16 and bool pictures, not {picture.dtype}; scale and round to one of them first"
+                )
         if self._frames_written:  # the animation is coded as a whole when the file is closed
             self._frames_written += frames
             self._pending = options

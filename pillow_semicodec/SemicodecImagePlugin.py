@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -44,7 +44,15 @@ _SAVED_AS = {
     "YCbCr": "RGB",
     "LAB": "RGB",
     "HSV": "RGB",
+    "I;16": "I;16",
+    "I;16L": "I;16",
+    "I;16B": "I;16",
+    "I;16N": "I;16",
+    "I": "I",
+    "F": "F",
 }
+_DEEP = {container.UNSIGNED: "I;16", container.SIGNED: "I", container.FLOAT: "F"}
+_DTYPES = {"1": "bool", "I;16": "uint16", "I": "int32", "F": "float32"}
 
 
 METADATA = {"icc_profile": container.ICC_PROFILE, "exif": container.EXIF, "xmp": container.XMP, "comment": container.COMMENT}
@@ -54,7 +62,9 @@ TARGETS = ("target_size", "target_bpp", "target_psnr")
 
 
 def _shown_as(prologue: container.Prologue) -> str:
-    """The mode of the picture that was saved."""
+    """The mode of the picture that was saved; Pillow has none for 16 bits in colour."""
+    if prologue.numbers:
+        return _DEEP[prologue.numbers.kind] if prologue.header.grey else "RGB"
     view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
     return view if view in container.VIEWS and _SAVED_AS[view] == prologue.header.mode else prologue.header.mode
 
@@ -182,16 +192,15 @@ class SgcImageFile(ImageFile.ImageFile):
         """What changed in frame k; where Pillow is lenient and nothing of it has arrived, nothing."""
         assert self._first is not None
         assert self._first.animation is not None
-        from . import animation, codec
+        from . import animation
 
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         try:
             self.fp.seek(self._places[k])
             data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
-            size = prologue.header.width, prologue.header.height
-            target = _Canvas(canvas.im, prologue.header.mode, frame.left, frame.top, size)
-            codec.decode_picture(prologue, streams, out=target, threads=options.THREADS)
+            target = _Canvas(canvas.im, prologue, frame.left, frame.top)
+            _decode(prologue, streams, target)
         except SemicodecError as error:
             if not lenient:
                 raise OSError(f"cannot decode SGC file: frame {k}: {error}") from error
@@ -204,29 +213,51 @@ class SgcImageFile(ImageFile.ImageFile):
         self.fp.seek(pos)
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Take the preview that large pictures hold for the picture, if it is not smaller than ``size``.
+        """Decode a version 2, 4, 8 or 16 times smaller, that is not smaller than ``size``: without the synthesis, or from the
+        preview that large pictures hold.
 
         ``Image.thumbnail`` asks for it by itself. The mode stays.
         """
         prologue = self._prologue()
         if size is None or prologue is None:
             return None
+        most = min(self.width // max(1, size[0]), self.height // max(1, size[1]))
+        instead: bytes | int | None
+        scale, instead = self._preview(prologue, most)
+        if not instead:
+            scale = next((s for s in (16, 8, 4, 2) if s <= most), 1)
+            if scale == 1 or not _can_reduce(prologue):
+                return None
+            instead = scale
+        box = (0, 0, self.width / scale, self.height / scale)
+        self._size = -(-self.width // scale), -(-self.height // scale)
+        self.tile = [ImageFile._Tile("sgc", (0, 0, *self._size), self.tile[0].offset, (prologue, instead))]
+        return self.mode, box
+
+    def _preview(self, prologue: container.Prologue, most: int) -> tuple[int, bytes | None]:
+        """(how many times smaller, file) of the preview, if that is at most ``most`` and it fits the picture."""
         scale, data = prologue.preview or (1, b"")
-        width, height = -(-self.width // scale), -(-self.height // scale)
-        if scale == 1 or width < size[0] or height < size[1]:
-            return None
-        try:  # an ancillary chunk never keeps a picture from being shown
+        if not 1 < scale <= most:
+            return 1, None
+        with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
             stream = BytesIO(data)
             small = container.read_prologue(stream.read, options.LIMITS)
             container.read_slices(stream.read, small.index, options.LIMITS)
-        except SemicodecError:
-            return None
-        if (small.header.mode, small.header.model_id) != (prologue.header.mode, prologue.header.model_id):
-            return None
-        box = (0, 0, self.width / scale, self.height / scale)
-        self._size = width, height
-        self.tile = [ImageFile._Tile("sgc", (0, 0, width, height), self.tile[0].offset, (prologue, data))]
-        return self.mode, box
+            if (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id):
+                return scale, data
+        return 1, None
+
+    def reduce(self, factor: int | tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Image.Image:
+        """As always; but a picture that is not loaded is decoded 2, 4, 8 or 16 times smaller, without the synthesis."""
+        prologue = self._prologue()
+        pair = factor if isinstance(factor, tuple) else (factor, factor)
+        if box is not None or prologue is None or pair[0] != pair[1] or pair[0] not in (2, 4, 8, 16):
+            return super().reduce(factor, box)
+        if not _can_reduce(prologue) or ImageFile.LOAD_TRUNCATED_IMAGES:
+            return super().reduce(factor, box)
+        scale = pair[0]
+        with self._lock:
+            return self._decoded(prologue, (-(-self.width // scale), -(-self.height // scale)), scale=scale)
 
     def thumbnail(
         self,
@@ -269,14 +300,15 @@ class SgcImageFile(ImageFile.ImageFile):
         if 2 * (self._cropped + touched) > self.width * self.height:
             return None
         self._cropped += touched
-        canvas = _Canvas(Image.new(self.mode, (right - left, bottom - top)).im, prologue.header.mode)
+        return self._decoded(prologue, (right - left, bottom - top), box=(left, top, right, bottom))
+
+    def _decoded(self, prologue: container.Prologue, size: tuple[int, int], **what: Any) -> Image.Image:
+        """A picture of its own of a ``box``, or at a ``scale``; this one stays as it is."""
+        canvas = _Canvas(Image.new(self.mode, size).im, prologue)
         assert self.fp is not None
         self.fp.seek(self.tile[0].offset)
-        from . import codec
-
         try:
-            streams = container.SliceReader(self.fp, prologue.index, options.LIMITS)
-            codec.decode_picture(prologue, streams, box=(left, top, right, bottom), out=canvas, threads=options.THREADS)
+            _decode(prologue, container.SliceReader(self.fp, prologue.index, options.LIMITS), canvas, **what)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return self._new(canvas.im)
@@ -305,7 +337,8 @@ class SgcImageFile(ImageFile.ImageFile):
 
 
 class SgcDecoder(ImageFile.PyDecoder):
-    """Decodes all slices into the image; ``args`` is (prologue,), or with its preview (prologue, file) to decode that.
+    """Decodes all slices into the image; ``args`` is (prologue,), or with it the file of its preview, to decode that, or how
+    many times smaller to decode it.
 
     With ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is missing or damaged is what the model expects on average.
     """
@@ -313,21 +346,46 @@ class SgcDecoder(ImageFile.PyDecoder):
     _pulls_fd = True
 
     def decode(self, buffer: Any) -> tuple[int, int]:
-        from . import codec
-
-        prologue, *preview = self.args
+        prologue, *instead = self.args
         assert self.fd is not None
-        file: IO[bytes] = BytesIO(preview[0]) if preview else self.fd
+        preview = bool(instead) and isinstance(instead[0], bytes)
+        file: IO[bytes] = BytesIO(instead[0]) if preview else self.fd
         try:
             if preview:
                 prologue = container.read_prologue(file.read, options.LIMITS)
             read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
             streams = read(file.read, prologue.index, options.LIMITS)
-            canvas = _Canvas(self.im, prologue.header.mode)
-            codec.decode_picture(prologue, streams, out=canvas, threads=options.THREADS)
+            scale = instead[0] if instead and not preview else 1
+            _decode(prologue, streams, _Canvas(self.im, prologue), scale=scale)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return -1, 0
+
+
+def _decode(
+    prologue: container.Prologue,
+    streams: Sequence[bytes],
+    canvas: _Canvas,
+    box: tuple[int, int, int, int] | None = None,
+    scale: int = 1,
+) -> None:
+    from . import codec
+
+    eight = prologue.header.mode == "RGB;16"
+    codec.decode_picture(prologue, streams, box=box, scale=scale, out=canvas, threads=options.THREADS, eight_bits=eight)
+
+
+def _can_reduce(prologue: container.Prologue) -> bool:
+    """Whether the picture can be decoded smaller without its synthesis."""
+    from .bundle import find_model
+    from .reduced_bundle import DESCRIPTION
+
+    if prologue.header.bilevel:
+        return False
+    try:
+        return (find_model(prologue.header.model_id).directory / DESCRIPTION).is_file()
+    except (BundleError, UnsupportedError):  # loading will say so
+        return False
 
 
 class _Boxes:
@@ -337,8 +395,9 @@ class _Boxes:
         import numpy as np
 
         image.load()  # before several threads ask for boxes
-        self.image, self.mode, self.dtype = image, mode, np.dtype(np.bool_ if mode == "1" else np.uint8)
-        self.shape = (image.height, image.width, len(mode))[: 3 if len(mode) > 1 else 2]
+        self.image, self.mode, self.dtype = image, mode, np.dtype(_DTYPES.get(mode, "uint8"))
+        bands = Image.getmodebands(mode)
+        self.shape = (image.height, image.width, bands)[: 3 if bands > 1 else 2]
 
     def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
         import numpy as np
@@ -347,6 +406,8 @@ class _Boxes:
         box = self.image.crop((columns.start, rows.start, columns.stop, rows.stop))
         if box.mode in ("La", "RGBa"):
             box = box.convert(box.mode.upper())
+        if self.mode == "I;16":  # in either order of bytes
+            return np.asarray(box).astype(np.uint16)
         return np.asarray(box if box.mode == self.mode else box.convert(self.mode))
 
     def whole(self) -> Pixels:
@@ -354,12 +415,15 @@ class _Boxes:
 
 
 class _Canvas:
-    """Takes decoded boxes of ``mode`` straight into Pillow's memory; a whole picture is never held twice."""
+    """Takes decoded boxes of a file straight into Pillow's memory; a whole picture is never held twice."""
 
-    def __init__(self, im: Any, mode: str, left: int = 0, top: int = 0, size: tuple[int, int] | None = None) -> None:
-        self.im, self.mode, self.left, self.top = im, mode, left, top
-        width, height = size or im.size
-        self.shape = (height, width, len(mode))[: 3 if len(mode) > 1 else 2]
+    def __init__(self, im: Any, prologue: container.Prologue, left: int = 0, top: int = 0) -> None:
+        header = prologue.header
+        self.im, self.left, self.top = im, left, top
+        self.mode = im.mode if header.deep else header.mode
+        width, height = map(min, im.size, (header.width, header.height))  # of a frame, or of a box
+        bands = Image.getmodebands(self.mode)
+        self.shape = (height, width, bands)[: 3 if bands > 1 else 2]
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
         import numpy as np
@@ -379,10 +443,11 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
-    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``).
+    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``progress`` (a function that is told the share
+    of the work that is done).
 
     Raises:
-        OSError: a mode that cannot be written, or that would lose its 16 bits.
+        OSError: a mode that cannot be written.
         ValueError, TypeError: an option outside its range; an empty picture; ``lossless``, which this version does not have.
     """
     boxes = _pixels_of(im)
@@ -411,7 +476,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             _save(im, fp, filename)
             return
         mode = _common(modes)
-        pictures = (_Boxes(frame, mode).whole() for frame in _frames(images))
+        pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(images)), len(modes))
         chosen = settings.get("duration", durations)
         _write(
             fp,
@@ -424,6 +489,19 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             image.seek(place)
 
 
+class _Counted:
+    """An iterator of a known length."""
+
+    def __init__(self, items: Iterator[Pixels], count: int) -> None:
+        self._items, self._count = items, count
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return self._items
+
+    def __len__(self) -> int:
+        return self._count
+
+
 def _frames(images: list[Image.Image]) -> Iterator[Image.Image]:
     for image in images:
         yield from ImageSequence.Iterator(image)
@@ -433,6 +511,8 @@ def _common(modes: list[str]) -> str:
     """The mode that frames of these modes are saved in."""
     if len(set(modes)) == 1:
         return modes[0]
+    if deep := [mode for mode in modes if mode in _DEEP.values()]:
+        raise OSError(f"cannot write frames of mode {deep[0]} beside others of other modes as SGC")
     base = "L" if all(mode in ("1", "L", "LA") for mode in modes) else "RGB"
     return base + "A" * any(mode.endswith("A") for mode in modes)
 
@@ -460,6 +540,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "exact": bool(settings.get("exact")),
         "shown_as": im.mode if im.mode in container.VIEWS and _SAVED_AS[im.mode] == mode else None,
         "preview": settings.get("preview"),
+        "progress": settings.get("progress"),
         "limits": options.LIMITS,
     }
 

@@ -8,6 +8,7 @@ Source: the push-pull pyramid of Gortler et al., "The lumigraph" (1996).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,12 @@ def levels_of(quality: int) -> int:
     return 2 + quality // 5 if quality <= 70 else 16 + 8 * (quality - 70)
 
 
-def encode_alpha(picture: Any, layout: Layout, levels: int, threads: int) -> tuple[bytes, ...]:
-    """The streams of alpha, the last band of ``picture``, or of a picture bool [H, W]; one for every slice."""
+def encode_alpha(
+    picture: Any, layout: Layout, levels: int, threads: int, step: Callable[[], None] = lambda: None
+) -> tuple[bytes, ...]:
+    """The streams of alpha, the last band of ``picture``, or of a picture bool [H, W]; one for every slice, after which ``step``
+    is called.
+    """
     streams = [b""] * layout.slices
 
     def work(i: int, j: int) -> None:
@@ -105,6 +110,7 @@ def encode_alpha(picture: Any, layout: Layout, levels: int, threads: int) -> tup
         if levels < 256:  # which breaks what is regular: fewer levels may cost more
             choices.append(_coded(np.rint(np.rint(alpha * ((levels - 1) / 255)) * (255 / (levels - 1))).astype(np.uint8)))
         streams[layout.latents.number(i, j)] = min(choices, key=len)
+        step()
 
     run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
     return tuple(streams)
@@ -130,8 +136,10 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
     return plane
 
 
-def decode_bilevel(streams: Streams, layout: Layout, box: Box, out: Any, threads: int) -> None:
-    """A box of a picture in black and white, into ``out``, bool."""
+def decode_bilevel(
+    streams: Streams, layout: Layout, box: Box, out: Any, threads: int, step: Callable[[], None] = lambda: None
+) -> None:
+    """A box of a picture in black and white, into ``out``, bool; ``step`` is called after every slice."""
 
     def work(i: int, j: int) -> None:
         at = layout.pixels_of(layout.latents.box(i, j))
@@ -139,5 +147,6 @@ def decode_bilevel(streams: Streams, layout: Layout, box: Box, out: Any, threads
         plane = decode_alpha(streams[layout.latents.number(i, j)], at.shape)
         rows, columns = part.within(box)
         out[rows, columns] = plane[part.within(at)] > 127
+        step()
 
     run_squares(layout.latents, box.divided(LATENT_STRIDE), work, lambda k, axis: None, layout.workers(threads)[0])

@@ -6,6 +6,7 @@ nowhere takes no bytes beside its duration. Readers that know no animations show
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, Any
@@ -18,6 +19,7 @@ from .errors import FormatError
 from .limits import DEFAULT_LIMITS, Limits
 from .pixels import Pixels
 from .planes import Box
+from .progress import Progress, check_progress, stage
 
 TARGETS = ("target_size", "target_bpp", "target_psnr")
 FIRST_ONLY = ("icc_profile", "exif", "xmp", "comment", "dpi", "shown_as", "roi", "semantics", "preview")
@@ -37,7 +39,7 @@ def encode_animation(
         frames: as ``pillow_semicodec.encode`` takes them; two are held at a time.
         durations: milliseconds of every frame, or of each of them; whole ones are kept.
         loop: how often the animation is shown; 0: again and again.
-        options: as for ``encode``.
+        options: as for ``encode``; ``progress`` is told of every frame, where their number is known (``len``).
 
     Raises:
         ValueError: no frames, frames of different shapes, durations that are negative or of another number.
@@ -45,6 +47,11 @@ def encode_animation(
     """
     if isinstance(loop, bool) or not isinstance(loop, int) or not 0 <= loop < 2**32:
         raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
+    check_progress(report := options.pop("progress", None))
+    count = operator.length_hint(frames)
+    step = stage(Progress(report) if report and count > 1 else None, count)
+    if count == 1:
+        options["progress"] = report
     files, described = [b""], list[Frame]()
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
@@ -67,6 +74,7 @@ def encode_animation(
         left, top = (box.left, box.top) if box else (0, 0)
         described.append(Frame(0, left, top, len(files[-1]) if k else 0))
         before = picture
+        step()
     if not described:
         raise ValueError("an animation without frames")
     if len(described) == 1:
@@ -127,6 +135,8 @@ def read_part(
             f"a frame of {header.width}x{header.height} {header.mode} at {frame.left}, {frame.top} does not fit into "
             f"{whole.width}x{whole.height} {whole.mode}"
         )
+    if prologue.numbers and first.numbers and prologue.numbers.kind != first.numbers.kind:
+        raise FormatError("a frame has numbers of another kind than the first one")
     read = container.read_arrived if arrived else container.read_slices
     return prologue, read(stream.read, prologue.index, limits)
 

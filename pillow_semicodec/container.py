@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import struct
 import threading
 import zlib
@@ -25,14 +26,16 @@ FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
 _HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size + _CRC.size  # 26
-MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1"}  # codes 6 to 63 are reserved for modes of more bits or channels
+MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 6: "I;16", 7: "RGB;16"}  # codes 8 to 63 are reserved
 _MODE_CODES = {mode: code for code, mode in MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS = b"I", b"S", b"R"
+INDEX, SLICE, REGIONS, NUMBERS = b"I", b"S", b"R", b"N"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 ANIMATION = b"a"
 
+_NUMBERS = struct.Struct(">Bdd")  # kind, and what level 0 and level 255 stand for
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # kinds: 16 bits, 32 bits, single precision
 _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
 VIEWS = ("YCbCr", "LAB", "HSV", "CMYK", "RGBX", "RGBa", "La")  # modes of Pillow that are coded as L, RGB, LA or RGBA
 
@@ -52,7 +55,7 @@ class Header:
 
     width: int
     height: int
-    mode: str  # as Pillow names it: "L", "RGB", "LA", "RGBA" or "1"
+    mode: str  # as Pillow names it: "L", "RGB", "LA", "RGBA", "1" or "I;16"; "RGB;16" is not known to Pillow
     model_id: bytes  # 8 bytes; zeros for mode 1, which needs no model
 
     @property
@@ -63,6 +66,19 @@ class Header:
     def bilevel(self) -> bool:
         """Black and white: one plane, coded like alpha, and no latents."""
         return self.mode == "1"
+
+    @property
+    def deep(self) -> bool:
+        """More than 8 bits: there is a chunk of numbers."""
+        return self.mode.endswith(";16")
+
+    @property
+    def grey(self) -> bool:
+        return self.mode[0] in "LI"
+
+    @property
+    def bands(self) -> int:
+        return {"1": 1, "I;16": 1, "RGB;16": 3}.get(self.mode) or len(self.mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +211,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind in (INDEX, ANIMATION):
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
-    elif kind.isupper() and kind != REGIONS:
+    elif kind.isupper() and kind not in (REGIONS, NUMBERS):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -351,6 +367,31 @@ def read_map(packed: bytes, size: int, levels: int) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Numbers:
+    """What the levels of a picture of more than 8 bits stand for."""
+
+    kind: int  # UNSIGNED, SIGNED or FLOAT; the latter two for grey pictures only
+    low: float  # what level 0 stands for
+    high: float  # and level 255, more than ``low``
+
+
+def write_numbers(numbers: Numbers) -> bytes:
+    return _NUMBERS.pack(numbers.kind, numbers.low, numbers.high)
+
+
+def read_numbers(payload: bytes, header: Header) -> Numbers:
+    """Raises FormatError."""
+    if len(payload) != _NUMBERS.size:
+        raise FormatError(f"{len(payload)} bytes of numbers where {_NUMBERS.size} are due")
+    numbers = Numbers(*_NUMBERS.unpack(payload))
+    if numbers.kind not in ((UNSIGNED, SIGNED, FLOAT) if header.grey else (UNSIGNED,)):
+        raise FormatError(f"numbers of kind {numbers.kind} in mode {header.mode}")
+    if not (math.isfinite(numbers.low) and 0 < numbers.high - numbers.low < math.inf):
+        raise FormatError(f"numbers from {numbers.low} to {numbers.high}")
+    return numbers
+
+
+@dataclasses.dataclass(frozen=True)
 class Regions:
     """Rates of their own for parts of a picture: ``rates[levels[k]]`` is that of latent position k in raster order."""
 
@@ -411,6 +452,11 @@ class Prologue:
         return None
 
     @property
+    def numbers(self) -> Numbers | None:
+        """Of a picture of more than 8 bits."""
+        return read_numbers(self.metadata[NUMBERS], self.header) if self.header.deep else None
+
+    @property
     def dpi(self) -> tuple[float, float] | None:
         """Dots per inch, across and down, where the file says them."""
         payload = self.metadata.get(RESOLUTION, b"")
@@ -440,6 +486,10 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
         if chunk.type == INDEX:
             index = read_index(chunk.payload, header)
             check_slices(header.width, header.height, index.side, limits)
+            if header.deep is not (NUMBERS in metadata):
+                raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
+            if header.deep:
+                read_numbers(metadata[NUMBERS], header)
             return Prologue(header, index, metadata)
         if chunk.type in metadata:
             raise FormatError(f"two chunks of type {chunk.type.decode()}")

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from . import options as package_options
 from .bundle import ModelBundle
-from .errors import BundleError
+from .errors import BundleError, UnsupportedError
 from .head_bundle import HeadBundle
+from .reduced_bundle import find_reduced, output_of
 
 Tensor = NDArray[np.float32]
 Outputs = list[NDArray[Any]]
 
 CPU = "CPUExecutionProvider"
+CELL = 8  # pixels of a side of what the first and last layers of the transforms see as one
 ON_PROVIDERS = ("analysis", "synthesis")  # what other processors may run: nothing that chooses tables, or means of latents
 
 # Execution settings that tests and tools vary; results must not depend on them.
@@ -43,11 +45,14 @@ class _Sessions:
         self._sessions: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
 
-    def _run(self, name: str, *inputs: NDArray[Any], wanted: tuple[str, ...] | None = None) -> Outputs:
+    def _run(
+        self, name: str, *inputs: NDArray[Any], wanted: tuple[str, ...] | None = None, **optional: NDArray[Any]
+    ) -> Outputs:
+        """Args: optional: inputs by name that have a default."""
         session = self._session(name)
         names = [value.name for value in session.get_inputs()]  # without those that have a default
         try:
-            outputs: Outputs = session.run(wanted, dict(zip(names, inputs, strict=True)))
+            outputs: Outputs = session.run(wanted, {**dict(zip(names, inputs, strict=True)), **optional})
         except MemoryError:
             raise
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
@@ -89,11 +94,19 @@ class Transforms(_Sessions):
     """The graphs of one model."""
 
     def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
-        super().__init__(f"model {bundle.name}", lambda name: bundle.part(f"{name}.onnx"), threads)
+        super().__init__(f"model {bundle.name}", lambda name: _graph(bundle, name), threads)
 
-    def analysis(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 [1, H, W, 3], sides multiples of 16 → y [1, M, H/16, W/16]."""
-        return self._run("analysis", pixels)[0]
+    def analysis(self, pixels: NDArray[Any]) -> Tensor:
+        """Levels [1, H, W, 3], uint8 or float32 from 0 to 255, sides multiples of 16 → y [1, M, H/16, W/16]."""
+        if pixels.dtype == np.uint8:
+            return self._run("analysis", pixels)[0]
+        self._require_depth("analysis", "fraction" in (v.name for v in self._session("analysis").get_overridable_initializers()))
+        whole = np.clip(pixels, 0, 255).astype(np.uint8)
+        return self._run("analysis", whole, fraction=to_cells(pixels[0] - whole[0]))[0]
+
+    def _require_depth(self, name: str, there: bool) -> None:
+        if not there:
+            raise UnsupportedError(f"{self.owner} has 8 bits only: its {name} takes and gives no fractions of levels")
 
     def hyper_analysis(self, y: Tensor) -> Tensor:
         """y in steps [1, M, h, w], sides multiples of 4 → z [1, Z, h/4, w/4], not yet rounded."""
@@ -122,6 +135,38 @@ class Transforms(_Sessions):
         """y_hat [1, M, h, w] → uint8 [1, 16h, 16w, 3]."""
         pixels: NDArray[np.uint8] = self._run("synthesis", y_hat, condition, wanted=("pixels",))[0]
         return pixels
+
+    def reduced(self, y_hat: Tensor, condition: Tensor, scale: int) -> Tensor:
+        """y_hat [1, M, h, w] → levels float32 [1, 16h/scale, 16w/scale, 3] from 0 to 255."""
+        return np.clip(self._run("reduced", y_hat, condition, wanted=(output_of(scale),))[0], 0, 255)
+
+    def synthesis_of_levels(self, y_hat: Tensor, condition: Tensor) -> Tensor:
+        """y_hat [1, M, h, w] → float32 [1, 16h, 16w, 3] from 0 to 255: ``synthesis`` before it rounds."""
+        self._require_depth("synthesis", "samples" in (value.name for value in self._session("synthesis").get_outputs()))
+        samples = self._run("synthesis", y_hat, condition, wanted=("samples",))[0]
+        return np.clip(from_cells(samples, 16 * y_hat.shape[3]) - np.float32(0.5), 0, 255)[None]
+
+
+def _graph(bundle: ModelBundle, name: str) -> bytes:
+    if name != "reduced":
+        return bundle.part(f"{name}.onnx")
+    graph = find_reduced(bundle)
+    if graph is None:
+        raise BundleError(f"{bundle.directory}: no network for small versions")
+    return graph
+
+
+def to_cells(levels: Tensor) -> Tensor:
+    """[H, W, 3] → cells of 8x8 pixels in raster order, [HW/64, 192]."""
+    height, width = levels.shape[:2]
+    cells = levels.reshape(height // CELL, CELL, width // CELL, 3 * CELL).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(cells).reshape(-1, 3 * CELL**2)
+
+
+def from_cells(cells: Tensor, width: int) -> Tensor:
+    """Inverse of ``to_cells``."""
+    across = width // CELL
+    return cells.reshape(-1, across, CELL, 3 * CELL).transpose(0, 2, 1, 3).reshape(-1, width, 3)
 
 
 class Heads(_Sessions):

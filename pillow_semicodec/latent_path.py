@@ -21,7 +21,7 @@ from .layout import Layout, RatePlan
 from .planes import Arrays, Box, Plane, run_squares, weakly
 
 # Receptive fields: how much more than what it computes a network must see, in latent positions (z: hyper positions).
-ANALYSIS_HALO, SYNTHESIS_HALO, CONTEXT_HALO = 4, 3, 1
+ANALYSIS_HALO, SYNTHESIS_HALO, CONTEXT_HALO, REDUCED_HALO = 4, 3, 1, 2
 HYPER_ANALYSIS_HALO = pixels.HYPER_STRIDE  # above and on the left only: its strides begin there
 HYPER_SYNTHESIS_HALO = 2
 

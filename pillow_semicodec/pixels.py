@@ -16,13 +16,18 @@ REMEMBERED = 2**21  # latents whose positions are kept for the next slice of thi
 Pixels = NDArray[np.uint8]
 
 
-def to_rgb(pixels: Pixels) -> Pixels:
+def to_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
     """[H, W] or [H, W, 3] → [H, W, 3]; grey is repeated."""
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, 2)
 
 
-def to_luma(rgb: Pixels) -> Pixels:
-    """[H, W, 3] → [H, W]: ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow converts RGB to L."""
+def to_luma(rgb: NDArray[Any]) -> NDArray[Any]:
+    """[H, W, 3] → [H, W]: ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow converts RGB to L; levels in float32 are
+    not rounded.
+    """
+    if rgb.dtype == np.float32:
+        luma: NDArray[np.float32] = rgb @ np.array([19595, 38470, 7471], np.float32) / 2**16
+        return luma
     weights = np.array([19595, 38470, 7471], np.uint32)
     return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)
 
@@ -72,7 +77,7 @@ def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
     """A picture ``scale`` times smaller: means of squares, in front of alpha (the last band) weighted by it.
 
     Args:
-        picture: uint8 [H, W] or [H, W, C]: an array, or anything out of which boxes are cut.
+        picture: [H, W] or [H, W, C]: an array, or anything out of which boxes are cut.
     """
     height, width = picture.shape[:2]
     columns = np.arange(0, width, scale)
@@ -89,5 +94,7 @@ def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
             sums[:, :, -1] /= counts
         else:
             sums /= counts.reshape(*counts.shape, *[1] * (part.ndim - 2))
-        out.append(np.rint(sums).astype(np.uint8))
+        if picture.dtype == np.bool_:  # as many as are white, or more
+            sums += 1e-9
+        out.append((np.rint(sums) if picture.dtype.kind != "f" else sums).astype(picture.dtype))
     return np.concatenate(out)

@@ -120,7 +120,7 @@ class SquaredError:
 
     def __init__(self, picture: Any, grey: bool) -> None:
         self.picture, self.grey = picture, grey
-        self.shape = picture.shape
+        self.shape, self.deep = picture.shape, picture.dtype.kind == "f"
         self._sum, self._count, self._lock = 0.0, 0, threading.Lock()
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
@@ -129,7 +129,7 @@ class SquaredError:
         bands = 1 if self.grey else 3
         colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
         decoded = to_luma(box[:, :, :3])[:, :, None] if self.grey else box[:, :, :3]
-        squares = (colours.astype(np.int32) - decoded) ** 2
+        squares = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
         if alpha is not None:
             squares = squares * alpha
         with self._lock:

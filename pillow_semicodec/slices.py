@@ -6,6 +6,7 @@ a level; what is entropy-coded never does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .latent_path import (
     CONTEXT_HALO,
     HYPER_ANALYSIS_HALO,
     HYPER_SYNTHESIS_HALO,
+    REDUCED_HALO,
     SYNTHESIS_HALO,
     LatentPath,
     slice_workers,
@@ -37,7 +39,8 @@ def analyse(picture: Any, bundle: ModelBundle, layout: Layout, threads: int = 0)
     """The plane of y [M, h, w], which does not depend on the rate.
 
     Args:
-        picture: uint8 [H, W, 3] or [H, W]: an array, or anything that gives one when boxes are cut out of it.
+        picture: uint8 [H, W, 3] or [H, W], or levels in float32: an array, or anything that gives one when boxes are cut out
+            of it.
     """
     _, transforms = slice_workers(bundle, layout, threads)
 
@@ -83,8 +86,11 @@ class Encoder(LatentPath):
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]
         return (np.where(self.step1(box), self._residual(box, mean, indexes), np.int32(0)),)
 
-    def streams(self, keep: bool = True) -> Streams:
-        """Args: keep: leave ``y`` as it is, to be coded again; it takes 5 bytes a pixel."""
+    def streams(self, keep: bool = True, step: Callable[[], None] = lambda: None) -> Streams:
+        """Args:
+            keep: leave ``y`` as it is, to be coded again; it takes 5 bytes a pixel.
+            step: called after every slice.
+        """
         count = self.layout.slices
         coders = [StreamEncoder() for _ in range(self.layout.streams)]
 
@@ -97,6 +103,7 @@ class Encoder(LatentPath):
             indexes, at = self.second_indexes(box), self.positions(2, box)
             residual = self._residual(box, self.mean(box), indexes)
             self.bundle.conditional.encode(of_step2, residual.take(at), indexes.take(at))
+            step()
 
         self.run(work, *self.first_planes(), *(() if keep else ((self.y, 0, 0),)))
         return tuple(coder.finish() for coder in coders)
@@ -108,14 +115,30 @@ class Encoder(LatentPath):
 class Decoder(LatentPath):
     """Mirror of ``Encoder``: streams → z_hat → step 1 → step 2 and ŷ → pixels.
 
+    Args:
+        deep: pixels are levels in float32, before they are rounded to 8 bits.
+        scale: decode a picture 2, 4, 8 or 16 times smaller, which is what ``picture`` then calls pixels.
+
     What is missing of cut streams (``container.CutStream``) is taken for 0, the model's mean; missing alpha for opaque.
 
     Raises:
         FormatError: the streams are not of this layout; methods raise it for streams that no encoder makes.
     """
 
-    def __init__(self, streams: Streams, plan: RatePlan, bundle: ModelBundle, layout: Layout, threads: int = 0) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        plan: RatePlan,
+        bundle: ModelBundle,
+        layout: Layout,
+        threads: int = 0,
+        deep: bool = False,
+        scale: int = 1,
+    ) -> None:
         super().__init__(plan, bundle, layout, threads)
+        self.deep, self.scale = deep, scale
+        self._stride = pixels.LATENT_STRIDE // scale
+        self._bounds = Box(0, 0, layout.height, layout.width).divided(scale)
         due = container.stream_count(layout.slices, plane=layout.alpha)
         if len(streams) != due:
             raise FormatError(f"{len(streams)} streams where {due} are due")
@@ -165,13 +188,27 @@ class Decoder(LatentPath):
         return ((mean() + residual.astype(np.float32)) * self.rate("inverse", box)[0],)
 
     def _computed(self, box: Box) -> pixels.Pixels:
-        """uint8 [rows, columns, 3] of latent positions, cut at the picture's border."""
-        window = box.grown(SYNTHESIS_HALO, SYNTHESIS_HALO, self.layout.latents.bounds)
+        """[rows, columns, 3] of latent positions, cut at the picture's border."""
+        window = box.grown(self._halo, self._halo, self.layout.latents.bounds)
         (y_hat,) = self.y_hat.read(window)
-        rgb = self.transforms.synthesis(np.ascontiguousarray(y_hat)[None], self.rate("synthesis", window))[0]
-        rows, columns = self.layout.pixels_of(box).within(window.scaled(pixels.LATENT_STRIDE))
+        rgb = self._colours(np.ascontiguousarray(y_hat)[None], self.rate("synthesis", window))[0]
+        rows, columns = self._pixels_of(box).within(window.scaled(self._stride))
         picture: pixels.Pixels = rgb[rows, columns]
         return picture
+
+    @property
+    def _halo(self) -> int:
+        return SYNTHESIS_HALO if self.scale == 1 else REDUCED_HALO
+
+    def _colours(self, y_hat: Tensor, condition: Tensor) -> NDArray[Any]:
+        if self.scale > 1:
+            levels = self.transforms.reduced(y_hat, condition, self.scale)
+            return levels if self.deep else np.rint(levels).astype(np.uint8)
+        return (self.transforms.synthesis_of_levels if self.deep else self.transforms.synthesis)(y_hat, condition)
+
+    def _pixels_of(self, box: Box) -> Box:
+        """``Layout.pixels_of`` at the scale of the decoder."""
+        return box.scaled(self._stride).grown(0, 0, self._bounds)
 
     def latents(self) -> Latents:
         """What the streams hold, bit for bit."""
@@ -192,32 +229,36 @@ class Decoder(LatentPath):
 
     def _alpha(self, i: int, j: int) -> pixels.Pixels:
         at = self.layout.pixels_of(self.layout.latents.box(i, j))
-        return decode_alpha(self._streams[self.layout.streams + self.layout.latents.number(i, j)], at.shape)
+        alpha = decode_alpha(self._streams[self.layout.streams + self.layout.latents.number(i, j)], at.shape)
+        return alpha if self.scale == 1 else pixels.reduced(alpha, self.scale, False)
 
-    def picture(self, box: Box | None = None, out: Any = None) -> pixels.Pixels:
-        """Mirror of ``analyse`` and ``Encoder.streams``: pixels uint8 [H, W, 3], or [H, W, 4] with alpha.
+    def picture(self, box: Box | None = None, out: Any = None, step: Callable[[], None] = lambda: None) -> pixels.Pixels:
+        """Mirror of ``analyse`` and ``Encoder.streams``: pixels [H, W, 3], or [H, W, 4] with alpha.
 
         Args:
             box: decode these pixels only, from the slices that they depend on.
             out: what takes the pixels, slice by slice, instead of a new array: ``out[top:bottom, left:right] = pixels``.
+            step: called after every slice.
         """
         layout = self.layout
-        box = box or Box(0, 0, layout.height, layout.width)
-        picture = np.empty((*box.shape, 4 if layout.alpha else 3), np.uint8) if out is None else out
-        latents = box.divided(pixels.LATENT_STRIDE)
+        box = box or self._bounds
+        dtype = np.float32 if self.deep else np.uint8
+        picture = np.empty((*box.shape, 4 if layout.alpha else 3), dtype) if out is None else out
+        latents = box.divided(self._stride)
 
         def work(i: int, j: int) -> None:
             own = layout.latents.box(i, j).grown(0, 0, latents)
-            at = layout.pixels_of(own)
+            at = self._pixels_of(own)
             part = at.grown(0, 0, box)
             rows, columns = part.within(box)
             colours = self._computed(own)[part.within(at)]
             if layout.alpha:
-                alpha = self._alpha(i, j)[part.within(layout.pixels_of(layout.latents.box(i, j)))]
+                alpha = self._alpha(i, j)[part.within(self._pixels_of(layout.latents.box(i, j)))]
                 colours = np.concatenate([colours, alpha[:, :, None]], 2)
             picture[rows, columns] = colours
+            step()
 
-        self.run(work, (self.y_hat, 0, SYNTHESIS_HALO), *self.first_planes(ahead=1), box=latents)
+        self.run(work, (self.y_hat, 0, self._halo), *self.first_planes(ahead=1), box=latents)
         return picture
 
 

@@ -124,7 +124,7 @@ def test_black_and_white(tmp_path: Path) -> None:
     [
         (np.full((4, 4), np.nan), ValueError, "NaN"),
         (np.zeros((4, 4), np.float32), TypeError, "float32"),
-        (np.zeros((4, 4), np.uint16), TypeError, "uint16"),
+        (np.zeros((4, 4, 4), np.uint16), ValueError, "alpha"),
         (np.zeros((4, 4, 1), np.uint8), ValueError, "shape"),
         (np.zeros((0, 4), np.uint8), ValueError, "empty"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)], ValueError, "alike"),

@@ -121,13 +121,6 @@ def test_one_transparent_colour(image: Image.Image, mode: str) -> None:
     assert 0 in decoded.getchannel("A").tobytes()
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_modes_that_would_lose_something(mode: str) -> None:
-    """More than 8 bits are refused, with a message that says so."""
-    with pytest.raises(OSError, match=f"cannot write mode {mode}.* as SGC"):
-        saved(Image.new(mode, (8, 8)))
-
-
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
 def test_empty_pictures(size: tuple[int, int]) -> None:
     """There is no empty SGC file."""

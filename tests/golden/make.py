@@ -53,6 +53,10 @@ def good() -> None:
         pixels=sgc.decode((GOLDEN / "v0" / "animation.sgc").read_bytes()),
         **latents_of((GOLDEN / "v0" / "animation.sgc").read_bytes())._asdict(),
     )
+    i, j = np.mgrid[:50, :70]
+    cases["16-bits"] = (i * 300 + j * 500).astype(np.uint16), 80, {}
+    cases["16-bits-rgb"] = photo(30, 40, 12).astype(np.uint16) * 257, 60, {}
+    cases["float"] = (np.sin(i / 9) * j).astype(np.float32), 80, {}
     cases["preview"] = photo(90, 140, 11), 50, {"preview": True}
     cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}
     bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
@@ -86,7 +90,7 @@ def bad() -> None:
         "header-bit__ChecksumError": data[:9] + bytes([data[9] ^ 1]) + data[10:],
         "slice-bit__ChecksumError": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
         "version__UnsupportedError": sealed(header[:4] + b"\x63" + header[5:]),
-        "mode__UnsupportedError": sealed(header[:5] + b"\x07" + header[6:]),
+        "mode__UnsupportedError": sealed(header[:5] + b"\x3f" + header[6:]),
         "critical-chunk__UnsupportedError": data[:26] + container.write_chunk(container.Chunk(b"Z", b"")) + rest,
         "model__UnknownModelError": sealed(header[:14] + b"nonesuch"),
         "no-width__FormatError": sealed(header[:6] + bytes(4) + header[10:]),

@@ -1,0 +1,75 @@
+"""More than 8 bits: numbers ↔ levels, floats from 0 to 255, as the networks know them.
+
+A file says which numbers level 0 and level 255 stand for. What an encoder chooses: whole numbers are coded as so many bits as
+their largest one has, so that a picture of 12 bits kept in 16 is coded as well as if it filled them; floats from 0 to 1, or
+to 255, as those; all others as the range that they have.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .container import FLOAT, SIGNED, UNSIGNED, Numbers
+
+DTYPES = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
+KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
+ROWS_AT_ONCE = 2**20  # numbers
+
+
+def numbers_of(picture: Any) -> Numbers:
+    """How a picture's numbers are coded; it is read once, band by band.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    height, width = picture.shape[:2]
+    rows = max(1, ROWS_AT_ONCE // width)
+    low, high = math.inf, -math.inf
+    for top in range(0, height, rows):
+        band = np.asarray(picture[top : min(top + rows, height), 0:width])
+        least, most = float(band.min()), float(band.max())
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise ValueError("cannot write a picture with NaN or infinite values")
+        low, high = min(low, least), max(high, most)
+    return Numbers(KINDS[picture.dtype], *_range(picture.dtype, low, high))
+
+
+def _range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]:
+    if dtype.kind != "f" and low >= 0:
+        return 0.0, float(2 ** max(8, int(high).bit_length()) - 1)
+    if low >= 0 and high <= 255:
+        return 0.0, 1.0 if high <= 1 else 255.0
+    return low, high if high > low else low + max(1e-6 * abs(low), 1.0)
+
+
+class Levels:
+    """A picture of numbers as one of levels, float32: boxes are cut out of it like out of an array."""
+
+    def __init__(self, picture: Any, numbers: Numbers) -> None:
+        self.picture, self.numbers = picture, numbers
+        self.shape, self.dtype = picture.shape, np.dtype(np.float32)
+
+    def __getitem__(self, at: tuple[slice, slice]) -> NDArray[np.float32]:
+        low, high = self.numbers.low, self.numbers.high
+        values = np.asarray(self.picture[at]).astype(np.float64)
+        return ((values - low) * (255 / (high - low))).astype(np.float32)
+
+
+class FromLevels:
+    """Takes levels and passes numbers on."""
+
+    def __init__(self, out: Any, numbers: Numbers) -> None:
+        self.out, self.numbers = out, numbers
+        self.shape = out.shape
+
+    def __setitem__(self, at: Any, levels: NDArray[np.float32]) -> None:
+        low, high, dtype = self.numbers.low, self.numbers.high, DTYPES[self.numbers.kind]
+        values = levels.astype(np.float64) * ((high - low) / 255) + low
+        if dtype.kind != "f":
+            limits = np.iinfo(dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        self.out[at] = values.astype(dtype)

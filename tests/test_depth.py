@@ -1,0 +1,214 @@
+"""Pictures of more than 8 bits."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import photo
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_pillow import saved
+
+import pillow_semicodec as sgc
+from pillow_semicodec import container, depth
+from pillow_semicodec.container import Chunk, Header, Numbers
+
+
+def fine(height: int = 80, width: int = 120) -> np.ndarray:
+    """Float64 [H, W] from 0 to 1, in steps far below 1/255."""
+    i, j = np.mgrid[:height, :width]
+    return 0.5 + 0.3 * np.sin(i / 37 + j / 51) + 0.1 * np.cos(j / 23)
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> np.ndarray:
+    shape = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    kind = draw(st.sampled_from(["uint16", "rgb", "int32", "float32"]))
+    if kind in ("uint16", "rgb"):
+        return random.integers(0, 2 ** draw(st.integers(1, 16)), shape + (3,) * (kind == "rgb"), dtype=np.uint16)
+    low, high = sorted((draw(st.integers(-(2**31), 2**31 - 1)), draw(st.integers(-(2**31), 2**31 - 1))))
+    values = random.integers(low, high, shape, dtype=np.int32, endpoint=True)
+    return values if kind == "int32" else (values * draw(st.sampled_from([1e-30, 1e-3, 1, 1e20]))).astype(np.float32)
+
+
+@given(pictures(), st.sampled_from([5, 60, 100]))
+def test_dtype_shape_and_range_are_kept(picture: np.ndarray, quality: int) -> None:
+    """Whatever the numbers: as many come back, of the same kind, none beyond what the file says their range is."""
+    data = sgc.encode(picture, quality)
+    decoded = sgc.decode(data)
+    assert (decoded.dtype, decoded.shape) == (picture.dtype, picture.shape)
+    numbers = sgc.read_prologue(data).numbers
+    assert numbers is not None
+    slack = 1e-6 * max(abs(numbers.low), abs(numbers.high))
+    assert numbers.low - slack <= picture.min() and picture.max() <= numbers.high + slack
+    assert numbers.low - slack <= decoded.min() and decoded.max() <= numbers.high + slack
+    box = (0, 0, picture.shape[1], 1)
+    assert np.array_equal(sgc.decode(data, box=box), decoded[:1])
+
+
+@given(pictures())
+def test_levels_and_back(picture: np.ndarray) -> None:
+    """Numbers become levels from 0 to 255, and these the same numbers, to a float's precision."""
+    numbers = depth.numbers_of(picture)
+    levels = depth.Levels(picture, numbers)[0 : len(picture), 0 : picture.shape[1]]
+    assert levels.min() >= -1e-4 and levels.max() <= 255.0001
+    back = np.zeros_like(picture)
+    depth.FromLevels(back, numbers)[0 : len(picture), 0 : picture.shape[1]] = levels
+    precision = (numbers.high - numbers.low) * 2e-7 + (picture.dtype.kind != "f")
+    assert np.abs(back.astype(np.float64) - picture).max() <= precision
+
+
+@pytest.mark.parametrize(
+    ("picture", "low", "high"),
+    [
+        (np.array([[0, 4095]], np.uint16), 0, 4095),
+        (np.array([[7, 4096]], np.uint16), 0, 8191),
+        (np.array([[0, 3]], np.uint16), 0, 255),
+        (np.array([[0, 70000]], np.int32), 0, 131071),
+        (np.array([[-5, 70000]], np.int32), -5, 70000),
+        (np.array([[0.1, 0.9]], np.float32), 0, 1),
+        (np.array([[0.1, 99]], np.float32), 0, 255),
+        (np.array([[-1, 3]], np.float32), -1, 3),
+        (np.array([[400, 400]], np.float32), 400, 401),
+    ],
+)
+def test_ranges(picture: np.ndarray, low: float, high: float) -> None:
+    """Whole numbers take the bits of their largest one; floats 0 to 1, 0 to 255, or the range that they have."""
+    numbers = depth.numbers_of(picture)
+    assert (numbers.kind, numbers.low, numbers.high) == (depth.KINDS[picture.dtype], low, high)
+
+
+@pytest.mark.model
+def test_a_ramp_has_no_bands() -> None:
+    """A slow ramp comes back in many more steps than 8 bits have for it, nearer to it than they could be."""
+    ramp = np.broadcast_to(np.linspace(20000, 22570, 256), (128, 256)).astype(np.uint16)  # ten levels of 257
+    decoded = sgc.decode(sgc.encode(ramp, 95)).astype(float)
+    assert len(np.unique(np.rint(decoded))) > 200
+    assert np.abs(decoded - ramp).mean() < 257 / 4 / 2  # rounding to levels costs a quarter of one on average
+
+
+@pytest.mark.model
+def test_as_good_as_eight_bits() -> None:
+    """At one quality a photograph of 16 bits takes about the bytes of its 8-bit version, and 12 bits kept in 16 as well."""
+    picture = photo(128, 160)
+    eight = len(sgc.encode(picture, 75))
+    for factor in (257, 16):
+        deep = picture.astype(np.uint16) * factor
+        data = sgc.encode(deep, 75)
+        assert abs(len(data) / eight - 1) < 0.02
+        error = np.abs(sgc.decode(data) / factor - picture).mean()
+        assert error < 1.02 * np.abs(sgc.decode(sgc.encode(picture, 75)).astype(float) - picture).mean()
+
+
+@pytest.mark.parametrize(("mode", "source"), [("I;16", "I;16"), ("I;16B", "I;16"), ("I", "I"), ("F", "F")])
+def test_pillow_modes(mode: str, source: str) -> None:
+    """The mode on load is that on save; crops of an unloaded picture and pickles too."""
+    values = fine() * 60000
+    array = values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[source])
+    image = Image.fromarray(array)
+    if mode == "I;16B":
+        image = Image.frombytes("I;16B", image.size, array.astype(">u2").tobytes())
+    file = saved(image, quality=95)
+    with Image.open(file) as opened:
+        assert opened.mode == source
+        pixels = np.asarray(opened)
+    assert np.abs(pixels.astype(float) - values).mean() < 0.1 * 60000
+    with Image.open(file) as opened:
+        assert np.abs(np.asarray(opened.crop((16, 8, 40, 30))) - pixels[8:30, 16:40].astype(float)).max() <= 1.5
+
+
+def test_colour_of_16_bits_is_opened_as_rgb() -> None:
+    """Pillow has no mode for it: it gets what rounds to 8 bits."""
+    picture = photo(40, 56).astype(np.uint16) * 257
+    data = sgc.encode(picture, 90)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.mode == "RGB"
+        assert np.abs(np.asarray(opened) - sgc.decode(data) / 257).max() <= 0.5 + 1e-3
+
+
+def test_imageio_keeps_uint16(tmp_path: Path) -> None:
+    """Grey and colour, one picture and several, with the properties that a reader is told."""
+    for picture in (photo(30, 41)[:, :, 0].astype(np.uint16) * 257, photo(30, 41).astype(np.uint16) * 257):
+        iio.imwrite(tmp_path / "x.sgc", picture, quality=95)
+        assert iio.improps(tmp_path / "x.sgc").dtype == np.uint16
+        assert iio.improps(tmp_path / "x.sgc").shape == picture.shape
+        assert iio.imread(tmp_path / "x.sgc").dtype == np.uint16
+    iio.imwrite(tmp_path / "x.sgc", [picture, picture[::-1] // 2])
+    assert iio.imread(tmp_path / "x.sgc").shape == (2, *picture.shape)
+    assert iio.imread(tmp_path / "x.sgc").dtype == np.uint16
+
+
+def test_slices_and_targets() -> None:
+    """Slices leave no trace, and targets are met."""
+    picture = (fine(150, 210) * 65535).astype(np.uint16)
+    whole, sliced = (sgc.decode(sgc.encode(picture, 80, slice_side=side)).astype(int) for side in (0, 64))
+    assert np.abs(whole - sliced).max() <= 2
+    data = sgc.encode(picture, target_psnr=30)
+    error = (sgc.decode(data).astype(float) - picture) / 65535
+    assert 29.9 < -10 * np.log10((error**2).mean()) < 31
+    assert len(sgc.encode(picture, target_size=1500)) <= 1500
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    """They have no level; no file is left behind."""
+    array = np.zeros((5, 5), np.float32)
+    array[2, 3] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Image.fromarray(array).save(tmp_path / "x.sgc")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mode", "payload"),
+    [
+        ("I;16", None),
+        ("RGB", struct.pack(">Bdd", 1, 0, 1)),
+        ("I;16", b""),
+        ("I;16", struct.pack(">Bdd", 0, 0, 1)),
+        ("I;16", struct.pack(">Bdd", 4, 0, 1)),
+        ("RGB;16", struct.pack(">Bdd", 3, 0, 1)),
+        ("I;16", struct.pack(">Bdd", 1, 1, 1)),
+        ("I;16", struct.pack(">Bdd", 3, float("nan"), 1)),
+        ("I;16", struct.pack(">Bdd", 3, 0, float("inf"))),
+        ("I;16", struct.pack(">Bdd", 3, -1.7e308, 1.7e308)),
+    ],
+)
+def test_chunks_that_are_wrong(mode: str, payload: bytes | None) -> None:
+    """A mode of more than 8 bits has a chunk of numbers, others none, and it states a range."""
+    metadata = {} if payload is None else {container.NUMBERS: payload}
+    data = container.write_container(Header(8, 8, mode, bytes(8)), 0, (b"",), metadata)
+    with pytest.raises(sgc.FormatError):
+        sgc.read_prologue(data)
+
+
+def test_a_model_of_eight_bits_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose graphs know no fractions cannot take such pictures."""
+    from pillow_semicodec import inference
+
+    real = inference._Sessions._session
+
+    class Older:
+        def __init__(self, session: object) -> None:
+            self.session = session
+
+        def __getattr__(self, name: str) -> object:
+            return (lambda: []) if name == "get_overridable_initializers" else getattr(self.session, name)
+
+    monkeypatch.setattr(inference._Sessions, "_session", lambda self, name: Older(real(self, name)))
+    with pytest.raises(sgc.UnsupportedError, match="8 bits only"):
+        sgc.encode(np.zeros((8, 8), np.uint16))
+
+
+def test_numbers_in_bytes() -> None:
+    """Written and read again."""
+    numbers = Numbers(container.FLOAT, -1.5, 1e9)
+    assert container.read_numbers(container.write_numbers(numbers), Header(1, 1, "I;16", bytes(8))) == numbers
+    assert Chunk(container.NUMBERS, b"").type.isupper()

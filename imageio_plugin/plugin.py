@@ -83,7 +83,7 @@ class SemicodecPlugin(PluginV3):
             writeable_output: accepted for that plugin's sake; the array can always be written to.
 
         Returns:
-            uint8 or uint16 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or bool [H, W] (or whatever else was encoded);
+            uint8 or uint16 [H, W] or [H, W, 3], with alpha uint8 [H, W, 2 or 4], or bool [H, W], or what else was encoded;
             of all frames behind a first axis.
 
         Raises:
@@ -190,9 +190,9 @@ class SemicodecPlugin(PluginV3):
         preview: bool | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> bytes | None:
-        """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], with alpha uint8 [H, W, 2 or 4], or bool [H, W]; the options are those of
-        ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options of
-        the last one count.
+        """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], uint8 with alpha [H, W, 2 or 4], or bool [H, W]; options
+        are those of ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options
+        of the last one count.
 
         Args:
             is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes.

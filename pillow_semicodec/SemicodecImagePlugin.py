@@ -213,8 +213,8 @@ class SgcImageFile(ImageFile.ImageFile):
         self.fp.seek(pos)
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Decode a version 2, 4, 8 or 16 times smaller, that is not smaller than ``size``: without the synthesis, or from the
-        preview that large pictures hold.
+        """Decode a version 2, 4, 8 or 16 times smaller, that is not smaller than ``size``: without the synthesis, or from
+        the preview that large pictures hold.
 
         ``Image.thumbnail`` asks for it by itself. The mode stays.
         """
@@ -443,8 +443,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
-    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``progress`` (a function that is told the share
-    of the work that is done).
+    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``progress`` (a function that is told
+    the share of the work that is done).
 
     Raises:
         OSError: a mode that cannot be written.

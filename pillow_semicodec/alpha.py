@@ -97,8 +97,8 @@ def levels_of(quality: int) -> int:
 def encode_alpha(
     picture: Any, layout: Layout, levels: int, threads: int, step: Callable[[], None] = lambda: None
 ) -> tuple[bytes, ...]:
-    """The streams of alpha, the last band of ``picture``, or of a picture bool [H, W]; one for every slice, after which ``step``
-    is called.
+    """The streams of alpha, the last band of ``picture``, or of a picture bool [H, W]; one for every slice, after which
+    ``step`` is called.
     """
     streams = [b""] * layout.slices
 

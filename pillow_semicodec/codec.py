@@ -61,12 +61,13 @@ def encode(
 
     Args:
         picture: uint8 [H, W] (grey), [H, W, 3] (RGB), or one band more, alpha; or bool [H, W], kept exactly; or of more than
-            8 bits: uint16 [H, W] or [H, W, 3], int32 or float32 [H, W], scaled as ``depth`` says: an array, or anything with ``shape`` and ``dtype`` out of which boxes are cut like out of an array,
-            ``picture[top:bottom, left:right]`` (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory.
-            Boxes are asked for from several threads.
+            8 bits: uint16 [H, W] or [H, W, 3], int32 or float32 [H, W], scaled as ``depth`` says. An array, or anything with
+            ``shape`` and ``dtype`` out of which boxes are cut like out of an array, ``picture[top:bottom, left:right]``
+            (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory. Boxes are asked for from several
+            threads.
         quality: 1 to 100, as with JPEG.
         target_size, target_bpp, target_psnr: instead of a quality, the bytes of the file at most, its bits per pixel at
-            most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible, of 255 levels. Found in up to ten
+            most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten
             trials, mostly within 1.5 % of the bytes and 0.05 dB.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
@@ -84,8 +85,8 @@ def encode(
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
             default from 8 megapixels on, where it takes less than 2 % of the bytes.
-        progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a time.
-            What it raises ends the call.
+        progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
+            time. What it raises ends the call.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
@@ -105,24 +106,19 @@ def encode(
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
     cells = cells_of(roi, height, width)
     if picture.dtype == np.bool_:
-        streams: Streams = encode_alpha(picture, layout, 256, threads, stage(way, layout.slices))
-        data = _file(Header(width, height, "1", bytes(8)), 0, streams, metadata, layout)
-        if target is not None and target.size is not None and len(data) > target.size:
-            raise ValueError(f"{target.size} bytes are too few: this picture, which is kept exactly, takes {len(data)}")
-        return data
-    alpha, colours = len(picture.shape) == 3 and picture.shape[2] in (2, 4), picture
-    if alpha:
-        colours = VisibleColours(picture, exact)
-    deep = picture.dtype in KINDS
-    if deep:
-        numbers = numbers_of(picture)
-        metadata[container.NUMBERS] = container.write_numbers(numbers)
-        colours = Levels(picture, numbers)
+        return _encode_bilevel(picture, metadata, layout, target, threads, way)
+    mode, colours = _colours(picture, exact, metadata)
     bundle = find_model(model)
+    header = Header(width, height, mode, bundle.model_id)
     if preview or (preview is None and height * width >= PREVIEW_FROM):
-        small = pixels.reduced(picture, _preview_scale(height, width), alpha)
         metadata[container.PREVIEW] = encode(
-            small, min(quality, PREVIEW_QUALITY), model=model, threads=threads, exact=exact, preview=False, limits=limits
+            pixels.reduced(picture, _preview_scale(height, width), header.alpha),
+            min(quality, PREVIEW_QUALITY),
+            model=model,
+            threads=layout.workers(threads)[1],  # on the networks that the slices run on
+            exact=exact,
+            preview=False,
+            limits=limits,
         )
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     y = analyse(colours, bundle, layout, threads)
@@ -136,26 +132,51 @@ def encode(
             heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
             metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
     planes: Streams = ()
-    if alpha:
+    if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    grey = len(colours.shape) == 2
-    mode = ("I;16" if grey else "RGB;16") if deep else ("L" if grey else "RGB") + "A" * alpha
-    header = Header(width, height, mode, bundle.model_id)
     if target is not None:
 
         def size_of(streams: Streams, rate: int) -> int:
             return len(_file(header, rate, (*streams, *planes), metadata, layout))
 
-        plan = _plan_for(target, size_of, SquaredError(colours if deep else picture, grey), y, bundle, layout, threads, way)
+        error = SquaredError(colours if header.deep else picture, header.grey)
+        plan = _plan_for(target, size_of, error, y, bundle, layout, threads, way)
         encoder = Encoder(y, plan, bundle, layout, threads)
-    regional = cells is not None and bool(cells.any()) and not cells.all()
-    streams = encoder.streams(regional, stage(way, layout.slices, 1 / 8 if regional else 1.0))
-    if cells is not None and regional:
+    if cells is None or not cells.any() or cells.all():
+        streams = encoder.streams(keep=False, step=stage(way, layout.slices))
+    else:
+        streams = encoder.streams(step=stage(way, layout.slices, 1 / 8))
         plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
         stage(way, 1)()
         if (regions := plan.chunk()) is not None:
             metadata[container.REGIONS] = regions
     return _file(header, plan.rate, (*streams, *planes), metadata, layout)
+
+
+def _encode_bilevel(
+    picture: Any,
+    metadata: dict[bytes, bytes],
+    layout: Layout,
+    target: Target | None,
+    threads: int,
+    way: Progress | None,
+) -> bytes:
+    streams = encode_alpha(picture, layout, 256, threads, stage(way, layout.slices))
+    data = _file(Header(layout.width, layout.height, "1", bytes(8)), 0, streams, metadata, layout)
+    if target is not None and target.size is not None and len(data) > target.size:
+        raise ValueError(f"{target.size} bytes are too few: this picture, which is kept exactly, takes {len(data)}")
+    return data
+
+
+def _colours(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[str, Any]:
+    """(mode of the file, what the networks are shown); says in ``metadata`` what it has to say of it."""
+    bands = 1 if len(picture.shape) == 2 else picture.shape[2]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[bands]
+    if picture.dtype in KINDS:
+        numbers = numbers_of(picture)
+        metadata[container.NUMBERS] = container.write_numbers(numbers)
+        return "I;16" if mode == "L" else "RGB;16", Levels(picture, numbers)
+    return mode, VisibleColours(picture, exact) if mode.endswith("A") else picture
 
 
 def _check(picture: Any, quality: float, threads: int, slice_side: int | None, alpha_quality: int) -> None:
@@ -307,16 +328,16 @@ def decode(
         data: what a file holds, or a file, open for reading bytes and seekable.
         box: decode the pixels (left, top, right, bottom) only, from the slices that they depend on; no other slice is read.
         scale: 2, 4, 8 or 16 for a picture so many times smaller, sides rounded up, whose pixels stand for squares of the
-            picture: without the synthesis, where the model has a network for it. A box is still one of the whole picture; what
-            is decoded are all squares that it touches.
+            picture: without the synthesis, where the model has a network for it. A box is still one of the whole picture;
+            all squares that it touches are decoded.
         out: what takes the pixels instead of a new array: anything of the shape of the result that takes boxes,
             ``out[top:bottom, left:right] = pixels`` (``numpy.memmap``, zarr, h5py), in any order and from several threads.
         progress: called with the share of the slices that are decoded, as in ``encode``.
 
     Raises:
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture; another
-            scale.
+        TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture;
+            another scale.
     """
     file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
     prologue = container.read_prologue(file.read, limits)

@@ -1,8 +1,8 @@
 """More than 8 bits: numbers ↔ levels, floats from 0 to 255, as the networks know them.
 
-A file says which numbers level 0 and level 255 stand for. What an encoder chooses: whole numbers are coded as so many bits as
-their largest one has, so that a picture of 12 bits kept in 16 is coded as well as if it filled them; floats from 0 to 1, or
-to 255, as those; all others as the range that they have.
+A file says which numbers level 0 and level 255 stand for. What an encoder chooses: whole numbers are coded as so many bits
+as their largest one has, so that a picture of 12 bits kept in 16 is coded as well as if it filled them; floats from 0 to 1,
+or to 255, as those; all others as the range that they have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .container import FLOAT, SIGNED, UNSIGNED, Numbers
 
-DTYPES = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
+DTYPES: dict[int, np.dtype[Any]] = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 ROWS_AT_ONCE = 2**20  # numbers
 

@@ -100,7 +100,9 @@ class Transforms(_Sessions):
         """Levels [1, H, W, 3], uint8 or float32 from 0 to 255, sides multiples of 16 → y [1, M, H/16, W/16]."""
         if pixels.dtype == np.uint8:
             return self._run("analysis", pixels)[0]
-        self._require_depth("analysis", "fraction" in (v.name for v in self._session("analysis").get_overridable_initializers()))
+        self._require_depth(
+            "analysis", "fraction" in (v.name for v in self._session("analysis").get_overridable_initializers())
+        )
         whole = np.clip(pixels, 0, 255).astype(np.uint8)
         return self._run("analysis", whole, fraction=to_cells(pixels[0] - whole[0]))[0]
 
@@ -138,13 +140,16 @@ class Transforms(_Sessions):
 
     def reduced(self, y_hat: Tensor, condition: Tensor, scale: int) -> Tensor:
         """y_hat [1, M, h, w] → levels float32 [1, 16h/scale, 16w/scale, 3] from 0 to 255."""
-        return np.clip(self._run("reduced", y_hat, condition, wanted=(output_of(scale),))[0], 0, 255)
+        levels: Tensor = self._run("reduced", y_hat, condition, wanted=(output_of(scale),))[0]
+        clipped: Tensor = np.clip(levels, 0, 255)
+        return clipped
 
     def synthesis_of_levels(self, y_hat: Tensor, condition: Tensor) -> Tensor:
         """y_hat [1, M, h, w] → float32 [1, 16h, 16w, 3] from 0 to 255: ``synthesis`` before it rounds."""
         self._require_depth("synthesis", "samples" in (value.name for value in self._session("synthesis").get_outputs()))
         samples = self._run("synthesis", y_hat, condition, wanted=("samples",))[0]
-        return np.clip(from_cells(samples, 16 * y_hat.shape[3]) - np.float32(0.5), 0, 255)[None]
+        levels: Tensor = np.clip(from_cells(samples, 16 * y_hat.shape[3]) - np.float32(0.5), 0, 255)[None]
+        return levels
 
 
 def _graph(bundle: ModelBundle, name: str) -> bytes:

@@ -26,7 +26,7 @@ def to_luma(rgb: NDArray[Any]) -> NDArray[Any]:
     not rounded.
     """
     if rgb.dtype == np.float32:
-        luma: NDArray[np.float32] = rgb @ np.array([19595, 38470, 7471], np.float32) / 2**16
+        luma: NDArray[Any] = rgb @ np.array([19595, 38470, 7471], np.float32) / 2**16
         return luma
     weights = np.array([19595, 38470, 7471], np.uint32)
     return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .bundle import RATE_UNIT, ModelBundle
 from .pixels import Pixels, to_luma
@@ -128,8 +129,8 @@ class SquaredError:
         alpha = original[:, :, -1:] > 0 if original.ndim == 3 and original.shape[2] in (2, 4) else None
         bands = 1 if self.grey else 3
         colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
-        decoded = to_luma(box[:, :, :3])[:, :, None] if self.grey else box[:, :, :3]
-        squares = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
+        decoded: NDArray[Any] = to_luma(box[:, :, :3])[:, :, None] if self.grey else box[:, :, :3]
+        squares: NDArray[Any] = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
         if alpha is not None:
             squares = squares * alpha
         with self._lock:

@@ -37,5 +37,7 @@ def find_reduced(bundle: ModelBundle) -> bytes | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not a valid description ({error})") from error
     if version != REDUCED_VERSION or model_id != bundle.model_id.hex():
-        raise BundleError(f"{path}: version {version} for model {model_id}; {REDUCED_VERSION} for {bundle.model_id.hex()} is due")
+        raise BundleError(
+            f"{path}: version {version} for model {model_id}; {REDUCED_VERSION} for {bundle.model_id.hex()} is due"
+        )
     return read_verified(Path(bundle.directory / GRAPH), sha256, "model")

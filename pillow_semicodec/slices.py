@@ -88,8 +88,8 @@ class Encoder(LatentPath):
 
     def streams(self, keep: bool = True, step: Callable[[], None] = lambda: None) -> Streams:
         """Args:
-            keep: leave ``y`` as it is, to be coded again; it takes 5 bytes a pixel.
-            step: called after every slice.
+        keep: leave ``y`` as it is, to be coded again; it takes 5 bytes a pixel.
+        step: called after every slice.
         """
         count = self.layout.slices
         coders = [StreamEncoder() for _ in range(self.layout.streams)]

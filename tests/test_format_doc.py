@@ -31,7 +31,9 @@ def test_chunk_table() -> None:
     metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS, container.XMP, container.COMMENT)
     metadata += (container.RESOLUTION, container.SHOWN_AS, container.PREVIEW, container.ANIMATION)
     assert all(f"`{view}`" in TEXT for view in container.VIEWS)
-    assert stated == {kind.decode() for kind in (container.INDEX, container.SLICE, container.REGIONS, container.NUMBERS, *metadata)}
+    assert stated == {
+        kind.decode() for kind in (container.INDEX, container.SLICE, container.REGIONS, container.NUMBERS, *metadata)
+    }
 
 
 def test_numbers() -> None:

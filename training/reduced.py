@@ -42,8 +42,8 @@ QUALITIES = (2, 100)  # drawn evenly from between
 
 
 class ReducedSynthesis(nn.Module):
-    """y_hat [B, M, h, w], rate condition [B, C, 1, 1] or [B, C, 2h, 2w] → levels from 0 to 255 [B, 16h/s, 16w/s, 3] for every
-    scale s, not cut at the ends.
+    """y_hat [B, M, h, w], rate condition [B, C, 1, 1] or [B, C, 2h, 2w] → levels from 0 to 255 [B, 16h/s, 16w/s, 3] for
+    every scale s, not cut at the ends.
     """
 
     def __init__(self, latent_channels: int, condition_channels: int, width: int = WIDTH) -> None:
@@ -120,9 +120,9 @@ def train(coded: list[Coded], minutes: float, lr: float = 2e-3, batch: int = 24,
     torch.manual_seed(seed)
     net = ReducedSynthesis(coded[0].latents.shape[0], coded[0].condition.shape[0])
     optimiser = torch.optim.AdamW(net.parameters(), lr, betas=(0.9, 0.98))
-    teacher, start, step = EmaTeacher(net, 0.998), time.monotonic(), 0
+    teacher, start = EmaTeacher(net, 0.998), time.monotonic()
     progress = tqdm(total=round(minutes * 60), desc="training", mininterval=5)
-    for y_hat, condition, picture in batches(coded, batch, seed):
+    for step, (y_hat, condition, picture) in enumerate(batches(coded, batch, seed)):
         share = (time.monotonic() - start) / (60 * minutes)
         if share >= 1:
             break
@@ -136,7 +136,6 @@ def train(coded: list[Coded], minutes: float, lr: float = 2e-3, batch: int = 24,
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimiser.step()
         teacher.update(net)
-        step += 1
         if step % 50 == 0:
             progress.n = round(share * minutes * 60)
             progress.set_postfix(step=step, loss=f"{loss.item():.3f}")
@@ -164,7 +163,10 @@ def export(net: ReducedSynthesis, model_id: bytes, folder: Path) -> None:
     )  # fmt: skip
     session = onnxruntime.InferenceSession(made.read_bytes(), providers=["CPUExecutionProvider"])
     for size in ((1, 1), (2, 2)):
-        inputs = torch.randn(1, m, 3, 5), torch.randn(1, c, *(n * k if k > 1 else 1 for n, k in zip((3, 5), size, strict=True)))
+        inputs = (
+            torch.randn(1, m, 3, 5),
+            torch.randn(1, c, *(n * k if k > 1 else 1 for n, k in zip((3, 5), size, strict=True))),
+        )
         got = session.run(None, {"y_hat": inputs[0].numpy(), "condition": inputs[1].numpy()})
         with torch.no_grad():
             wrong = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(net(*inputs), got, strict=True))

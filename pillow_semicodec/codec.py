@@ -108,7 +108,13 @@ def encode(
     if preview or (preview is None and height * width >= PREVIEW_FROM):
         small = pixels.reduced(picture, _preview_scale(height, width), alpha)
         metadata[container.PREVIEW] = encode(
-            small, min(quality, PREVIEW_QUALITY), model=model, threads=threads, exact=exact, preview=False, limits=limits
+            small,
+            min(quality, PREVIEW_QUALITY),
+            model=model,
+            threads=layout.workers(threads)[1],  # on the networks that the slices run on: others would take 70 MB
+            exact=exact,
+            preview=False,
+            limits=limits,
         )
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     y = analyse(colours, bundle, layout, threads)

@@ -5,6 +5,7 @@ Sessions are built when first run and shared by all threads of a process; a fork
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -77,6 +78,8 @@ class _Sessions:
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # windows differ in size; a plan for each would hold memory for all of them
+        if _share_memory(onnxruntime):
+            options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not GRAPH_OPTIMISATION:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -88,6 +91,28 @@ class _Sessions:
             return onnxruntime.InferenceSession(data, options, providers=list(dict.fromkeys([*wanted, CPU])))
         except Exception as error:
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
+
+
+_arena_of: int | None = None  # the process that has one arena for all sessions
+_arena_lock = threading.Lock()
+
+
+def _share_memory(onnxruntime: Any) -> bool:
+    """Give all sessions one arena, which grows by what is asked for: 100 MB less at 12 megapixels than one for each.
+
+    Not in a forked child: a thread of the parent that held the arena's lock is not there to let go of it.
+    """
+    global _arena_of
+    with _arena_lock:
+        if _arena_of is None:
+            kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+            info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+            as_requested = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1}
+            arena = onnxruntime.OrtArenaCfg({**as_requested, "max_dead_bytes_per_chunk": -1})
+            with contextlib.suppress(Exception):  # the program may have registered one of its own: then that is shared
+                onnxruntime.create_and_register_allocator(info, arena)
+            _arena_of = os.getpid()
+        return _arena_of == os.getpid()
 
 
 class Transforms(_Sessions):
@@ -209,13 +234,13 @@ def _after_fork() -> None:
     The inherited sessions are never destroyed, not even when the interpreter ends: their destructors would wait for
     threads that do not exist.
     """
-    global _cache_lock
+    global _cache_lock, _arena_lock
     for sessions in (*_cache.values(), *_heads_cache.values()):
         for session in sessions._sessions.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
     _cache.clear()
     _heads_cache.clear()
-    _cache_lock = threading.Lock()
+    _cache_lock, _arena_lock = threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

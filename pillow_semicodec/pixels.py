@@ -81,7 +81,7 @@ def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
     """
     height, width = picture.shape[:2]
     columns = np.arange(0, width, scale)
-    rows_at_once = max(1, 2**20 // (width * scale)) * scale
+    rows_at_once = max(1, 2**17 // (width * scale)) * scale
     out = []
     for top in range(0, height, rows_at_once):
         part = np.asarray(picture[top : min(top + rows_at_once, height), 0:width]).astype(np.float64)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -213,6 +214,7 @@ def default_quality_positions(anchors: int) -> NDArray[np.float64]:
     return np.array([[1, 0.0], [100, anchors - 1.0]])
 
 
+LIKED = 0.85  # of the pictures look at least as good as JPEG at the same number
 JPEG_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
 
 
@@ -238,9 +240,7 @@ def _looks(
 
 
 def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[int, float]) -> NDArray[np.float64]:
-    """Positions on the rate bank at which a picture looks at least as good as JPEG at the same number.
-
-    "As good" is the mean over ``pictures`` of SSIMULACRA2 and of MS-SSIM, both.
+    """Positions on the rate bank at which pictures look at least as good as JPEG at the same number.
 
     Args:
         floor: quality → least position, whatever JPEG does there.
@@ -249,17 +249,51 @@ def calibrate_quality(bundle: ModelBundle, pictures: list[Picture], floor: dict[
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         curves = pool.map(_looks, [bundle.directory] * len(pictures), [positions] * len(pictures), pictures)
         pairs = list(tqdm(curves, desc="calibrating", total=len(pictures), mininterval=5))
-    ours, theirs = (np.mean(curve, 0) for curve in zip(*pairs, strict=True))
-    ours = np.maximum.accumulate(ours, 0)
+    ours, theirs = (np.stack(curves) for curves in zip(*pairs, strict=True))
+    return quality_table(ours, theirs, positions, floor, bundle.rate_bank.anchors - 1.0)
+
+
+def quality_table(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    floor: dict[int, float],
+    last: float,
+) -> NDArray[np.float64]:
+    """Rows (quality, position). "As good" means both metrics, for a share ``LIKED`` of the pictures: means over pictures
+    would follow those in which JPEG does worst.
+
+    Args:
+        ours: metrics [pictures, positions, 2]. theirs: [pictures, qualities, 2], of ``JPEG_QUALITIES``.
+        last: position of the last anchor. Below quality 100, one anchor is left between: in a few pictures JPEG's best is
+            out of reach.
+    """
+    rising = np.maximum.accumulate(ours, 1)
+    needed = np.array(
+        [
+            [
+                max(np.interp(look, curve, positions) for look, curve in zip(looks, curves.T, strict=True))
+                for looks in theirs_of
+            ]
+            for curves, theirs_of in zip(rising, theirs, strict=True)
+        ]
+    )
     rows = []
-    for quality, looks in zip(JPEG_QUALITIES, theirs, strict=True):
-        needed = max(float(np.interp(look, curve, positions)) for look, curve in zip(looks, ours.T, strict=True))
-        rows.append((float(quality), max(needed, floor.get(quality, -1.0))))
+    for quality, position in zip(JPEG_QUALITIES, np.quantile(needed, LIKED, 0), strict=True):
+        highest = last - 1 if quality < 100 else math.inf
+        rows.append((float(quality), max(min(float(position), highest), floor.get(quality, -1.0))))
     table = np.array(rows)
     steps = np.diff(table[:, 0], prepend=table[0, 0] - 1) * 0.01  # strictly rising: bytes grow with every number
     for k in range(1, len(table)):
         table[k, 1] = max(table[k, 1], table[k - 1, 1] + steps[k])
     return table
+
+
+def calibration_pictures(training: list[Picture], validation: list[Picture]) -> list[Picture]:
+    """The held-out pictures and twice as many others, cut to multiples of 64."""
+    others = training[7 :: max(1, len(training) // (2 * len(validation) + 3))][: 2 * len(validation) + 3]
+    cut = [p[: min(p.shape[0] // 64 * 64, 512), : min(p.shape[1] // 64 * 64, 768)] for p in others]
+    return [np.ascontiguousarray(picture) for picture in (*validation, *cut)]
 
 
 # ---- the bundle ------------------------------------------------------------------------------------------------
@@ -344,7 +378,8 @@ def main(arguments: list[str] | None = None) -> None:
     last = model.config.rate_anchors - 1.0
     target = export_bundle(
         model, args.name, args.out, training, passes=args.passes,
-        calibration=None if args.no_calibration else validation, floor={95: last - 1, 100: last + 0.5},
+        calibration=None if args.no_calibration else calibration_pictures(training, validation),
+        floor={95: last - 1, 100: last + 0.5},
     )  # fmt: skip
     size = sum(path.stat().st_size for path in target.iterdir())
     share = max(check_integer_range(model).values()) / EXACT_LIMIT

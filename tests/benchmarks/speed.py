@@ -102,9 +102,9 @@ def part_times(image: Image.Image, quality: float) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     original = inference.Transforms._run
 
-    def timed(self: inference.Transforms, name: str, *inputs: Any) -> Any:
+    def timed(self: inference.Transforms, name: str, *inputs: Any, **more: Any) -> Any:
         start = time.perf_counter()
-        result = original(self, name, *inputs)
+        result = original(self, name, *inputs, **more)
         times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
         return result
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
 import io
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +50,24 @@ def photo(height: int = 96, width: int = 160, seed: int = 0) -> np.ndarray:
     base = np.stack([120 + 80 * np.sin(i / (17 + 9 * k) + j / (23 + 5 * k) + k) for k in range(3)], 2)
     base[(i // 24 + j // 40) % 2 == 0] *= 0.6
     return np.clip(base + random.normal(0, 6, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a server on this machine that has the files of a folder."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def coded(

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "pillow_semicodec"
 ROWS = {
     "errors": 0, "limits": 0, "_version": 0, "files": 0, "autoload": 0,
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
-    "bundle": 2, "entropy.models": 2, "entropy.lossless": 2, "semantics": 2, "planes": 2, "head_bundle": 3,
+    "bundle": 2, "entropy.models": 2, "entropy.lossless": 2, "semantics": 2, "planes": 2, "depth": 2,
+    "progress": 0, "head_bundle": 3, "reduced_bundle": 3,
     "inference": 4, "pixels": 4,
     "layout": 5, "heads": 5,
     "latent_path": 6, "alpha": 6,
@@ -31,7 +32,7 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
               "codec", "metrics", "alpha", "animation", "rate_control", "semantics", "planes", "layout", "latent_path",
-              "slices", "heads", "regions", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
+              "slices", "heads", "regions", "depth", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},
     "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search",

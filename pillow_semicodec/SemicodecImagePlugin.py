@@ -90,6 +90,7 @@ class SgcImageFile(ImageFile.ImageFile):
     _first: container.Prologue | None = None
     _start = 0  # of the first slice
     _frame = 0
+    _to_fit = False  # whether it is enough for a draft to reach one side of what is asked for
     _shown: tuple[int, Image.Image] | None = None  # the last frame that was put together
 
     def _open(self) -> None:
@@ -221,11 +222,15 @@ class SgcImageFile(ImageFile.ImageFile):
         prologue = self._prologue()
         if size is None or prologue is None:
             return None
-        most = min(self.width // max(1, size[0]), self.height // max(1, size[1]))
+
+        def is_enough(scale: int) -> bool:
+            sides = [-(-side // scale) >= wanted for side, wanted in zip(self.size, size, strict=True)]
+            return scale <= max(self.size) and (any(sides) if self._to_fit else all(sides))
+
         instead: bytes | int | None
-        scale, instead = self._preview(prologue, most)
+        scale, instead = self._preview(prologue, is_enough)
         if not instead:
-            scale = next((s for s in (16, 8, 4, 2) if s <= most), 1)
+            scale = next((s for s in (16, 8, 4, 2) if is_enough(s)), 1)
             if scale == 1 or not _can_reduce(prologue):
                 return None
             instead = scale
@@ -234,10 +239,10 @@ class SgcImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self._size), self.tile[0].offset, (prologue, instead))]
         return self.mode, box
 
-    def _preview(self, prologue: container.Prologue, most: int) -> tuple[int, bytes | None]:
-        """(how many times smaller, file) of the preview, if that is at most ``most`` and it fits the picture."""
+    def _preview(self, prologue: container.Prologue, is_enough: Callable[[int], bool]) -> tuple[int, bytes | None]:
+        """(how many times smaller, file) of the preview, if that is enough and it fits the picture."""
         scale, data = prologue.preview or (1, b"")
-        if not 1 < scale <= most:
+        if scale == 1 or not is_enough(scale):
             return 1, None
         with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
             stream = BytesIO(data)
@@ -266,11 +271,11 @@ class SgcImageFile(ImageFile.ImageFile):
         reducing_gap: float | None = 2.0,
     ) -> None:
         """As always; from the preview where that has the pixels for a thumbnail that fits into ``size``."""
-        if reducing_gap is not None:
-            scale = min(size[0] / self.width, size[1] / self.height) * reducing_gap
-            if 0 < scale < 1:
-                self.draft(None, (int(self.width * scale), int(self.height * scale)))
-        super().thumbnail(size, resample, reducing_gap)
+        self._to_fit = True  # while Pillow asks for a draft
+        try:
+            super().thumbnail(size, resample, reducing_gap)
+        finally:
+            self._to_fit = False
 
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         """As always; but of a large picture that is not loaded, a small box is read and decoded alone.
@@ -286,7 +291,7 @@ class SgcImageFile(ImageFile.ImageFile):
 
     def _prologue(self) -> container.Prologue | None:
         """Of the whole picture, as long as that alone is what ``load`` will decode."""
-        if self.is_animated:
+        if self.is_animated or self.fp is None:  # closed
             return None
         arguments = cast(tuple[container.Prologue, ...], self.tile[0].args) if self.tile else ()
         return arguments[0] if len(arguments) == 1 else None

@@ -106,7 +106,7 @@ def encode_alpha(
         at = layout.pixels_of(layout.latents.box(i, j))
         part = np.asarray(picture[at.top : at.bottom, at.left : at.right])
         alpha = part[:, :, -1] if part.ndim == 3 else part.astype(np.uint8) * np.uint8(255)
-        choices = [_coded(alpha)]
+        choices = [_coded(alpha, part.ndim == 2)]
         if levels < 256:  # which breaks what is regular: fewer levels may cost more
             choices.append(_coded(np.rint(np.rint(alpha * ((levels - 1) / 255)) * (255 / (levels - 1))).astype(np.uint8)))
         streams[layout.latents.number(i, j)] = min(choices, key=len)
@@ -116,14 +116,14 @@ def encode_alpha(
     return tuple(streams)
 
 
-def _coded(plane: Pixels) -> bytes:
+def _coded(plane: Pixels, bilevel: bool = False) -> bytes:
     encoder = StreamEncoder()
-    encode_plane(encoder, plane)
+    encode_plane(encoder, plane, bilevel)
     return encoder.finish()
 
 
-def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
-    """Alpha of one slice, uint8 [rows, columns]; opaque, or white, if it has not arrived as a whole.
+def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -> Pixels:
+    """Alpha of one slice, uint8 [rows, columns], or black and white; opaque, or white, if it has not arrived as a whole.
 
     Raises:
         FormatError: the stream cannot have been made by an encoder.
@@ -131,7 +131,7 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> Pixels:
     if isinstance(stream, CutStream):
         return np.full(shape, 255, np.uint8)
     decoder = StreamDecoder(stream)
-    plane = decode_plane(decoder, shape)
+    plane = decode_plane(decoder, shape, bilevel)
     decoder.finish()
     return plane
 
@@ -144,7 +144,7 @@ def decode_bilevel(
     def work(i: int, j: int) -> None:
         at = layout.pixels_of(layout.latents.box(i, j))
         part = at.grown(0, 0, box)
-        plane = decode_alpha(streams[layout.latents.number(i, j)], at.shape)
+        plane = decode_alpha(streams[layout.latents.number(i, j)], at.shape, bilevel=True)
         rows, columns = part.within(box)
         out[rows, columns] = plane[part.within(at)] > 127
         step()

@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quality(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"quality must be a number from 1 to 100, not {text}") from error
     if not 1 <= value <= 100:
         raise argparse.ArgumentTypeError(f"quality must be from 1 to 100, not {text}")
     return value

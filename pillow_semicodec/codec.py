@@ -339,6 +339,8 @@ def decode(
         TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture;
             another scale.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)) and not hasattr(data, "read"):
+        raise TypeError(f"data must be bytes or an open file, not {type(data).__name__}")
     file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
     prologue = container.read_prologue(file.read, limits)
     streams: Streams

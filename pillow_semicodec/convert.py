@@ -261,6 +261,8 @@ def plan(
     failures: list[Outcome],
 ) -> tuple[list[Job], int]:
     """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``."""
+    if output is not None and not is_url(output) and _archive_kind(output) and not os.path.isdir(output):
+        raise ValueError(f"{output}: results go into folders and URLs, not into archives")
     jobs, skipped, taken = [], 0, dict[str, str]()
     exists = _exists(output)
     for source, place in find_sources(sources, extensions, failures):

@@ -31,6 +31,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
         buffer = io.BytesIO()
         write(buffer)
         return path.write_bytes(buffer.getvalue())
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     file = _temporary(path)
     temporary = Path(file.name)
     try:

@@ -180,11 +180,11 @@ def decode_grouped(coder: RangeDecoder, contexts: list[int], counts: Counts) -> 
     return symbols
 
 
-def decode_plane(coder: RangeDecoder, shape: tuple[int, int]) -> np.ndarray:
+def decode_plane(coder: RangeDecoder, shape: tuple[int, int], bilevel: bool = False) -> np.ndarray:
     height, width = shape
     a = np.zeros(shape, int)
     a[0, 0] = coder.decode(uniform(256))
-    choices = Counts(lambda context: [8 if context % 128 == 127 else 1, 1, 1])
+    choices = Counts(lambda context: [8 if context % 128 == 127 else 1, 1, 1][: 2 if bilevel else 3])
     residuals = Counts(lambda context: [1 + 16 // (1 + min(k, 256 - k)) for k in range(256)])
     step = 1
     while step < max(shape):
@@ -234,7 +234,10 @@ def decode_plane(coder: RangeDecoder, shape: tuple[int, int]) -> np.ndarray:
                 rest = dict(zip(others, decode_grouped(coder, [finer[n] for n in others], residuals), strict=True))
                 for n in range(start, end):
                     v = near[n]
-                    a[positions[n]] = (guesses[n] + rest[n]) % 256 if n in rest else v[symbols[n - start]]
+                    if bilevel:
+                        a[positions[n]] = 255 - v[0] if symbols[n - start] else v[0]
+                    else:
+                        a[positions[n]] = (guesses[n] + rest[n]) % 256 if n in rest else v[symbols[n - start]]
                 start = end
         step = half
     return a
@@ -351,7 +354,7 @@ def decode_black_and_white(data: bytes) -> np.ndarray:
     assert (file["mode"], file["model"], file["rate"]) == ("1", bytes(8), 0)
     plane = np.zeros(file["size"][::-1], np.uint8)
     for stream, (rows, columns) in zip(file["streams"], slices_of(file["side"], *plane.shape, 1), strict=True):
-        plane[rows, columns] = decode_plane(RangeDecoder(stream), plane[rows, columns].shape)
+        plane[rows, columns] = decode_plane(RangeDecoder(stream), plane[rows, columns].shape, bilevel=True)
     assert set(np.unique(plane)) <= {0, 255}
     return plane > 0
 

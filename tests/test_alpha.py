@@ -130,3 +130,16 @@ def test_alpha_quality_is_checked(value: object, error: type[Exception]) -> None
     """The message names the range."""
     with pytest.raises(error, match="from 0 to 100"):
         sgc.encode(photo(8, 8), alpha_quality=value)
+
+
+@given(planes(60))
+def test_black_and_white_planes(plane: np.ndarray) -> None:
+    """Bit for bit; what has no structure takes hardly more than a bit a pixel."""
+    bilevel = np.where(plane > 127, 255, 0).astype(np.uint8)
+    encoder = StreamEncoder()
+    encode_plane(encoder, bilevel, bilevel=True)
+    stream = encoder.finish()
+    decoder = StreamDecoder(stream)
+    assert np.array_equal(decode_plane(decoder, plane.shape, bilevel=True), bilevel)
+    decoder.finish()
+    assert len(stream) <= plane.size / 8 * 1.3 + 64

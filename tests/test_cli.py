@@ -209,3 +209,15 @@ def test_demo(tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert name in text
     with Image.open(tmp_path / "demo.png") as image:
         assert image.width > 5 * 200
+
+
+def test_errors_name_what_is_wrong(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing folder is not blamed on the source, an archive is no folder, and a quality is a number."""
+    assert main(["encode", str(png), str(tmp_path / "nowhere" / "x.sgc")]) == 1
+    error = capsys.readouterr().err
+    assert "nowhere" in error and ".part" not in error
+    assert main(["convert", str(png), "-o", str(tmp_path / "out.zip")]) == 1
+    assert "not into archives" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["encode", str(png), "-q", "high"])
+    assert "a number from 1 to 100" in capsys.readouterr().err

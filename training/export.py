@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
@@ -265,8 +264,8 @@ def quality_table(
 
     Args:
         ours: metrics [pictures, positions, 2]. theirs: [pictures, qualities, 2], of ``JPEG_QUALITIES``.
-        last: position of the last anchor. Below quality 100, one anchor is left between: in a few pictures JPEG's best is
-            out of reach.
+        last: position of the last anchor, that of quality 100: what lies beyond takes bytes and brings nothing. Others keep
+            one anchor away, for in a few pictures JPEG's best is out of reach.
     """
     rising = np.maximum.accumulate(ours, 1)
     needed = np.array(
@@ -280,7 +279,7 @@ def quality_table(
     )
     rows = []
     for quality, position in zip(JPEG_QUALITIES, np.quantile(needed, LIKED, 0), strict=True):
-        highest = last - 1 if quality < 100 else math.inf
+        highest = last - 1 if quality < 100 else last
         rows.append((float(quality), max(min(float(position), highest), floor.get(quality, -1.0))))
     table = np.array(rows)
     steps = np.diff(table[:, 0], prepend=table[0, 0] - 1) * 0.01  # strictly rising: bytes grow with every number
@@ -379,7 +378,7 @@ def main(arguments: list[str] | None = None) -> None:
     target = export_bundle(
         model, args.name, args.out, training, passes=args.passes,
         calibration=None if args.no_calibration else calibration_pictures(training, validation),
-        floor={95: last - 1, 100: last + 0.5},
+        floor={95: last - 1, 100: last},
     )  # fmt: skip
     size = sum(path.stat().st_size for path in target.iterdir())
     share = max(check_integer_range(model).values()) / EXACT_LIMIT

@@ -34,8 +34,8 @@ GAIN = 4
 class _Model:
     """Counts of both decisions, and the tables that follow from them."""
 
-    def __init__(self) -> None:
-        self.choices = np.ones((3 * PATTERNS * (len(SPREADS) + 1), 3), np.int64)
+    def __init__(self, bilevel: bool) -> None:
+        self.choices = np.ones((3 * PATTERNS * (len(SPREADS) + 1), 2 if bilevel else 3), np.int64)
         self.choices[PATTERNS - 1 :: PATTERNS, FIRST] = 8
         distance = np.minimum(np.arange(256), 256 - np.arange(256))
         self.residuals = np.tile(1 + 16 // (1 + distance), (len(FINE_SPREADS) + 1, 1)).astype(np.int64)
@@ -148,15 +148,19 @@ def _parts(size: int) -> Iterator[slice]:
         start = end
 
 
-def encode_plane(encoder: StreamEncoder, plane: PlaneOfBytes) -> None:
-    """Code uint8 [H, W]."""
-    model = _Model()
+def encode_plane(encoder: StreamEncoder, plane: PlaneOfBytes, bilevel: bool = False) -> None:
+    """Code uint8 [H, W].
+
+    Args:
+        bilevel: there are no values but 0 and 255: what is not the first neighbour's is the other one.
+    """
+    model = _Model(bilevel)
     encoder.encode_uniform(plane[:1, :1].ravel().astype(np.int32), 256)
     for kind, values, surroundings in _passes(plane):
         neighbours, guess = surroundings()
         choices, finer = _contexts(kind, neighbours)
         first, second, flat, guesses = (a.ravel() for a in (neighbours[0], neighbours[1], values, guess))
-        symbols = np.where(flat == first, FIRST, np.where(flat == second, SECOND, OTHER))
+        symbols = np.where(flat == first, FIRST, np.where((flat == second) | bilevel, SECOND, OTHER))
         for part in _parts(flat.size):
             context, symbol = choices[part], symbols[part]
             encoder.encode_counted(symbol, context, model.choice)
@@ -167,13 +171,13 @@ def encode_plane(encoder: StreamEncoder, plane: PlaneOfBytes) -> None:
             model.learn(model.residuals, finer[rest], residuals)
 
 
-def decode_plane(decoder: StreamDecoder, shape: tuple[int, int]) -> PlaneOfBytes:
+def decode_plane(decoder: StreamDecoder, shape: tuple[int, int], bilevel: bool = False) -> PlaneOfBytes:
     """Mirror of ``encode_plane``.
 
     Raises:
         FormatError: the stream cannot have been made by an encoder.
     """
-    model, plane = _Model(), np.zeros(shape, np.uint8)
+    model, plane = _Model(bilevel), np.zeros(shape, np.uint8)
     plane[0, 0] = decoder.decode_uniform(1, 256)[0]
     for kind, values, surroundings in _passes(plane):
         neighbours, guess = surroundings()
@@ -184,6 +188,9 @@ def decode_plane(decoder: StreamDecoder, shape: tuple[int, int]) -> PlaneOfBytes
             context = choices[part]
             symbol = decoder.decode_counted(context, model.choice)
             model.learn(model.choices, context, symbol)
+            if bilevel:
+                flat[part] = np.where(symbol == FIRST, first[part], 255 - first[part])
+                continue
             rest = np.flatnonzero(symbol == OTHER) + part.start
             residuals = decoder.decode_counted(finer[rest], model.residual)
             model.learn(model.residuals, finer[rest], residuals)

@@ -383,12 +383,12 @@ def _decode(
 def _can_reduce(prologue: container.Prologue) -> bool:
     """Whether the picture can be decoded smaller without its synthesis."""
     from .bundle import find_model
-    from .reduced_bundle import DESCRIPTION
+    from .companions import REDUCED, has_companion
 
     if prologue.header.bilevel:
         return False
     try:
-        return (find_model(prologue.header.model_id).directory / DESCRIPTION).is_file()
+        return has_companion(find_model(prologue.header.model_id), REDUCED)
     except (BundleError, UnsupportedError):  # loading will say so
         return False
 

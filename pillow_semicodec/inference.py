@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from . import options as package_options
 from .bundle import ModelBundle
+from .companions import GRADIENT, REDUCED, find_companion, output_of
 from .errors import BundleError, UnsupportedError
 from .head_bundle import HeadBundle
-from .reduced_bundle import find_reduced, output_of
 
 Tensor = NDArray[np.float32]
 Outputs = list[NDArray[Any]]
@@ -165,9 +165,16 @@ class Transforms(_Sessions):
 
     def reduced(self, y_hat: Tensor, condition: Tensor, scale: int) -> Tensor:
         """y_hat [1, M, h, w] → levels float32 [1, 16h/scale, 16w/scale, 3] from 0 to 255."""
-        levels: Tensor = self._run("reduced", y_hat, condition, wanted=(output_of(scale),))[0]
+        levels: Tensor = self._run(REDUCED, y_hat, condition, wanted=(output_of(scale),))[0]
         clipped: Tensor = np.clip(levels, 0, 255)
         return clipped
+
+    def gradient(self, y_hat: Tensor, condition: Tensor, error: Tensor) -> Tensor:
+        """y_hat [1, M, h, w], error of what they make, in levels, float32 [1, 16h, 16w, 3] → by what the sum of squared
+        errors changes with y_hat, [1, M, h, w].
+        """
+        gradient: Tensor = self._run(GRADIENT, y_hat, condition, error)[0]
+        return gradient
 
     def synthesis_of_levels(self, y_hat: Tensor, condition: Tensor) -> Tensor:
         """y_hat [1, M, h, w] → float32 [1, 16h, 16w, 3] from 0 to 255: ``synthesis`` before it rounds."""
@@ -178,12 +185,12 @@ class Transforms(_Sessions):
 
 
 def _graph(bundle: ModelBundle, name: str) -> bytes:
-    if name != "reduced":
+    if name not in (REDUCED, GRADIENT):
         return bundle.part(f"{name}.onnx")
-    graph = find_reduced(bundle)
-    if graph is None:
-        raise BundleError(f"{bundle.directory}: no network for small versions")
-    return graph
+    companion = find_companion(bundle, name)
+    if companion is None:
+        raise BundleError(f"{bundle.directory}: no {name}.json")
+    return companion.graph
 
 
 def to_cells(levels: Tensor) -> Tensor:

@@ -75,11 +75,16 @@ class LatentPath:
         window = box.divided(pixels.HYPER_STRIDE).grown(HYPER_SYNTHESIS_HALO, HYPER_SYNTHESIS_HALO, self.layout.hyper.bounds)
         return self.z.read(window)[0][None].astype(np.float32), window.scaled(pixels.HYPER_STRIDE)
 
-    def mean(self, box: Box) -> Tensor:
-        """Means of both steps, [M, rows, columns]."""
+    def mean(self, box: Box, residual1: NDArray[np.int32] | None = None) -> Tensor:
+        """Means of both steps, [M, rows, columns].
+
+        Args:
+            residual1: to be taken instead of the plane of that name, of ``box`` and what lies around it.
+        """
         window = box.grown(CONTEXT_HALO, CONTEXT_HALO, self.layout.latents.bounds)
         features, mean1 = self.means.read(window)
-        (residual1,) = self.residual1.read(window)
+        if residual1 is None:
+            (residual1,) = self.residual1.read(window)
         parity = (window.top + window.left) % 2
         mask = pixels.step_mask(self.bundle.latent_channels, *(n + parity for n in window.shape))[
             :, parity:, : window.shape[1]
@@ -90,10 +95,12 @@ class LatentPath:
         merged: Tensor = mean1[:, *at] + np.where(self.step1(box), np.float32(0), correction[0][:, *at])
         return merged
 
-    def second_indexes(self, box: Box) -> NDArray[np.uint8]:
-        """Table indexes of step 2, [M, rows, columns]."""
+    def second_indexes(self, box: Box, residual1: NDArray[np.int32] | None = None) -> NDArray[np.uint8]:
+        """Table indexes of step 2, [M, rows, columns]. Args: see ``mean``."""
         window = box.grown(CONTEXT_HALO, CONTEXT_HALO, self.layout.latents.bounds)
-        features, residual1 = self.scales.read(window)[0], self.residual1.read(window)[0]
+        features = self.scales.read(window)[0]
+        if residual1 is None:
+            (residual1,) = self.residual1.read(window)
         inputs = (np.ascontiguousarray(features)[None], residual1[None].astype(np.float32))
         return _cut((self.transforms.scale_context(*inputs),), box, window)[0]
 

@@ -31,6 +31,12 @@ class Progress:
 
         return step
 
+    def finish(self) -> None:
+        """All is done, whatever was reserved."""
+        if self._done < 1:
+            self._done = 1.0
+            self._report(1.0)
+
 
 def stage(progress: Progress | None, steps: int, share: float = 1.0) -> Callable[[], None]:
     """A stage, or nothing where nobody waits."""

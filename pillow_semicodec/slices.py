@@ -60,11 +60,20 @@ class Encoder(LatentPath):
 
     Args:
         y: what ``analyse`` gave.
+        refined: latents in quantisation steps to round instead (``effort``); z_hat follows ``y`` all the same.
     """
 
-    def __init__(self, y: Plane, plan: RatePlan, bundle: ModelBundle, layout: Layout, threads: int = 0) -> None:
+    def __init__(
+        self,
+        y: Plane,
+        plan: RatePlan,
+        bundle: ModelBundle,
+        layout: Layout,
+        threads: int = 0,
+        refined: Plane | None = None,
+    ) -> None:
         super().__init__(plan, bundle, layout, threads)
-        self.y = y
+        self.y, self._refined = y, refined
 
     def _steps(self, box: Box) -> Tensor:
         """Latents in quantisation steps, [M, rows, columns]."""
@@ -80,7 +89,8 @@ class Encoder(LatentPath):
 
     def _residual(self, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """What is left of the latents to code; 0 where the index says so."""
-        return self.bundle.conditional.zero_uncoded(_round(self._steps(box) - mean), indexes)
+        steps = self._refined.read(box)[0] if self._refined else self._steps(box)
+        return self.bundle.conditional.zero_uncoded(_round(steps - mean), indexes)
 
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]

@@ -15,8 +15,8 @@ from PIL import Image
 from test_pillow import saved
 
 import pillow_semicodec as sgc
-from pillow_semicodec import bundle, pixels, reduced_bundle
-from pillow_semicodec.reduced_bundle import SCALES
+from pillow_semicodec import bundle, companions, pixels
+from pillow_semicodec.companions import REDUCED, SCALES
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv(bundle.PATH_VARIABLE, str(TINY))
@@ -82,7 +82,7 @@ def test_other_scales(sgc_bytes: bytes, scale: object) -> None:
 
 @pytest.fixture
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pillow_semicodec.codec.find_reduced", lambda bundle: None)
+    monkeypatch.setattr("pillow_semicodec.codec.has_companion", lambda bundle, name: False)
 
 
 def test_without_a_network(sgc_bytes: bytes, without_network: None) -> None:
@@ -95,12 +95,12 @@ def test_without_a_network(sgc_bytes: bytes, without_network: None) -> None:
 
 def test_a_network_that_is_broken(tmp_path: Path) -> None:
     """Of another model, of another version, or no description: the error says which file."""
-    for content in ({"reduced_version": 1, "model_id": "00" * 8, "sha256": ""}, {"reduced_version": 9}, []):
+    for content in ({"companion_version": 1, "model_id": "00" * 8, "sha256": ""}, {"companion_version": 9}, []):
         for part in TINY.iterdir():
             (tmp_path / part.name).write_bytes(part.read_bytes())
-        (tmp_path / reduced_bundle.DESCRIPTION).write_text(json.dumps(content))
+        (tmp_path / "reduced.json").write_text(json.dumps(content))
         with pytest.raises(sgc.BundleError, match=r"reduced\.json"):
-            reduced_bundle.find_reduced(bundle.ModelBundle(tmp_path))
+            companions.find_companion(bundle.ModelBundle(tmp_path), REDUCED)
 
 
 @pytest.mark.parametrize(

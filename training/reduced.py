@@ -8,10 +8,7 @@ original were: better than reducing the decoded picture can do at low rates, and
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -27,11 +24,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pillow_semicodec import bundle
+from pillow_semicodec.companions import REDUCED, SCALES, output_of
 from pillow_semicodec.layout import Layout, RatePlan
-from pillow_semicodec.reduced_bundle import DESCRIPTION, GRAPH, REDUCED_VERSION, SCALES, output_of
 from pillow_semicodec.slices import Decoder, Encoder, analyse
 
-from .commands import ExportError, one_line
+from .commands import one_line
+from .companions import export_companion
 from .data import CropSampler, read_folder, split_validation
 from .layers import DepthConvBlock
 from .semisup import EmaTeacher
@@ -151,34 +149,11 @@ def export(net: ReducedSynthesis, model_id: bytes, folder: Path) -> None:
     Raises:
         ExportError: ONNX Runtime computes something else than PyTorch.
     """
-    import onnxruntime
-
     names = [output_of(scale) for scale in SCALES]
     free = {"y_hat": {2: "h", 3: "w"}, "condition": {2: "ch", 3: "cw"}} | {n: {1: f"{n}_h", 2: f"{n}_w"} for n in names}
     m, c = net.embed.in_channels, net.condition.in_channels
-    made = folder / (GRAPH + ".new")
-    torch.onnx.export(
-        net.eval(), (torch.randn(1, m, 4, 6), torch.randn(1, c, 8, 12)), made, input_names=["y_hat", "condition"],
-        output_names=names, dynamic_axes=free, opset_version=17, dynamo=False,
-    )  # fmt: skip
-    session = onnxruntime.InferenceSession(made.read_bytes(), providers=["CPUExecutionProvider"])
-    for size in ((1, 1), (2, 2)):
-        inputs = (
-            torch.randn(1, m, 3, 5),
-            torch.randn(1, c, *(n * k if k > 1 else 1 for n, k in zip((3, 5), size, strict=True))),
-        )
-        got = session.run(None, {"y_hat": inputs[0].numpy(), "condition": inputs[1].numpy()})
-        with torch.no_grad():
-            wrong = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(net(*inputs), got, strict=True))
-        if wrong > 1e-2:
-            raise ExportError(f"reduced: differs from PyTorch by {wrong:g} levels")
-    content = {
-        "reduced_version": REDUCED_VERSION,
-        "model_id": model_id.hex(),
-        "sha256": hashlib.sha256(made.read_bytes()).hexdigest(),
-    }
-    os.replace(made, folder / GRAPH)
-    (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+    examples = [(torch.randn(1, m, 3, 5), torch.randn(1, c, *size)) for size in ((6, 10), (1, 1))]
+    export_companion(net, REDUCED, model_id, folder, examples, ["y_hat", "condition"], names, free, tolerance=0.05)
 
 
 def main(arguments: list[str] | None = None) -> int:

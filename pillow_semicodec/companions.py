@@ -1,0 +1,51 @@
+"""Networks beside a model that no file needs: one that makes small versions, one that tells an encoder where errors come from.
+
+Each is a graph and a description in the model's folder, and no part of the model, whose id stays.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from .bundle import ModelBundle, read_verified
+from .errors import BundleError
+
+COMPANION_VERSION = 1
+REDUCED, GRADIENT = "reduced", "gradient"  # names of files: reduced.onnx, reduced.json
+SCALES = (2, 4, 8, 16)  # how many times smaller; each an output of the first one's graph
+
+
+def output_of(scale: int) -> str:
+    """Name of the graph's output."""
+    return f"levels_{scale}"
+
+
+class Companion(NamedTuple):
+    graph: bytes  # verified
+    notes: dict[str, Any]  # what else its description says
+
+
+def has_companion(bundle: ModelBundle, name: str) -> bool:
+    """Whether a model has one; it may yet be damaged."""
+    return (bundle.directory / f"{name}.json").is_file()
+
+
+def find_companion(bundle: ModelBundle, name: str) -> Companion | None:
+    """That of a model; None where there is none.
+
+    Raises:
+        BundleError: it is damaged, of another version, or another model's.
+    """
+    if not has_companion(bundle, name):
+        return None
+    path = bundle.directory / f"{name}.json"
+    try:
+        notes = json.loads(path.read_bytes())
+        version, model_id, sha256 = notes["companion_version"], notes["model_id"], str(notes["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not a valid description ({error})") from error
+    if version != COMPANION_VERSION or model_id != bundle.model_id.hex():
+        due = f"version {COMPANION_VERSION} for model {bundle.model_id.hex()}"
+        raise BundleError(f"{path}: version {version} for model {model_id}, where {due} is due")
+    return Companion(read_verified(bundle.directory / f"{name}.onnx", sha256, "model"), notes)

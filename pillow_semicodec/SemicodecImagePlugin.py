@@ -444,7 +444,7 @@ class _Canvas:
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Save keywords: ``quality`` (1 to 100, default 75) or one of ``target_size`` (bytes), ``target_bpp`` and
-    ``target_psnr`` (dB), ``icc_profile`` (default: that of ``im.info``), ``exif``
+    ``target_psnr`` (dB), ``effort`` (1 to 9, default 1), ``icc_profile`` (default: that of ``im.info``), ``exif``
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
@@ -530,7 +530,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
-    given = {key: settings[key] for key in ("quality", "alpha_quality", *TARGETS) if key in settings}
+    given = {key: settings[key] for key in ("quality", "alpha_quality", "effort", *TARGETS) if key in settings}
     return {
         **given,
         "model": settings.get("model"),

@@ -80,7 +80,7 @@ def _count(text: str) -> int:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     parser = argparse.ArgumentParser(prog="sgc", description="The learned image format .sgc.")
     parser.add_argument("--version", action="version", version=f"pillow-semicodec {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("--target-size", type=_count, metavar="BYTES", help="instead of a quality: at most so many bytes")
     coding.add_argument("--target-bpp", type=float, metavar="BITS", help="or bits per pixel")
     coding.add_argument("--target-psnr", type=float, metavar="DB", help="or a PSNR of at least so much")
+    coding.add_argument("--effort", type=int, choices=range(1, 10), help="1, the default, to 9: smaller, but much slower")
     coding.add_argument("--model", help="name or id of an installed model")
     coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
@@ -206,7 +207,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
-    targets = ("quality", "target_size", "target_bpp", "target_psnr")
+    targets = ("quality", "effort", "target_size", "target_bpp", "target_psnr")
     return chosen | {name: getattr(args, name) for name in targets if getattr(args, name) is not None}
 
 

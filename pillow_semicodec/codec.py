@@ -17,12 +17,13 @@ from .depth import DTYPES, KINDS, FromLevels, Levels, numbers_of
 from .effort import ROUNDS, refine
 from .head_bundle import find_heads
 from .heads import run_heads
+from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
 from .rate_control import SquaredError, Target, rate_for, target_of
-from .regions import Roi, auto_cells, balance, cells_of, heads_with_foreground
+from .regions import Cells, Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
 
@@ -128,36 +129,38 @@ def encode(
     y = analyse(colours, bundle, layout, threads)
     if semantics or isinstance(roi, str):
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
-        if isinstance(roi, str):
-            heads = heads_with_foreground(bundle.model_id)
-            cells = auto_cells(run_heads(latents, heads, threads), heads)
-        if semantics:
-            heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
-            metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
+        cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    job = _Job(header, metadata, y, planes, bundle, layout, threads, way)
+    job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
     error = SquaredError(colours if header.deep else picture, header.grey)
     if target is not None:
         plan = job.plan_for(target, error)
-    if effort > 1 and not has_companion(bundle, GRADIENT):
-        effort = 1
-    if cells is None or not cells.any() or cells.all():
-        streams = job.streams(plan, keep=effort > 1, share=1 / 8 if effort > 1 else 1.0)
-    else:
-        streams = job.streams(plan, share=1 / 8)
-        plan, streams = balance(y, plan.rate, cells, streams, bundle, layout, threads)
-        if (regions := plan.chunk()) is not None:
-            metadata[container.REGIONS] = regions
-    if effort > 1:
-        refined = refine(y, colours, plan, bundle, layout, effort, threads, stage(way, layout.slices, 9 / 10))
-        better = job.streams(plan, refined, share=1.0)
-        streams = better if target is None or job.meets(target, plan, better, error) else streams
+    plan, streams = job.coded(plan, cells, effort, target, error)
     data = job.file(plan.rate, streams)
     if way:
         way.finish()
     return data
+
+
+def _look(
+    latents: Tensor,
+    bundle: ModelBundle,
+    roi: Roi,
+    cells: Cells | None,
+    semantics: bool | str | tuple[str, ...],
+    metadata: dict[bytes, bytes],
+    threads: int,
+) -> Cells | None:
+    """What heads see: into ``metadata``, and for ``roi`` "auto" as the cells of the region that come back."""
+    if isinstance(roi, str):
+        heads = heads_with_foreground(bundle.model_id)
+        cells = auto_cells(run_heads(latents, heads, threads), heads)
+    if semantics:
+        heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
+        metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
+    return cells
 
 
 class _Job(NamedTuple):
@@ -166,6 +169,7 @@ class _Job(NamedTuple):
     header: Header
     metadata: dict[bytes, bytes]
     y: Plane
+    colours: Any  # what y was made of
     planes: Streams  # of alpha
     bundle: ModelBundle
     layout: Layout
@@ -178,6 +182,25 @@ class _Job(NamedTuple):
     def streams(self, plan: RatePlan, refined: Plane | None = None, *, keep: bool = True, share: float) -> Streams:
         encoder = Encoder(self.y, plan, self.bundle, self.layout, self.threads, refined)
         return encoder.streams(keep, stage(self.way, self.layout.slices, share))
+
+    def coded(
+        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError
+    ) -> tuple[RatePlan, Streams]:
+        """Streams at a rate, with regions if there are any, and with effort."""
+        harder = effort > 1 and has_companion(self.bundle, GRADIENT)
+        if cells is None or not cells.any() or cells.all():
+            streams = self.streams(plan, keep=harder, share=1 / 8 if harder else 1.0)
+        else:
+            streams = self.streams(plan, share=1 / 8)
+            plan, streams = balance(self.y, plan.rate, cells, streams, self.bundle, self.layout, self.threads)
+            if (regions := plan.chunk()) is not None:
+                self.metadata[container.REGIONS] = regions
+        if not harder:
+            return plan, streams
+        step = stage(self.way, self.layout.slices, 9 / 10)
+        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
+        better = self.streams(plan, refined, share=1.0)
+        return plan, better if target is None or self.meets(target, plan, better, error) else streams
 
     def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
         """Args: error: of this picture; its sums are not touched."""

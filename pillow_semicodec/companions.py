@@ -1,4 +1,4 @@
-"""Networks beside a model that no file needs: one that makes small versions, one that tells an encoder where errors come from.
+"""Networks beside a model that no file needs: for small versions, and for an encoder that looks where errors come from.
 
 Each is a graph and a description in the model's folder, and no part of the model, whose id stays.
 """

@@ -13,12 +13,13 @@ import io
 import math
 import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,7 +105,9 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         picture = _flattened(image) if flatten and image.has_transparency_data else image
         if flatten and "save_all" in save:
             picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))
-        picture.save(output, name, **save)
+        buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
+        picture.save(buffer, name, **save)
+        output.write(buffer.getbuffer())
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -264,8 +267,9 @@ def plan(
     if output is not None and not is_url(output) and _archive_kind(output) and not os.path.isdir(output):
         raise ValueError(f"{output}: results go into folders and URLs, not into archives")
     jobs, skipped, taken = [], 0, dict[str, str]()
-    exists = _exists(output)
-    for source, place in find_sources(sources, extensions, failures):
+    exists, found = _exists(output), list(find_sources(sources, extensions, failures))
+    originals = {source if is_url(source) else os.path.abspath(source) for source, _ in found}
+    for source, place in found:
         if output is None and is_url(source):
             failures.append(
                 Outcome(Job(source, ""), error="there is no place beside it: give a folder for the results (-o)")
@@ -278,6 +282,9 @@ def plan(
         job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
         if taken.get(job.target) == job.source:
             continue  # named twice
+        if job.target in originals:
+            failures.append(Outcome(job, error=f"its result {job.target} would replace a source"))
+            continue
         if job.target in taken:
             failures.append(Outcome(job, error=f"its result {job.target} is that of {taken[job.target]} too"))
             continue
@@ -325,8 +332,21 @@ def row(outcome: Outcome) -> dict[str, Any]:
 # ---- engines ---------------------------------------------------------------------------------------------------
 
 
+def end_with_parent() -> None:
+    """Let this worker end as soon as the process that started it is gone, however that ended."""
+    parent = parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def _start_worker(threads: int, providers: tuple[str, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    end_with_parent()
     options.THREADS, options.PROVIDERS = threads, providers
 
 
@@ -382,13 +402,15 @@ def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, 
         work = partial(_convert_there, settings=settings, threads=threads, providers=options.PROVIDERS)
         futures = client.map(work, jobs, pure=False, retries=ATTEMPTS)
         by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
-        for future in as_completed(futures):
-            if future.key not in by_key:
-                continue  # its worker died with the outcome, and another repeated the job
-            job = by_key.pop(future.key)
-            died = future.exception()
-            yield future.result() if died is None else Outcome(job, error=reason(died))
-        sweep_targets(jobs)  # workers may have died
+        try:
+            for future in as_completed(futures):
+                if future.key not in by_key:
+                    continue  # its worker died with the outcome, and another repeated the job
+                job = by_key.pop(future.key)
+                died = future.exception()
+                yield future.result() if died is None else Outcome(job, error=reason(died))
+        finally:
+            sweep_targets(jobs)  # workers may have died
 
 
 def _convert_there(job: Job, settings: Settings, threads: int, providers: tuple[str, ...]) -> Outcome:

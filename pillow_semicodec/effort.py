@@ -28,9 +28,9 @@ from .layout import Layout, RatePlan
 from .planes import Arrays, Box, Plane, weakly
 from .slices import Encoder
 
-ROUNDS = {1: 0, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 12, 8: 16, 9: 24}  # at most, by effort
+ROUNDS = {1: 0, 2: 3, 3: 4, 4: 5, 5: 6, 6: 8, 7: 12, 8: 16, 9: 24}  # at most, by effort
 FIRST_SHARE, LEAST_SHARE = 0.3, 0.01  # of the steps that promise something are taken together
-DISTORTION = 0.45  # weight of squared errors beside bits; the model was trained with other errors for the rest
+DISTORTION = 0.6  # weight of squared errors beside bits; the model was trained with other errors for the rest
 CURVATURE = 2.0  # of the squared error along one latent, times that of an orthonormal transform
 LARGEST = 40  # magnitude of residuals from which on steps are not considered
 

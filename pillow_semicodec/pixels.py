@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
+BLOCK_SIDE = 512  # pixels that are reduced at a time
 REMEMBERED = 2**21  # latents whose positions are kept for the next slice of this size; they take 8 bytes each
 
 Pixels = NDArray[np.uint8]
@@ -80,21 +81,29 @@ def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
         picture: [H, W] or [H, W, C]: an array, or anything out of which boxes are cut.
     """
     height, width = picture.shape[:2]
-    columns = np.arange(0, width, scale)
-    rows_at_once = max(1, 2**17 // (width * scale)) * scale
-    out = []
-    for top in range(0, height, rows_at_once):
-        part = np.asarray(picture[top : min(top + rows_at_once, height), 0:width]).astype(np.float64)
-        if alpha:
-            part[:, :, :-1] *= part[:, :, -1:]
-        sums = np.add.reduceat(np.add.reduceat(part, np.arange(0, len(part), scale), 0), columns, 1)
-        counts = np.outer(*(np.diff(np.append(np.arange(0, n, scale), n)) for n in part.shape[:2]))
-        if alpha:
-            sums[:, :, :-1] /= np.maximum(sums[:, :, -1:], 1)
-            sums[:, :, -1] /= counts
-        else:
-            sums /= counts.reshape(*counts.shape, *[1] * (part.ndim - 2))
-        if picture.dtype == np.bool_:  # as many as are white, or more
-            sums += 1e-9
-        out.append((np.rint(sums) if picture.dtype.kind != "f" else sums).astype(picture.dtype))
-    return np.concatenate(out)
+    out = np.empty((-(-height // scale), -(-width // scale), *picture.shape[2:]), picture.dtype)
+    side = max(1, BLOCK_SIDE // scale) * scale
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            block = _block_reduced(picture[top : min(top + side, height), left : min(left + side, width)], scale, alpha)
+            i, j = top // scale, left // scale
+            out[i : i + block.shape[0], j : j + block.shape[1]] = block
+    return out
+
+
+def _block_reduced(picture: NDArray[Any], scale: int, alpha: bool) -> NDArray[Any]:
+    picture = np.asarray(picture)
+    rows, columns = (np.arange(0, n, scale) for n in picture.shape[:2])
+    part = picture.astype(np.float64)
+    if alpha:
+        part[:, :, :-1] *= part[:, :, -1:]
+    sums = np.add.reduceat(np.add.reduceat(part, rows, 0), columns, 1)
+    counts = np.outer(*(np.diff(np.append(starts, n)) for starts, n in zip((rows, columns), part.shape, strict=False)))
+    if alpha:
+        sums[:, :, :-1] /= np.maximum(sums[:, :, -1:], 1)
+        sums[:, :, -1] /= counts
+    else:
+        sums /= counts.reshape(*counts.shape, *[1] * (part.ndim - 2))
+    if picture.dtype == np.bool_:  # as many as are white, or more
+        sums += 1e-9
+    return (np.rint(sums) if picture.dtype.kind != "f" else sums).astype(picture.dtype)

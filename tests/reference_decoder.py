@@ -180,7 +180,9 @@ def decode_grouped(coder: RangeDecoder, contexts: list[int], counts: Counts) -> 
     return symbols
 
 
-def decode_plane(coder: RangeDecoder, shape: tuple[int, int], bilevel: bool = False) -> np.ndarray:
+def decode_plane(  # noqa: PLR0915
+    coder: RangeDecoder, shape: tuple[int, int], bilevel: bool = False
+) -> np.ndarray:
     height, width = shape
     a = np.zeros(shape, int)
     a[0, 0] = coder.decode(uniform(256))

@@ -33,7 +33,8 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
               "codec", "metrics", "alpha", "animation", "rate_control", "semantics", "planes", "layout", "latent_path",
-              "slices", "heads", "regions", "depth", "effort", "SemicodecImagePlugin", "convert", "demo", "search", "bench.curves"},
+              "slices", "heads", "regions", "depth", "effort", "SemicodecImagePlugin", "convert", "demo", "search",
+              "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},
     "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metrics", "search",

@@ -87,11 +87,8 @@ def median_ms(work: Callable[[], Any]) -> float:
 def times(pictures: list[Image.Image], codecs: list[Codec], quality: int) -> dict[str, Cost]:
     """Milliseconds a picture in a warm process; the other codecs at the quality whose bytes are nearest to SGC's."""
     sums: dict[str, Cost] = {codec.name: dict.fromkeys(("encode_ms", "decode_ms", "bytes"), 0.0) for codec in codecs}
-    ours = next((codec for codec in codecs if codec.name == OURS), None)
     for picture in pictures:
-        wanted = len(ours.save(picture, quality)) if ours else picture.width * picture.height // 16
-        for codec in codecs:
-            chosen = quality if codec is ours else nearest(codec, picture, wanted)
+        for codec, chosen in _alike(picture, codecs, quality):
             data = codec.save(picture, chosen)
             load(data)
             cost = sums[codec.name]
@@ -108,14 +105,20 @@ def nearest(codec: Codec, picture: Image.Image, size: int) -> int:
     return nearest_quality(picture, codec.kind, codec.settings, size)
 
 
+def _alike(picture: Image.Image, codecs: list[Codec], quality: int) -> list[tuple[Codec, int]]:
+    """All codecs with the qualities at which the picture takes about as many bytes as with ours."""
+    ours = next((codec for codec in codecs if codec.name == OURS), None)
+    wanted = len(ours.save(picture, quality)) if ours else picture.width * picture.height // 16
+    return [(codec, quality if codec is ours else nearest(codec, picture, wanted)) for codec in codecs]
+
+
 def memory(picture: Image.Image, codecs: list[Codec], quality: int) -> dict[str, Cost]:
     """Peak MB of a process that encodes, and of one that decodes."""
     found: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory() as folder:
         source, file = Path(folder, "source.ppm"), Path(folder, "coded")
         picture.save(source)
-        for codec in codecs:
-            chosen = quality if codec.name == OURS else codec.qualities[len(codec.qualities) // 2]
+        for codec, chosen in _alike(picture, codecs, quality):
             encoded = in_child("encode", codec, chosen, source, file)
             found[codec.name] = {"encode_mb": encoded["mb"], "decode_mb": in_child("decode", codec, chosen, file)["mb"]}
     return found
@@ -137,22 +140,23 @@ def enlarged(picture: Image.Image, megapixels: float) -> Image.Image:
 def by_pixels(
     picture: Image.Image, codecs: list[Codec], quality: int, most: float, failures: list[str]
 ) -> list[Cost | dict[str, Any]]:
-    """Seconds and peak memory from 0.1 to ``most`` megapixels, in fresh processes; a codec that fails goes no further."""
+    """Seconds and peak memory from 0.1 to ``most`` megapixels, in fresh processes, at about the same bytes; a codec that
+    fails goes no further.
+    """
     rows: list[Cost | dict[str, Any]] = []
-    going = list(codecs)
+    going = _alike(picture, codecs, quality)
     sizes = [size for size in (0.1, 0.4, 1, 3, 12, 24, 50, 100, 400, 1000) if size <= most]
     with tempfile.TemporaryDirectory() as folder:
         source, file = Path(folder, "source.ppm"), Path(folder, "coded")
         for size in sizes:
             enlarged(picture, size).save(source)
-            for codec in list(going):
-                chosen = quality if codec.name == OURS else codec.qualities[len(codec.qualities) // 2]
+            for codec, chosen in list(going):
                 try:
                     encoded = in_child("encode", codec, chosen, source, file)
                     decoded = in_child("decode", codec, chosen, file)
                 except RuntimeError as error:
                     failures.append(f"{size} megapixels: {error}")
-                    going.remove(codec)
+                    going.remove((codec, chosen))
                     continue
                 rows.append({"codec": codec.name, "megapixels": size, **_both(encoded, decoded)})
     return rows
@@ -178,7 +182,7 @@ def by_threads(picture: Image.Image, ours: Codec, quality: int, most: int) -> li
     return rows
 
 
-def by_files(picture: Image.Image, ours: Codec, quality: int, most: int, workers: int) -> list[Cost]:
+def by_files(picture: Image.Image, ours: Codec, quality: int, most: int, workers: int, failures: list[str]) -> list[Cost]:
     """Seconds of one to ``most`` files through the pool of ``sgc convert``, its start included."""
     rows: list[Cost] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -190,4 +194,5 @@ def by_files(picture: Image.Image, ours: Codec, quality: int, most: int, workers
             settings = Settings({**ours.settings, "quality": quality})
             failed = [outcome for outcome in run_pool(jobs, settings, min(workers, count), 1) if outcome.error]
             rows.append({"files": count, "seconds": time.perf_counter() - start, "failed": len(failed)})
+            failures += [f"one of {count} files: {outcome.error}" for outcome in failed[:3]]
     return rows

@@ -13,13 +13,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from .. import options
+from ..convert import end_with_parent
+from ..files import write_atomically
 from ..metrics import msssim, msssim_db, psnr, ssimulacra2
 from .codecs import OURS, Codec, load, present
 
@@ -47,6 +49,7 @@ def measure(path: Path, codec: Codec, quality: int) -> Row:
 
 
 def _start_worker(providers: tuple[str, ...]) -> None:
+    end_with_parent()
     options.THREADS, options.PROVIDERS = 1, providers
     present()
 
@@ -55,7 +58,7 @@ def measure_all(
     paths: list[Path], codecs: list[Codec], cache: Path | None, workers: int
 ) -> Iterator[tuple[str, str, int, Row | str]]:
     """(codec, picture, quality, row) as they come; instead of a row, what went wrong. ``cache`` holds the other codecs'."""
-    known: dict[str, Row] = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    known = _cached(cache) if cache and cache.exists() else {}
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (options.PROVIDERS,)) as pool:
         jobs: list[tuple[str, str, int, str, Future[Row] | None]] = []
         for path in paths:
@@ -83,7 +86,19 @@ def measure_all(
             pool.shutdown(wait=False, cancel_futures=True)
             if cache:
                 cache.parent.mkdir(parents=True, exist_ok=True)
-                cache.write_text(json.dumps(known))
+                write_atomically(cache, lambda file: _dump(known, file))
+
+
+def _dump(known: dict[str, Row], file: IO[bytes]) -> None:
+    file.write(json.dumps(known).encode())
+
+
+def _cached(path: Path) -> dict[str, Row]:
+    try:
+        known: dict[str, Row] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no cache of figures ({error}); remove it") from error
+    return known
 
 
 def mean_curve(pictures: Figures) -> list[Row]:

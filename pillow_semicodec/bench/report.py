@@ -140,8 +140,11 @@ def _costs(results: dict[str, Any]) -> list[str]:
             rows.append(row + megabytes)
         head = ["codec", "bytes", "encode ms", "÷ AVIF", "decode ms", "÷ AVIF", "encode MB", "decode MB"]
         parts.append(table(head, rows))
-    if "files" in (growth := results["growth"]):
-        parts.append("<h2>Cost as work grows</h2><p class=note>Fresh processes, the loading of the model included.</p>")
+    if growth := results["growth"]:
+        parts.append(
+            "<h2>Cost as work grows</h2><p class=note>Fresh processes, the loading of the model included; the others at the "
+            "quality whose bytes are nearest to SGC's on the first picture.</p>"
+        )
         parts.append(picture(lambda path: plot_growth(growth, path), "time and memory over megapixels, threads and files"))
     return parts
 
@@ -198,22 +201,24 @@ def plot_growth(growth: dict[str, list[dict[str, Any]]], file: Any) -> None:
 
     figure = Figure(figsize=(18, 10))
     axes = figure.subplots(2, 3).flat
-    names = list(dict.fromkeys(row["codec"] for row in growth["pixels"]))
+    pixels = growth.get("pixels", [])
+    names = list(dict.fromkeys(row["codec"] for row in pixels))
     panels = (("encode_s", "seconds to encode"), ("decode_s", "seconds to decode"), ("encode_mb", "MB to encode"))
     for axis, (key, title) in zip(axes, (*panels, ("decode_mb", "MB to decode")), strict=False):
         for name in names:
-            rows = [row for row in growth["pixels"] if row["codec"] == name]
+            rows = [row for row in pixels if row["codec"] == name]
             style = {"linewidth": 2.5, "color": "black"} if name == OURS else {"linewidth": 1.2}
             axis.plot([r["megapixels"] for r in rows], [r[key] for r in rows], marker="o", label=name, **style)
         axis.set(xlabel="megapixels", ylabel=title, xscale="log", yscale="log")
-        axis.legend()
+        if names:
+            axis.legend()
     threads, files = list(figure.axes)[4:]
     for key in ("encode_ms", "decode_ms"):
-        rows = growth["threads"]
+        rows = growth.get("threads", [])
         threads.plot([r["threads"] for r in rows], [r[key] for r in rows], marker="o", label=key.split("_", maxsplit=1)[0])
     threads.set(xlabel="threads", ylabel="ms a picture", ylim=(0, None))
     threads.legend()
-    rows = growth["files"]
+    rows = growth.get("files", [])
     files.plot([r["files"] for r in rows], [r["seconds"] for r in rows], marker="o", color="black")
     files.set(xlabel="files", ylabel="seconds to convert", xscale="log", yscale="log")
     for axis in figure.axes:

@@ -86,12 +86,18 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         for name, peaks in costs.memory(images[0], codecs, plan.quality).items():
             found[name].update(peaks)
 
-    def follow() -> None:
+    def over_pixels() -> None:
         growth["pixels"] = costs.by_pixels(images[0], codecs, plan.quality, plan.growth, failures)
-        growth["threads"] = costs.by_threads(images[0], ours[0], plan.quality, options.cores())
-        growth["files"] = costs.by_files(images[0], ours[0], plan.quality, plan.files, plan.workers)
 
-    for wanted, work in ((ours, show), (plan.timed, time), (ours and plan.growth, follow)):
+    def over_threads() -> None:
+        growth["threads"] = costs.by_threads(images[0], ours[0], plan.quality, options.cores())
+
+    def over_files() -> None:
+        growth["files"] = costs.by_files(images[0], ours[0], plan.quality, plan.files, plan.workers, failures)
+
+    follow = ours and plan.growth
+    steps = ((ours, show), (plan.timed, time), (follow, over_pixels), (follow, over_threads), (follow, over_files))
+    for wanted, work in steps:
         if wanted and images:
             attempt(work)
     about = {

@@ -1,8 +1,8 @@
 """Pictures that are not plain photographs: ``python tests/benchmarks/special.py FOLDER [--quality Q]``.
 
-Saves and loads every picture of FOLDER and its sub-folders through Pillow, and says what came back: mode, size, alpha, frames
-and durations, and bytes beside the source. Transparent pictures are compared with WebP at equal SSIMULACRA2, on black or
-white, whichever is worse: the bytes of SGC over WebP's, interpolated between its qualities.
+Saves and loads every picture of FOLDER and its sub-folders through Pillow, and says what came back: mode, size, alpha,
+frames and durations, and bytes. Transparent pictures are compared with WebP at equal SSIMULACRA2, on black or white,
+whichever is worse: the bytes of SGC over WebP's, interpolated between its qualities.
 """
 
 from __future__ import annotations

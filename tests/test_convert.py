@@ -177,6 +177,54 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert path.read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".sgc"])
+def test_files_that_cannot_grow(suffix: str, tmp_path: Path) -> None:
+    """Whatever the format: a write that stops in the middle is an error, and leaves nothing."""
+    import resource
+
+    source = tmp_path / "x.png"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(source)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        outcome = convert.convert(Job(str(source), str(tmp_path / "out" / f"y{suffix}")), Settings())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert outcome.error
+    assert names(tmp_path / "out") == []
+
+
+def test_results_never_replace_sources(tmp_path: Path) -> None:
+    """A picture beside another whose result would have its name stays, even with overwrite."""
+    for name in ("x.png", "x.webp"):
+        Image.fromarray(photo(20, 20)).save(tmp_path / name)
+    failures: list[convert.Outcome] = []
+    both = [str(tmp_path / name) for name in ("x.png", "x.webp")]
+    jobs, _ = convert.plan(both, None, ".webp", frozenset({".png", ".webp"}), True, failures)
+    assert not jobs
+    assert all("would replace a source" in failure.error for failure in failures) and len(failures) == 2
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """After SIGKILL of the main process alone no worker stays behind."""
+    pictures(tmp_path / "in", 60)
+    command = [sys.executable, "-m", "pillow_semicodec", "convert", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    run = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("*.sgc")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    assert run.stdout is not None
+    run.stdout.read()  # ends when the last process that holds the pipe is gone
+    run.stdout.close()
+    assert len(list((tmp_path / "out").glob("*.sgc"))) < 60
+
+
 def _deadly(job: Job, settings: Settings) -> convert.Outcome:
     def write(file: IO[bytes]) -> None:
         if job.source.endswith("002.png"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import coded, photo
+from conftest import coded, latents_of, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,6 +41,17 @@ def test_sliced_equals_unsliced(height: int, width: int, side: int, quality: int
 
 
 @settings(max_examples=30)
+def test_sliced_equals_unsliced_at_the_sides_that_are_used() -> None:
+    """512 and 1024, at a size that nothing divides."""
+    picture = photo(1011, 1333)
+    whole = sgc.encode(picture, 60, slice_side=0, threads=1)
+    for side in (512, 1024):
+        sliced = sgc.encode(picture, 60, slice_side=side, threads=2)
+        for a, b in zip(latents_of(whole), latents_of(sliced), strict=True):
+            assert np.array_equal(a, b)
+        assert np.abs(sgc.decode(whole).astype(int) - sgc.decode(sliced)).max() <= 1
+
+
 @given(st.data(), sizes, sizes, st.sampled_from([0, 64, 128]), st.sampled_from(["L", "RGB"]))
 def test_a_box_is_part_of_the_picture(data: st.DataObject, height: int, width: int, side: int, mode: str) -> None:
     """Decoding a box gives what cutting it out of the whole gives."""

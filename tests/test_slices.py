@@ -40,7 +40,6 @@ def test_sliced_equals_unsliced(height: int, width: int, side: int, quality: int
     assert np.abs(pixels.astype(int) - sliced_pixels).max() <= 1
 
 
-@settings(max_examples=30)
 def test_sliced_equals_unsliced_at_the_sides_that_are_used() -> None:
     """512 and 1024, at a size that nothing divides."""
     picture = photo(1011, 1333)
@@ -52,6 +51,7 @@ def test_sliced_equals_unsliced_at_the_sides_that_are_used() -> None:
         assert np.abs(sgc.decode(whole).astype(int) - sgc.decode(sliced)).max() <= 1
 
 
+@settings(max_examples=30)
 @given(st.data(), sizes, sizes, st.sampled_from([0, 64, 128]), st.sampled_from(["L", "RGB"]))
 def test_a_box_is_part_of_the_picture(data: st.DataObject, height: int, width: int, side: int, mode: str) -> None:
     """Decoding a box gives what cutting it out of the whole gives."""

@@ -120,7 +120,7 @@ def encode(
             pixels.reduced(picture, _preview_scale(height, width), header.alpha),
             min(quality, PREVIEW_QUALITY),
             model=model,
-            threads=layout.workers(threads)[1],  # on the networks that the slices run on: others would take 70 MB
+            threads=layout.workers(threads)[1] if layout.slices > 1 else threads,  # on the networks that are there anyway
             exact=exact,
             preview=False,
             limits=limits,

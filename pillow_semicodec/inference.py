@@ -109,7 +109,7 @@ def _share_memory(onnxruntime: Any) -> bool:
             info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
             as_requested = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1}
             arena = onnxruntime.OrtArenaCfg({**as_requested, "max_dead_bytes_per_chunk": -1})
-            with contextlib.suppress(Exception):  # the program may have registered one of its own: then that is shared
+            with contextlib.suppress(Exception):  # whatever keeps it from being registered: sessions then have their own
                 onnxruntime.create_and_register_allocator(info, arena)
             _arena_of = os.getpid()
         return _arena_of == os.getpid()

@@ -213,6 +213,7 @@ def default_quality_positions(anchors: int) -> NDArray[np.float64]:
     return np.array([[1, 0.0], [100, anchors - 1.0]])
 
 
+OTHERS = 33  # pictures that qualities are calibrated on beside the held-out ones
 LIKED = 0.85  # of the pictures look at least as good as JPEG at the same number
 JPEG_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
 
@@ -289,8 +290,11 @@ def quality_table(
 
 
 def calibration_pictures(training: list[Picture], validation: list[Picture]) -> list[Picture]:
-    """The held-out pictures and twice as many others, cut to multiples of 64."""
-    others = training[7 :: max(1, len(training) // (2 * len(validation) + 3))][: 2 * len(validation) + 3]
+    """The held-out pictures, and ``OTHERS`` of the others, evenly spread and cut to multiples of 64: the held-out ones are
+    too few to speak for all kinds of pictures, and a position on the rate bank is learned from neither.
+    """
+    others = [p for p in training if min(p.shape[:2]) >= 64]
+    others = others[7 :: max(1, len(others) // OTHERS)][:OTHERS]
     cut = [p[: min(p.shape[0] // 64 * 64, 512), : min(p.shape[1] // 64 * 64, 768)] for p in others]
     return [np.ascontiguousarray(picture) for picture in (*validation, *cut)]
 

@@ -28,10 +28,9 @@ from .layout import Layout, RatePlan
 from .planes import Arrays, Box, Plane, weakly
 from .slices import Encoder
 
-ROUNDS = {1: 0, 2: 3, 3: 4, 4: 5, 5: 6, 6: 8, 7: 12, 8: 16, 9: 24}  # at most, by effort
-FIRST_SHARE, LEAST_SHARE = 0.3, 0.01  # of the steps that promise something are taken together
-DISTORTION = 0.6  # weight of squared errors beside bits; the model was trained with other errors for the rest
-CURVATURE = 2.0  # of the squared error along one latent, times that of an orthonormal transform
+ROUNDS = {1: 0, 2: 3, 3: 4, 4: 6, 5: 8, 6: 11, 7: 16, 8: 24, 9: 40}  # at most, by effort
+FIRST_SHARE, LEAST_SHARE = 0.1, 0.005  # of the steps that promise something are taken together
+DISTORTION = 0.65  # weight of squared errors beside bits; the model was trained with other errors for the rest
 LARGEST = 40  # magnitude of residuals from which on steps are not considered
 
 
@@ -164,7 +163,7 @@ class _Slice:
         gradient = base.transforms.gradient(self.y_hat[None], self.condition, error)
         squares = float(np.square(error).sum(dtype=np.float64))
         slope = gradient[0][:, *box.within(self.wide)] * (self.inverse * self.weight)
-        curve = (CURVATURE * 255**2) * self.weight * self.inverse**2  # half of the second derivative
+        curve = 255**2 * self.weight * self.inverse**2  # half of the second derivative, of an orthonormal transform
         inside = np.clip(residual, -LARGEST, LARGEST) + (LARGEST + 1)
         now = self.bits[indexes, inside]
         up, down = (self.bits[indexes, inside + sign] - now + curve + sign * slope for sign in (1, -1))

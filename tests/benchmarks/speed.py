@@ -1,4 +1,4 @@
-"""Times as ratios against Pillow's AVIF in one run, cost of every network, peak memory.
+"""Times as ratios against Pillow's AVIF in one run, on pictures and a mosaic of 12 megapixels; cost of every network, memory.
 
 ``python tests/benchmarks/speed.py [FOLDER] [--quality Q] [--threads N]``; FOLDER defaults to the Kodak pictures. AVIF is
 saved at speed 6 with the quality whose bytes are nearest. Every figure is the median over repeats; ratios are of sums
@@ -128,6 +128,37 @@ def part_times(image: Image.Image, quality: float) -> dict[str, float]:
     return {**in_encoder, **in_decoder, **rest}
 
 
+def mosaic(pictures: list[Image.Image], width: int, height: int) -> Image.Image:
+    """Pictures side by side, in turn, cut at the border."""
+    whole, (w, h) = Image.new("RGB", (width, height)), pictures[0].size
+    places = ((left, top) for top in range(0, height, h) for left in range(0, width, w))
+    for k, place in enumerate(places):
+        picture = pictures[k % len(pictures)]
+        whole.paste(picture if picture.size == (w, h) else picture.rotate(90, expand=True).resize((w, h)), place)
+    return whole
+
+
+def beside_avif(title: str, pictures: list[Image.Image], quality: float) -> None:
+    """Print milliseconds and ratios against AVIF at about the same bytes."""
+    sums = dict.fromkeys(("encode", "decode", "AVIF encode", "AVIF decode"), 0.0)
+    for image in pictures:
+        data = saved(image, "SGC", quality=quality)
+        nearest = nearest_quality(image, "AVIF", {"speed": 6}, len(data))
+        avif = saved(image, "AVIF", speed=6, quality=nearest)
+        for name, work in {
+            "encode": lambda: saved(image, "SGC", quality=quality),  # noqa: B023
+            "decode": lambda: loaded(data),  # noqa: B023
+            "AVIF encode": lambda: saved(image, "AVIF", speed=6, quality=nearest),  # noqa: B023
+            "AVIF decode": lambda: loaded(avif),  # noqa: B023
+        }.items():
+            sums[name] += median_ms(work)
+    print(f"  {title}")
+    for name, total in sums.items():
+        print(f"    {name:14}{total / len(pictures):9.1f} ms a picture")
+    for what in ("encode", "decode"):
+        print(f"    {what} {sums[what] / sums[f'AVIF {what}']:.2f} x AVIF")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/kodak"))
@@ -137,30 +168,17 @@ def main() -> None:
     sgc.options.THREADS = args.threads
     paths = sorted(args.folder.glob("*.png"))
     bundle = find_model()
-    sums = dict.fromkeys(("encode", "decode", "AVIF encode", "AVIF decode"), 0.0)
-    loaded(saved(Image.open(paths[0]).convert("RGB"), "SGC"))  # load the model
-    for path in paths:
-        image = Image.open(path).convert("RGB")
-        data = saved(image, "SGC", quality=args.quality)
-        quality = nearest_quality(image, "AVIF", {"speed": 6}, len(data))
-        avif = saved(image, "AVIF", speed=6, quality=quality)
-        for name, work in {
-            "encode": lambda: saved(image, "SGC", quality=args.quality),  # noqa: B023
-            "decode": lambda: loaded(data),  # noqa: B023
-            "AVIF encode": lambda: saved(image, "AVIF", speed=6, quality=quality),  # noqa: B023
-            "AVIF decode": lambda: loaded(avif),  # noqa: B023
-        }.items():
-            sums[name] += median_ms(work)
-    n = len(paths)
-    print(f"model {bundle.name} ({bundle.model_id.hex()}), {n} pictures, quality {args.quality:g}, {os.cpu_count()} cores")
-    for name, total in sums.items():
-        print(f"  {name:14}{total / n:9.1f} ms a picture")
-    for what in ("encode", "decode"):
-        print(f"  {what} {sums[what] / sums[f'AVIF {what}']:.2f} x AVIF")
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    loaded(saved(pictures[0], "SGC"))  # load the model
+    print(f"model {bundle.name} ({bundle.model_id.hex()}), quality {args.quality:g}, {os.cpu_count()} cores")
+    beside_avif(f"{len(pictures)} pictures", pictures, args.quality)
+    large = mosaic(pictures, 4000, 3000)
+    beside_avif("12 megapixels, a mosaic of them", [large], args.quality)
+    del large
     float_peak, byte_peak = peaks(args.threads)
     print(f"  peak: {float_peak:.0f} billion multiply-accumulates a second in float, {byte_peak:.0f} on bytes")
     print(f"\n  {'part':26}{'kMAC/px':>9}{'on bytes':>9}{'ms':>9}{'floor':>9}   ({paths[0].name})")
-    image = Image.open(paths[0]).convert("RGB")
+    image = pictures[0]
     costs = {name: macs(bundle, name) for name in GRAPHS}
     megapixels = image.width * image.height / 1e6
     for name, ms in part_times(image, args.quality).items():

@@ -22,7 +22,11 @@ WEBP_QUALITIES = (5, 15, 30, 45, 60, 75, 85, 92, 97, 100)
 
 
 def durations(image: Image.Image) -> list[int]:
-    return [round(frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)]
+    found = []
+    for frame in ImageSequence.Iterator(image):
+        frame.load()  # some formats know it only then
+        found.append(round(frame.info.get("duration", 0)))
+    return found
 
 
 def on_grounds(image: Image.Image, width: int = 1024) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,18 @@ import pillow_semicodec as sgc
 
 EXTENSION = ".sgc"
 SIGNATURE = b"\x8aSGC"
+ORIENTATION = 0x0112  # tag of EXIF
+
+
+def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """As the EXIF orientation from 1 to 8 says; others change nothing."""
+    if orientation in (5, 6, 7, 8):
+        picture = np.swapaxes(picture, 0, 1)
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    return np.ascontiguousarray(picture)
 
 
 class SemicodecPlugin(PluginV3):
@@ -110,15 +123,21 @@ class SemicodecPlugin(PluginV3):
     def _transformed(self, picture: NDArray[Any], mode: str | None, rotate: bool) -> NDArray[Any]:
         if not mode and not rotate:
             return picture
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        image = Image.fromarray(picture)
         exif = self.metadata().get("exif")
         if rotate and exif:
-            image.info["exif"] = exif
-            with contextlib.suppress(SyntaxError, ValueError, OSError):  # EXIF that says nothing
-                image = ImageOps.exif_transpose(image)
-        return np.array(image.convert(mode) if mode else image)
+            found = Image.Exif()
+            with contextlib.suppress(SyntaxError, ValueError, OSError, struct.error):  # EXIF that says nothing
+                found.load(exif)
+                picture = _turned(picture, found.get(ORIENTATION, 1))
+        if not mode:
+            return picture
+        if picture.dtype == np.uint16:  # which Pillow has in grey alone, and would cut
+            if mode == "I;16" and picture.ndim == 2:
+                return picture
+            picture = np.rint(picture / 257).astype(np.uint8)
+        return np.array(Image.fromarray(picture).convert(mode))
 
     def iter(self, *, mode: str | None = None, rotate: bool = False) -> Iterator[NDArray[Any]]:
         """Frame after frame; options are those of ``read``."""

@@ -58,9 +58,6 @@ _DTYPES = {"1": "bool", "I;16": "uint16", "I": "int32", "F": "float32"}
 METADATA = {"icc_profile": container.ICC_PROFILE, "exif": container.EXIF, "xmp": container.XMP, "comment": container.COMMENT}
 
 
-TARGETS = ("target_size", "target_bpp", "target_psnr")
-
-
 def _shown_as(prologue: container.Prologue) -> str:
     """The mode of the picture that was saved; Pillow has none for 16 bits in colour."""
     if prologue.numbers:
@@ -201,7 +198,7 @@ class SgcImageFile(ImageFile.ImageFile):
             data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
             target = _Canvas(canvas.im, prologue, frame.left, frame.top)
-            _decode(prologue, streams, target)
+            _decode(prologue, streams, target, shown=self._first.numbers)
         except SemicodecError as error:
             if not lenient:
                 raise OSError(f"cannot decode SGC file: frame {k}: {error}") from error
@@ -248,21 +245,22 @@ class SgcImageFile(ImageFile.ImageFile):
             stream = BytesIO(data)
             small = container.read_prologue(stream.read, options.LIMITS)
             container.read_slices(stream.read, small.index, options.LIMITS)
-            if (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id):
+            kinds = [p.numbers.kind if p.numbers else 0 for p in (small, prologue)]
+            alike = (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id)
+            if alike and kinds[0] == kinds[1]:
                 return scale, data
         return 1, None
 
     def reduce(self, factor: int | tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Image.Image:
         """As always; but a picture that is not loaded is decoded 2, 4, 8 or 16 times smaller, without the synthesis."""
-        prologue = self._prologue()
         pair = factor if isinstance(factor, tuple) else (factor, factor)
-        if box is not None or prologue is None or pair[0] != pair[1] or pair[0] not in (2, 4, 8, 16):
-            return super().reduce(factor, box)
-        if not _can_reduce(prologue) or ImageFile.LOAD_TRUNCATED_IMAGES:
-            return super().reduce(factor, box)
         scale = pair[0]
-        with self._lock:
-            return self._decoded(prologue, (-(-self.width // scale), -(-self.height // scale)), scale=scale)
+        if box is None and pair[1] == scale and scale in (2, 4, 8, 16) and not ImageFile.LOAD_TRUNCATED_IMAGES:
+            with self._lock:  # which has until now what is to be read
+                prologue = self._prologue()
+                if prologue is not None and _can_reduce(prologue):
+                    return self._decoded(prologue, (-(-self.width // scale), -(-self.height // scale)), scale=scale)
+        return super().reduce(factor, box)
 
     def thumbnail(
         self,
@@ -352,6 +350,7 @@ class SgcDecoder(ImageFile.PyDecoder):
 
     def decode(self, buffer: Any) -> tuple[int, int]:
         prologue, *instead = self.args
+        shown = prologue.numbers
         assert self.fd is not None
         preview = bool(instead) and isinstance(instead[0], bytes)
         file: IO[bytes] = BytesIO(instead[0]) if preview else self.fd
@@ -361,7 +360,7 @@ class SgcDecoder(ImageFile.PyDecoder):
             read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
             streams = read(file.read, prologue.index, options.LIMITS)
             scale = instead[0] if instead and not preview else 1
-            _decode(prologue, streams, _Canvas(self.im, prologue), scale=scale)
+            _decode(prologue, streams, _Canvas(self.im, prologue), scale=scale, shown=shown)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return -1, 0
@@ -373,11 +372,16 @@ def _decode(
     canvas: _Canvas,
     box: tuple[int, int, int, int] | None = None,
     scale: int = 1,
+    shown: container.Numbers | None = None,
 ) -> None:
+    """Args: shown: numbers of the picture that this one is a part or a preview of; its own otherwise."""
     from . import codec
 
-    eight = prologue.header.mode == "RGB;16"
-    codec.decode_picture(prologue, streams, box=box, scale=scale, out=canvas, threads=options.THREADS, eight_bits=eight)
+    if prologue.header.mode != "RGB;16":  # which Pillow has as RGB
+        shown = None
+    elif shown is None:
+        shown = prologue.numbers
+    codec.decode_picture(prologue, streams, box=box, scale=scale, out=canvas, threads=options.THREADS, shown=shown)
 
 
 def _can_reduce(prologue: container.Prologue) -> bool:
@@ -385,7 +389,7 @@ def _can_reduce(prologue: container.Prologue) -> bool:
     from .bundle import find_model
     from .companions import REDUCED, has_companion
 
-    if prologue.header.bilevel:
+    if prologue.header.bilevel or container.UNSEEN_KEPT in prologue.metadata:
         return False
     try:
         return has_companion(find_model(prologue.header.model_id), REDUCED)
@@ -530,7 +534,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
-    given = {key: settings[key] for key in ("quality", "alpha_quality", "effort", *TARGETS) if key in settings}
+    given = {key: settings[key] for key in ("quality", "alpha_quality", "effort", *options.TARGETS) if key in settings}
     return {
         **given,
         "model": settings.get("model"),

@@ -17,11 +17,11 @@ from . import codec, container
 from .container import Animation, Frame, Prologue
 from .errors import FormatError
 from .limits import DEFAULT_LIMITS, Limits
+from .options import TARGETS
 from .pixels import Pixels
 from .planes import Box
 from .progress import Progress, check_progress, stage
 
-TARGETS = ("target_size", "target_bpp", "target_psnr")
 FIRST_ONLY = ("icc_profile", "exif", "xmp", "comment", "dpi", "shown_as", "roi", "semantics", "preview")
 
 

@@ -90,12 +90,17 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--target-size", type=_count, metavar="BYTES", help="instead of a quality: at most so many bytes")
     coding.add_argument("--target-bpp", type=float, metavar="BITS", help="or bits per pixel")
     coding.add_argument("--target-psnr", type=float, metavar="DB", help="or a PSNR of at least so much")
-    coding.add_argument("--effort", type=int, choices=range(1, 10), help="1, the default, to 9: smaller, but much slower")
+    coding.add_argument(
+        "--effort", type=int, choices=range(1, 10), help="1, the default, to 9: better at the same bytes, but much slower"
+    )
     coding.add_argument("--model", help="name or id of an installed model")
     coding.add_argument("--semantics", action="store_true", help="store what the pictures show, for readers without a model")
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
     coding.add_argument("--roi", choices=["auto"], help="give what the model sees in the foreground more of the bits")
     coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    coding.add_argument("--alpha-quality", type=int, help="0 to 100; 100, the default, keeps alpha exactly")
+    coding.add_argument("--exact", action="store_true", default=None, help="keep colours that nobody sees, too")
+    coding.add_argument("--preview", action=argparse.BooleanOptionalAction, help="store a small version, too")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     threads = argparse.ArgumentParser(add_help=False)
     threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
@@ -207,8 +212,8 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
-    targets = ("quality", "effort", "target_size", "target_bpp", "target_psnr")
-    return chosen | {name: getattr(args, name) for name in targets if getattr(args, name) is not None}
+    names = ("quality", "effort", "alpha_quality", "exact", "preview", *options.TARGETS)
+    return chosen | {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import struct
 import threading
 import zlib
@@ -32,7 +31,7 @@ _MODE_CODES = {mode: code for code, mode in MODES.items()}
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
 INDEX, SLICE, REGIONS, NUMBERS = b"I", b"S", b"R", b"N"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
-ANIMATION = b"a"
+ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
 _NUMBERS = struct.Struct(">Bdd")  # kind, and what level 0 and level 255 stand for
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # kinds: 16 bits, 32 bits, single precision
@@ -386,7 +385,8 @@ def read_numbers(payload: bytes, header: Header) -> Numbers:
     numbers = Numbers(*_NUMBERS.unpack(payload))
     if numbers.kind not in ((UNSIGNED, SIGNED, FLOAT) if header.grey else (UNSIGNED,)):
         raise FormatError(f"numbers of kind {numbers.kind} in mode {header.mode}")
-    if not (math.isfinite(numbers.low) and 0 < numbers.high - numbers.low < math.inf):
+    largest = {UNSIGNED: 2.0**17, SIGNED: 2.0**33, FLOAT: 3.4e38}[numbers.kind]  # what lies beyond is cut
+    if not (abs(numbers.low) <= largest and abs(numbers.high) <= largest and numbers.low < numbers.high):
         raise FormatError(f"numbers from {numbers.low} to {numbers.high}")
     return numbers
 

@@ -175,12 +175,19 @@ def _measured(job: Job, flatten: bool) -> dict[str, float]:
 
     from .metrics import psnr, ssimulacra2
 
-    pictures = []
+    pictures: list[Any] = []
+    low, high = 0.0, 0.0
     for name in (job.source, job.target):
         with _opened(name) as (file, _), Image.open(file) as image:
             shown: Image.Image = image
             if flatten and image.has_transparency_data:
                 shown = _flattened(image)
+            if shown.mode.startswith(("I", "F")):  # which convert() would cut: in 8 bits of the source's range
+                numbers = np.asarray(shown).astype(np.float64)
+                if not pictures:
+                    low, high = numbers.min(), max(numbers.max(), numbers.min() + 1e-9)
+                levels = np.clip((numbers - low) * (255 / (high - low)), 0, 255)
+                shown = Image.fromarray(np.rint(levels).astype(np.uint8))
             pictures.append(np.asarray(shown.convert("RGB")))
     return {"psnr": psnr(*pictures), "ssimulacra2": ssimulacra2(*pictures)}
 

@@ -2,7 +2,7 @@
 
 A file says which numbers level 0 and level 255 stand for. What an encoder chooses: whole numbers are coded as so many bits
 as their largest one has, so that a picture of 12 bits kept in 16 is coded as well as if it filled them; floats from 0 to 1,
-or to 255, as those; all others as the range that they have.
+or to 255, as those; and what fills less than a quarter of that, or leaves it, as the range that it has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .container import FLOAT, SIGNED, UNSIGNED, Numbers
 DTYPES: dict[int, np.dtype[Any]] = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 ROWS_AT_ONCE = 2**20  # numbers
+LEAST_FILLED = 0.25  # of a usual range, for it to be taken
 
 
 def numbers_of(picture: Any) -> Numbers:
@@ -39,10 +40,10 @@ def numbers_of(picture: Any) -> Numbers:
 
 
 def _range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]:
-    if dtype.kind != "f" and low >= 0:
-        return 0.0, float(2 ** max(8, int(high).bit_length()) - 1)
-    if low >= 0 and high <= 255:
-        return 0.0, 1.0 if high <= 1 else 255.0
+    of_floats = 1.0 if high <= 1 else 255.0
+    usual = of_floats if dtype.kind == "f" else 2.0 ** max(8, int(max(high, 0)).bit_length()) - 1
+    if low >= 0 and high <= usual and high - low >= LEAST_FILLED * usual:
+        return 0.0, usual
     return low, high if high > low else low + max(1e-6 * abs(low), 1.0)
 
 
@@ -60,15 +61,22 @@ class Levels:
 
 
 class FromLevels:
-    """Takes levels and passes numbers on."""
+    """Takes levels and passes numbers on; or, for readers that have 8 bits, bytes.
 
-    def __init__(self, out: Any, numbers: Numbers) -> None:
-        self.out, self.numbers = out, numbers
+    Args:
+        shown: numbers whose range 8 bits stand for, which may be another picture's.
+    """
+
+    def __init__(self, out: Any, numbers: Numbers, shown: Numbers | None = None) -> None:
+        self.out, self.numbers, self.shown = out, numbers, shown
         self.shape = out.shape
 
     def __setitem__(self, at: Any, levels: NDArray[np.float32]) -> None:
         low, high, dtype = self.numbers.low, self.numbers.high, DTYPES[self.numbers.kind]
         values = levels.astype(np.float64) * ((high - low) / 255) + low
+        if self.shown is not None:
+            values = (values - self.shown.low) * (255 / (self.shown.high - self.shown.low))
+            dtype = np.dtype(np.uint8)
         if dtype.kind != "f":
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)

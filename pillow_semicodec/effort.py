@@ -22,6 +22,7 @@ from . import pixels
 from .bundle import RATE_UNIT, ModelBundle
 from .companions import GRADIENT, find_companion
 from .entropy.models import ScaleConditional
+from .errors import BundleError
 from .inference import Tensor
 from .latent_path import CONTEXT_HALO, SYNTHESIS_HALO
 from .layout import Layout, RatePlan
@@ -42,8 +43,7 @@ class _Base(Encoder):
         self.y_hat = Plane(layout.latents, weakly(self._y_hat))
 
     def _y_hat(self, i: int, j: int, box: Box) -> Arrays:
-        mean, residual = self.mean(box), self.residuals(box)
-        return ((mean + residual.astype(np.float32)) * self.rate("inverse", box)[0],)
+        return (self.dequantised(box, self.mean(box), self.residuals(box)),)
 
     def residuals(self, box: Box) -> NDArray[np.int32]:
         """Of both steps."""
@@ -84,15 +84,13 @@ def refine(
 
     Args:
         colours: what ``analyse`` was given.
-        step: called after every slice.
+        step: called ``ROUNDS[effort]`` times for every slice.
 
     Raises:
         BundleError: the model has no network of gradients, or a broken one.
     """
     base = _Base(y, plan, bundle, layout, threads)
-    companion = find_companion(bundle, GRADIENT)
-    assert companion is not None
-    low, high = (math.log(companion.notes[name]) for name in ("lambda_min", "lambda_max"))
+    low, high = _trade_offs(bundle)
     rates = plan.rates or (plan.rate,)
     positions = [(rate / RATE_UNIT - 1) / (bundle.rate_bank.anchors - 1) for rate in rates]
     weights = np.array([DISTORTION * math.exp(low + (high - low) * p) / 3 for p in positions], np.float32)
@@ -100,11 +98,22 @@ def refine(
 
     def work(i: int, j: int) -> None:
         box = layout.latents.box(i, j)
-        out[:, box.top : box.bottom, box.left : box.right] = _Slice(base, colours, box, weights).refined(ROUNDS[effort])
-        step()
+        out[:, box.top : box.bottom, box.left : box.right] = _Slice(base, colours, box, weights).refined(
+            ROUNDS[effort], step
+        )
 
     base.run(work, (base.y_hat, 0, SYNTHESIS_HALO), *base.first_planes(ahead=1))
     return Plane(layout.latents, lambda i, j, box: (out[:, box.top : box.bottom, box.left : box.right],))
+
+
+def _trade_offs(bundle: ModelBundle) -> tuple[float, float]:
+    """Logarithms of what a squared error counts in bits at the first and last anchor."""
+    companion = find_companion(bundle, GRADIENT)
+    notes = companion.notes if companion else {}
+    try:
+        return math.log(notes["lambda_min"]), math.log(notes["lambda_max"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.directory}: {GRADIENT}.json states no trade-off ({error})") from error
 
 
 class _Slice:
@@ -131,22 +140,24 @@ class _Slice:
         self.first, self.mean1 = base.step1(box), base.means.read(box)[1]
         self.indexes1, self.wanted = base.scales.read(box)[1], base._steps(box)
 
-    def refined(self, rounds: int) -> Tensor:
-        """Latents in steps, [M, rows, columns]."""
+    def refined(self, rounds: int, step: Callable[[], None]) -> Tensor:
+        """Latents in steps, [M, rows, columns]; ``step`` is called for every round, also for those that are not needed."""
         best = self._state(np.zeros(self.mean1.shape, np.int8))
         share = FIRST_SHARE
         for _ in range(rounds):
+            step()
+            if share < LEAST_SHARE:
+                continue
             count = int(share * np.count_nonzero(best.gain))
             if not count:
-                break
+                share = 0.0
+                continue
             least = np.partition(best.gain, -count, None)[-count] if count < best.gain.size else 0
             state = self._state(best.shift + np.where(best.gain >= max(least, 1e-6), best.better, np.int8(0)))
             if state.cost < best.cost:
                 best = state
             else:
                 share /= 2
-                if share < LEAST_SHARE:
-                    break
         return best.steps
 
     def _state(self, shift: NDArray[np.int8]) -> _State:

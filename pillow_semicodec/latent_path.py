@@ -121,6 +121,11 @@ class LatentPath:
         self.run(work, *(() if keep else self.first_planes()))
         return out
 
+    def dequantised(self, box: Box, mean: Tensor, residual: NDArray[np.int32]) -> Tensor:
+        """Latents as the synthesis reads them, [M, rows, columns]."""
+        latents: Tensor = (mean + residual.astype(np.float32)) * self.rate("inverse", box)[0]
+        return latents
+
     def rate(self, what: str, box: Box) -> Tensor:
         """Gains or conditions: [1, C, 1, 1], or with regions [1, C, rows, columns] of ``box`` at the network's own scale."""
         rows, levels = self._rows[what], self.plan.levels

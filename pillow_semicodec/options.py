@@ -17,6 +17,8 @@ runs on the CPU, so that a file holds the same latents wherever it is read."""
 LIMITS: Limits = DEFAULT_LIMITS
 """Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""
 
+TARGETS = ("target_size", "target_bpp", "target_psnr")  # what may be asked for instead of a quality
+
 
 def cores() -> int:
     """CPU cores that this process may run on."""

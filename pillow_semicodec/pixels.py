@@ -65,7 +65,7 @@ def step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.i
     return find(channels, height, width)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=2)
 def _step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     mask = step_mask(channels, height, width).ravel()
     found = np.flatnonzero(mask), np.flatnonzero(~mask)

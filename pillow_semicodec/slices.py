@@ -195,7 +195,7 @@ class Decoder(LatentPath):
         indexes = self.second_indexes(box)
         mean = self.beside(self.mean, box)
         residual = self.residuals(i, j, box, indexes)
-        return ((mean() + residual.astype(np.float32)) * self.rate("inverse", box)[0],)
+        return (self.dequantised(box, mean(), residual),)
 
     def _computed(self, box: Box) -> pixels.Pixels:
         """[rows, columns, 3] of latent positions, cut at the picture's border."""

@@ -70,7 +70,9 @@ def test_levels_and_back(picture: np.ndarray) -> None:
     [
         (np.array([[0, 4095]], np.uint16), 0, 4095),
         (np.array([[7, 4096]], np.uint16), 0, 8191),
-        (np.array([[0, 3]], np.uint16), 0, 255),
+        (np.array([[0, 3]], np.uint16), 0, 3),
+        (np.array([[29120, 30314]], np.uint16), 29120, 30314),
+        (np.array([[0.001, 0.002]], np.float32), np.float32(0.001), np.float32(0.002)),
         (np.array([[0, 70000]], np.int32), 0, 131071),
         (np.array([[-5, 70000]], np.int32), -5, 70000),
         (np.array([[0.1, 0.9]], np.float32), 0, 1),
@@ -80,7 +82,7 @@ def test_levels_and_back(picture: np.ndarray) -> None:
     ],
 )
 def test_ranges(picture: np.ndarray, low: float, high: float) -> None:
-    """Whole numbers take the bits of their largest one; floats 0 to 1, 0 to 255, or the range that they have."""
+    """Whole numbers take the bits of their largest one, floats 0 to 1 or 0 to 255, where they fill a quarter of that."""
     numbers = depth.numbers_of(picture)
     assert (numbers.kind, numbers.low, numbers.high) == (depth.KINDS[picture.dtype], low, high)
 
@@ -143,6 +145,59 @@ def test_imageio_keeps_uint16(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "x.sgc", [picture, picture[::-1] // 2])
     assert iio.imread(tmp_path / "x.sgc").shape == (2, *picture.shape)
     assert iio.imread(tmp_path / "x.sgc").dtype == np.uint16
+
+
+def test_parts_of_a_colour_picture_are_shown_on_one_scale() -> None:
+    """What Pillow shows in 8 bits of a frame or a preview is on the scale of the whole picture."""
+    first = photo(64, 80).astype(np.uint16) * 240
+    second = first.copy()
+    second[16:40, 16:56] = 2100
+    with Image.open(io.BytesIO(sgc.encode_animation([first, second], 90))) as opened:
+        opened.seek(1)
+        assert np.abs(np.asarray(opened)[20:36, 20:52].astype(float) - 2100 / 257).max() < 12
+    dark = np.full((400, 600, 3), 3000, np.uint16)
+    dark[200, 300] = 65535
+    data = sgc.encode(dark, 90, preview=True)
+    with Image.open(io.BytesIO(data)) as opened, Image.open(io.BytesIO(data)) as small:
+        small.draft(None, (150, 100))
+        assert small.size < opened.size
+        assert abs(np.asarray(opened).mean() - np.asarray(small).mean()) < 4
+
+
+def test_what_lies_far_from_zero() -> None:
+    """Narrow ranges are coded as what they are."""
+    wave = fine() * 1194
+    for picture in (
+        (29120 + wave).astype(np.uint16),
+        (1029120 + wave).astype(np.int32),
+        (1e-6 * (1100 + wave)).astype(np.float32),
+    ):
+        decoded = sgc.decode(sgc.encode(picture, 95)).astype(np.float64)
+        assert np.sqrt(np.mean((decoded - picture) ** 2)) < 0.3 * picture.std()
+
+
+def test_imageio_turns_and_converts(tmp_path: Path) -> None:
+    """Rotation keeps 16 bits; modes of 8 bits are scaled, not cut."""
+    grey = (fine(40, 56) * 30000).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for picture in (grey, np.stack([grey] * 3, 2)):
+        iio.imwrite(tmp_path / "x.sgc", picture, quality=95, exif=exif.tobytes())
+        plain, turned = iio.imread(tmp_path / "x.sgc"), iio.imread(tmp_path / "x.sgc", rotate=True)
+        assert turned.dtype == np.uint16
+        assert np.array_equal(turned, np.rot90(plain, -1))
+        shown = iio.imread(tmp_path / "x.sgc", mode="L")
+        assert shown.dtype == np.uint8 and abs(shown.mean() - plain.mean() / 257) < 1.5
+
+
+def test_measured_conversions(tmp_path: Path) -> None:
+    """Quality of pictures of 16 bits is that of their range, not of what 8 bits cut off."""
+    from pillow_semicodec.convert import Job, Settings, convert
+
+    Image.fromarray((fine(96, 96) * 60000).astype(np.uint16)).save(tmp_path / "x.png")
+    outcome = convert(Job(str(tmp_path / "x.png"), str(tmp_path / "x.sgc")), Settings({"quality": 5}, measure=True))
+    assert not outcome.error
+    assert 10 < outcome.quality["psnr"] < 60
 
 
 def test_slices_and_targets() -> None:

@@ -62,6 +62,21 @@ def test_boxes_at_a_scale(left: int, top: int, width: int, height: int, scale: i
     assert np.abs(part.astype(int) - expected).max() <= 1
 
 
+def test_hidden_colours_stay_hidden() -> None:
+    """With exact, what lies under alpha 0 does not bleed into small versions."""
+    picture = np.zeros((96, 96, 4), np.uint8)
+    i, j = np.mgrid[:96, :96]
+    picture[np.hypot(i - 48, j - 48) < 30] = 255
+    for exact in (False, True):
+        data = sgc.encode(picture, 95, exact=exact)
+        small, whole = sgc.decode(data, scale=8), pixels.reduced(sgc.decode(data), 8, True)
+        seen = whole[:, :, 3] > 40
+        assert np.abs(small[seen].astype(int) - whole[seen]).mean() < 20
+        assert np.array_equal(small[:, :, 3], whole[:, :, 3])
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.draft(None, (12, 12)) is None
+
+
 def test_other_dtypes() -> None:
     """Pictures in black and white and of more than 8 bits have small versions, too."""
     bilevel = photo(50, 70)[:, :, 0] > 110
@@ -73,7 +88,7 @@ def test_other_dtypes() -> None:
     assert np.abs(small / 257 - pixels.reduced(photo(50, 70), 8, False)).mean() < 12
 
 
-@pytest.mark.parametrize("scale", [0, 3, 32, 2.5, "2"])
+@pytest.mark.parametrize("scale", [0, 3, 32, 2.5, 2.0, True, "2"])
 def test_other_scales(sgc_bytes: bytes, scale: object) -> None:
     """Only 1, 2, 4, 8 and 16."""
     with pytest.raises(ValueError, match="1, 2, 4, 8 or 16"):

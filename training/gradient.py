@@ -10,12 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pillow_semicodec import bundle
 from pillow_semicodec.companions import GRADIENT
+from pillow_semicodec.inference import transforms_for
 
 from .commands import ExportError, one_line
 from .companions import export_companion
@@ -108,6 +110,20 @@ def export_gradient(model: SemicodecModel, model_id: bytes, folder: Path) -> Non
     )  # fmt: skip
 
 
+@torch.no_grad()
+def check_alike(trained: SemicodecModel, model: bundle.ModelBundle) -> None:
+    """Raise ExportError unless the bundle was exported from this checkpoint."""
+    y_hat = torch.randn(1, model.latent_channels, 4, 4, generator=torch.manual_seed(0)) * 0.1
+    condition = torch.zeros(1, trained.config.synthesis_width, 1, 1)
+    there = transforms_for(model, 1).synthesis_of_levels(y_hat.numpy(), condition.numpy())
+    here = (trained.synthesis(y_hat, condition)[0].permute(1, 2, 0) * 255 + 127.5).clamp(0, 255).numpy()
+    wrong = float(np.abs(there[0] - here).mean())
+    if wrong > 1:
+        raise ExportError(
+            f"gradient: {model.name} was not exported from this checkpoint; pictures differ by {wrong:.1f} levels"
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the model was exported from")
@@ -116,8 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     with one_line("gradient"):
         model = bundle.find_model(args.model)
-        folder = args.out or model.directory
-        export_gradient(load_model(args.checkpoint), model.model_id, folder)
+        folder, trained = args.out or model.directory, load_model(args.checkpoint)
+        check_alike(trained, model)
+        export_gradient(trained, model.model_id, folder)
         print(f"{folder}: gradients for {model.name} ({model.model_id.hex()})")
     return 0
 

@@ -1,4 +1,4 @@
-"""Times as ratios against Pillow's AVIF in one run, on pictures and a mosaic of 12 megapixels; cost of every network, memory.
+"""Times as ratios against Pillow's AVIF in one run, on pictures and a mosaic of 12 megapixels; costs of networks, memory.
 
 ``python tests/benchmarks/speed.py [FOLDER] [--quality Q] [--threads N]``; FOLDER defaults to the Kodak pictures. AVIF is
 saved at speed 6 with the quality whose bytes are nearest. Every figure is the median over repeats; ratios are of sums

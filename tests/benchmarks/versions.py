@@ -36,7 +36,7 @@ def write(folder: Path, repository: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    levels, streams = 0, 0
+    levels, decodes = 0, 0
     for path in sorted(folder.glob("*.sgc")):
         data = BytesIO(path.read_bytes())
         prologue = container.read_prologue(data.read)
@@ -56,9 +56,9 @@ def check(folder: Path) -> None:
                     f"{path.name}: {name} differs at {threads} threads, {optimised}"
                 )
             levels = max(levels, int(np.abs(pixels.astype(int) - expected["pixels"]).max()))
-            streams += 1
+            decodes += 1
     versions = f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, pillow {PIL.__version__}"
-    print(f"{folder.name} under {versions}: {streams} decodes, identical latents, pixels within {levels} level(s)")
+    print(f"{folder.name} under {versions}: {decodes} decodes, identical latents, pixels within {levels} level(s)")
 
 
 if __name__ == "__main__":

@@ -160,12 +160,27 @@ class SgcImageFile(ImageFile.ImageFile):
         self.info["timestamp"] = self._times[self._frame]
 
     def load(self) -> Any:
+        if self.is_animated:
+            self._hold()
         if self.tile and self._frame:
             self._put_together()
         result = super().load()
         if self.is_animated and not self._frame and (self._shown is None or self._shown[0]):
             self._shown = 0, self._new(self.im.copy())
         return result
+
+    def _hold(self) -> None:
+        """Take the file of an animation into memory before its first frame is decoded: ``save`` under its own name, which
+        empties the file before it asks for the other frames, then loses none.
+        """
+        if not getattr(self, "_exclusive_fp", False) or isinstance(self.fp, BytesIO) or self.fp is None:
+            return
+        place = self.fp.tell()
+        self.fp.seek(0)
+        held = BytesIO(self.fp.read())
+        held.seek(place)
+        self.fp.close()
+        self.fp = self._fp = held
 
     def _put_together(self) -> None:
         """The picture of this frame: that of the last one that is known, and what changed since."""

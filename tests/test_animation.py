@@ -240,3 +240,16 @@ def test_from_a_path(tmp_path: Path) -> None:
     assert file.closed
     with pytest.raises(ValueError, match="closed"):
         opened.seek(1)
+
+
+def test_saving_under_its_own_name(tmp_path: Path) -> None:
+    """All frames are kept, from whichever frame it is saved."""
+    for frame in (0, 2):
+        (tmp_path / "x.sgc").write_bytes(saved(ball(3)).getvalue())
+        with Image.open(tmp_path / "x.sgc") as opened:
+            opened.seek(frame)
+            opened.save(tmp_path / "x.sgc", save_all=True)
+        with Image.open(tmp_path / "x.sgc") as again:
+            assert again.n_frames == 3
+            again.seek(2)
+            again.load()

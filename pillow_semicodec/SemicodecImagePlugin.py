@@ -561,7 +561,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "dpi": settings.get("dpi"),
         "roi": _region(settings.get("roi")),
         "semantics": settings.get("semantics") or False,
-        "exact": bool(settings.get("exact")),
+        "exact": settings.get("exact") or False,
         "shown_as": im.mode if im.mode in container.VIEWS and _SAVED_AS[im.mode] == mode else None,
         "preview": settings.get("preview"),
         "progress": settings.get("progress"),

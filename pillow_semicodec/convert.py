@@ -101,7 +101,6 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 durations.append(frame.info.get("duration", 0))
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
         image.seek(place)
-        flatten = flatten and name == "SGC"
         picture = _flattened(image) if flatten and image.has_transparency_data else image
         if flatten and "save_all" in save:
             picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))

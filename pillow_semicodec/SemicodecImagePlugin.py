@@ -283,7 +283,7 @@ class SgcImageFile(ImageFile.ImageFile):
         resample: Image.Resampling = Image.Resampling.BICUBIC,
         reducing_gap: float | None = 2.0,
     ) -> None:
-        """As always; from the preview where that has the pixels for a thumbnail that fits into ``size``."""
+        """As always; from the preview, or decoded smaller, where that has the pixels for a thumbnail that fits."""
         self._to_fit = True  # while Pillow asks for a draft
         try:
             super().thumbnail(size, resample, reducing_gap)

@@ -193,13 +193,16 @@ class _Job(NamedTuple):
     ) -> tuple[RatePlan, Streams]:
         """Streams at a rate, with regions if there are any, and with effort."""
         harder = effort > 1 and has_companion(self.bundle, GRADIENT)
-        if cells is None or not cells.any() or cells.all():
-            streams = self.streams(plan, keep=harder, share=1 / 8 if harder else 1.0)
-        else:
+        streams: Streams = ()
+        if cells is not None and cells.any() and not cells.all():
             streams = self.streams(plan, share=1 / 8)
             plan, streams = balance(self.y, plan.rate, cells, streams, self.bundle, self.layout, self.threads)
             if (regions := plan.chunk()) is not None:
                 self.metadata[container.REGIONS] = regions
+        elif not harder:
+            streams = self.streams(plan, keep=False, share=1.0)
+        elif target is not None:  # what is kept if the refined ones miss it
+            streams = self.streams(plan, share=1 / 8)
         if not harder:
             return plan, streams
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)

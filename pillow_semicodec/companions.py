@@ -6,6 +6,7 @@ Each is a graph and a description in the model's folder, and no part of the mode
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .bundle import ModelBundle, read_verified
@@ -22,8 +23,12 @@ def output_of(scale: int) -> str:
 
 
 class Companion(NamedTuple):
-    graph: bytes  # verified
-    notes: dict[str, Any]  # what else its description says
+    path: Path  # of the graph
+    notes: dict[str, Any]  # its description
+
+    def graph(self) -> bytes:
+        """The bytes of the graph, verified."""
+        return read_verified(self.path, str(self.notes["sha256"]), "model")
 
 
 def has_companion(bundle: ModelBundle, name: str) -> bool:
@@ -35,17 +40,17 @@ def find_companion(bundle: ModelBundle, name: str) -> Companion | None:
     """That of a model; None where there is none.
 
     Raises:
-        BundleError: it is damaged, of another version, or another model's.
+        BundleError: its description is damaged, of another version, or another model's.
     """
     if not has_companion(bundle, name):
         return None
     path = bundle.directory / f"{name}.json"
     try:
         notes = json.loads(path.read_bytes())
-        version, model_id, sha256 = notes["companion_version"], notes["model_id"], str(notes["sha256"])
+        version, model_id, _ = notes["companion_version"], notes["model_id"], notes["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not a valid description ({error})") from error
     if version != COMPANION_VERSION or model_id != bundle.model_id.hex():
         due = f"version {COMPANION_VERSION} for model {bundle.model_id.hex()}"
         raise BundleError(f"{path}: version {version} for model {model_id}, where {due} is due")
-    return Companion(read_verified(bundle.directory / f"{name}.onnx", sha256, "model"), notes)
+    return Companion(bundle.directory / f"{name}.onnx", notes)

@@ -43,12 +43,9 @@ class _Base(Encoder):
         self.y_hat = Plane(layout.latents, weakly(self._y_hat))
 
     def _y_hat(self, i: int, j: int, box: Box) -> Arrays:
-        return (self.dequantised(box, self.mean(box), self.residuals(box)),)
-
-    def residuals(self, box: Box) -> NDArray[np.int32]:
-        """Of both steps."""
-        first = self.residual1.read(box)[0]
-        return np.where(self.step1(box), first, self._residual(box, self.mean(box), self.second_indexes(box)))
+        mean = self.mean(box)
+        second = self._residual(box, mean, self.second_indexes(box))
+        return (self.dequantised(box, mean, np.where(self.step1(box), self.residual1.read(box)[0], second)),)
 
 
 class _State(NamedTuple):

@@ -190,7 +190,7 @@ def _graph(bundle: ModelBundle, name: str) -> bytes:
     companion = find_companion(bundle, name)
     if companion is None:
         raise BundleError(f"{bundle.directory}: no {name}.json")
-    return companion.graph
+    return companion.graph()
 
 
 def to_cells(levels: Tensor) -> Tensor:

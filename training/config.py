@@ -62,7 +62,7 @@ class TrainConfig:
     noise_share: float = 0.0  # of the crops get Gaussian noise that the decoded picture should not have (denoising)
     noise_sigma: float = 0.04  # its largest deviation, on [0, 1]
     bf16: bool = True
-    compile: bool = False
+    compile: bool = False  # chains of elementwise operations (fused.py)
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from .synthetic import synthetic_pictures
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 HALF_SCALE_SHARE = 0.25  # of the crops come from pictures reduced by two: sharper, and busier
-SYNTHETIC_COUNT = 96
+SYNTHETIC_COUNT = 200
 VALIDATION_EVERY = 60  # one picture in so many is held out
 
 
@@ -60,7 +60,7 @@ class CropSampler:
         self.crop, self.batch, self.grey_share = crop, batch, grey_share
         self.full = [p for p in pictures if min(p.shape[:2]) >= crop]
         self.half = [halve(p) for p in pictures if min(p.shape[:2]) >= 2 * crop]
-        self.synthetic = synthetic_pictures(SYNTHETIC_COUNT, 2 * crop, seed) if synthetic_share else []
+        self.synthetic = synthetic_pictures(SYNTHETIC_COUNT, 2 * crop, seed, self.full) if synthetic_share else []
         self.synthetic_share = synthetic_share
         if not self.full:
             raise ValueError(f"no training picture is as large as the crop, {crop} pixels")

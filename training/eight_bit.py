@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fused import fused
 from .layers import DepthConvBlock
 
 LEVELS = 255  # the largest activation
@@ -26,26 +27,37 @@ BIAS_LEVELS = 2**30
 MOST_EQUALISED = 16.0
 
 
+@fused
+def _levels(x: Tensor, log_step: Tensor, low: int, high: int) -> Tensor:
+    return (x.float() * (-log_step).exp()).round().clamp(low, high).to(x.dtype)
+
+
+@fused
+def _levels_gradients(gradient: Tensor, x: Tensor, log_step: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+    finer = (-log_step).exp()
+    exact = x.float() * finer
+    levels = exact.round()
+    clamped = levels.clamp(low, high)
+    inside = levels == clamped
+    of_levels = gradient.float()
+    slope = of_levels * (clamped - torch.where(inside, exact, 0.0))
+    of_step = slope.sum((0, 2, 3) if log_step.ndim else None).reshape(log_step.shape)
+    of_x = torch.where(inside, of_levels * finer, 0.0).to(x.dtype)
+    return of_x, of_step / (x.numel() / log_step.numel() * LEVELS) ** 0.5
+
+
 class _Levels(torch.autograd.Function):
     """Whole numbers of steps within bounds. Gradients are those of levels times step, the step held fixed by the caller."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_step: Tensor, low: int, high: int) -> Tensor:
-        step = log_step.exp()
-        exact = x.float() / step
-        levels = exact.round()
-        clamped = levels.clamp(low, high)
-        inside = levels == clamped
-        ctx.save_for_backward(inside, (clamped - exact.mul_(inside)).to(torch.bfloat16), step)
-        return clamped.to(x.dtype)
+        ctx.save_for_backward(x, log_step)
+        ctx.bounds = low, high
+        return _levels(x, log_step, low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        inside, slope, step = ctx.saved_tensors
-        by_channel = step.ndim > 0
-        of_step = (gradient * slope).float().sum((0, 2, 3) if by_channel else None).reshape(step.shape)
-        count = slope.numel() / step.numel()
-        return (gradient / step).to(gradient.dtype) * inside, of_step / (count * LEVELS) ** 0.5, None, None
+        return *_levels_gradients(gradient, *ctx.saved_tensors, *ctx.bounds), None, None
 
 
 def weight_steps(weight: Tensor) -> Tensor:

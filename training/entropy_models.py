@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
+from .fused import fused
 from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, IntegerConv2d, requantise, round_ste
 
 SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 256.0, 64
@@ -27,6 +28,7 @@ def scale_of_index(index: Tensor) -> Tensor:
     return SCALE_MIN * torch.exp(SCALE_STEP * index)
 
 
+@fused
 def gaussian_bits(values: Tensor, scale: Tensor) -> Tensor:
     """-log2 P(value - ½ < X < value + ½), X ~ N(0, scale²), element by element; at most 30 bits."""
     magnitude = values.abs()

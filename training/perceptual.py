@@ -8,30 +8,46 @@ minds the worst places. The weights of the terms are SSIMULACRA2's own.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import ssimulacra2.ssimulacra2 as reference
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .fused import fused
+
 SCALES = 6
 SIGMA = 1.5  # of the windows, pixels
 RADIUS = 5
 NEGLIGIBLE = 0.01  # of the weights: scales and channels below it are left out
+PART = 64  # rows or columns that are blurred by one product
 STABILITY = 1e-8  # keeps the gradients of roots finite
 
 
-def to_xyb(x: Tensor) -> Tensor:
-    """sRGB [B, 3, H, W] in [0, 1] → XYB [B, 3, H, W], moved and stretched to about [0, 1]."""
+@functools.cache
+def _cones(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The matrix [3, 3] that leads from linear light to cone responses, and what is added to them."""
+    matrix = torch.tensor(reference.kOpsinAbsorbanceMatrix, dtype=torch.float32).view(3, 3)
+    return matrix.to(device), torch.tensor(reference.kOpsinAbsorbanceBias, dtype=torch.float32, device=device)
+
+
+@fused
+def _to_xyb(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     x = x.clamp_min(0)
     linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
-    bias = torch.tensor(reference.kOpsinAbsorbanceBias, dtype=x.dtype, device=x.device)
-    matrix = torch.tensor(reference.kOpsinAbsorbanceMatrix, dtype=x.dtype, device=x.device).view(3, 3)
-    cones = (torch.einsum("ij,bjhw->bihw", matrix, linear) + bias[:, None, None]).clamp_min(1e-4) ** (1 / 3)
+    mixed = (matrix[:, :, None, None] * linear[:, None]).sum(2)
+    cones = torch.exp(torch.log((mixed + bias[:, None, None]).clamp_min(1e-4)) / 3)  # faster than a power
     cones = cones - (bias ** (1 / 3))[:, None, None]
     long, medium, short = cones.unbind(1)
     luma = (long + medium) / 2
     return torch.stack([(long - medium) * 7 + 0.42, luma + 0.01, short - luma + 0.55], 1)
+
+
+def to_xyb(x: Tensor) -> Tensor:
+    """sRGB [B, 3, H, W] in [0, 1] → XYB [B, 3, H, W], moved and stretched to about [0, 1]."""
+    result: Tensor = _to_xyb(x.contiguous(), *_cones(x.device))
+    return result
 
 
 @functools.cache
@@ -41,23 +57,48 @@ def _weights() -> Tensor:
 
 
 @functools.cache
-def _window(size: int) -> Tensor:
-    """[size, size]: a Gaussian window around every position, as a matrix; outside counts as the border.
-
-    Two products with a banded matrix blur a picture five times faster than depth-wise convolutions do on a CPU.
-    """
+def _window(size: int, device: torch.device) -> Tensor:
+    """[size, size]: a Gaussian window around every position, as a matrix; outside counts as the border."""
     at = torch.arange(-RADIUS, RADIUS + 1)
     kernel = torch.exp(-(at**2) / (2 * SIGMA**2))
     kernel /= kernel.sum()
     columns = (torch.arange(size)[:, None] + at).clamp(0, size - 1)
-    return torch.zeros(size, size).scatter_add_(1, columns, kernel.expand(size, -1).contiguous())
+    return torch.zeros(size, size).scatter_add_(1, columns, kernel.expand(size, -1).contiguous()).to(device)
+
+
+def _banded(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows @ maps @ columns.T`` of matrices that are zero beyond RADIUS of their diagonals, part by part."""
+    for matrix, across in ((columns, True), (rows, False)):
+        size, result = len(matrix), torch.empty_like(maps)
+        for start in range(0, size, PART):
+            own = slice(start, min(start + PART, size))
+            near = slice(max(start - RADIUS, 0), min(start + PART + RADIUS, size))
+            if across:
+                result[..., own] = maps[..., near] @ matrix[own, near].T
+            else:
+                result[..., own, :] = matrix[own, near] @ maps[..., near, :]
+        maps = result
+    return maps
+
+
+class _Blur(torch.autograd.Function):
+    """Products with a banded matrix blur a picture several times faster than depth-wise convolutions do on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        return _banded(maps, *(_window(n, maps.device) for n in maps.shape[2:]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _banded(gradient, *(_window(n, gradient.device).T for n in gradient.shape[2:]))
 
 
 def _blur(maps: Tensor) -> Tensor:
-    rows, columns = (_window(n).to(maps.device) for n in maps.shape[2:])
-    return rows @ (maps @ columns.T)
+    result: Tensor = _Blur.apply(maps)
+    return result
 
 
+C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values in [0, 1]
 MSSSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, Wang et al. 2003
 
 
@@ -70,21 +111,32 @@ def msssim(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"MS-SSIM needs sides of 161 pixels at least, not {list(a.shape[2:])}: use larger crops, or no share of it"
         )
-    c1, c2 = 0.01**2, 0.03**2
     result = torch.ones(len(a), a.shape[1], device=a.device)
     for scale, weight in enumerate(MSSSIM_WEIGHTS):
         if scale:
             a, b = (F.avg_pool2d(x, 2, padding=[n % 2 for n in x.shape[2:]]) for x in (a, b))
-        inner = (..., slice(RADIUS, a.shape[2] - RADIUS), slice(RADIUS, a.shape[3] - RADIUS))
-        with torch.no_grad():
-            mean_a, aa = _blur(torch.cat([a, a * a], 1))[inner].split(a.shape[1], 1)
-        mean_b, bb, ab = _blur(torch.cat([b, b * b, a * b], 1))[inner].split(a.shape[1], 1)
-        mean_ab, mean_aa, mean_bb = mean_a * mean_b, mean_a.square(), mean_b.square()
-        value = (2 * (ab - mean_ab) + c2) / (aa - mean_aa + bb - mean_bb + c2)
-        if scale == len(MSSSIM_WEIGHTS) - 1:
-            value = value * (2 * mean_ab + c1) / (mean_aa + mean_bb + c1)
-        result = result * value.mean((2, 3)).clamp_min(1e-6) ** weight
+        last = scale == len(MSSSIM_WEIGHTS) - 1
+        result = result * _similarity(*_moments(a, b), last).clamp_min(1e-6) ** weight
     return result.mean(1)
+
+
+def _moments(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Blurred a and a², and blurred b, b² and ab, each with its channels one behind the other."""
+    with torch.no_grad():
+        of_a = _blur(torch.cat([a, a * a], 1))
+    return of_a, _blur(torch.cat([b, b * b, a * b], 1))
+
+
+@fused
+def _similarity(of_a: Tensor, of_b: Tensor, last: bool) -> Tensor:
+    """[B, 3]: contrast and structure, at the last scale luminance too, away from the border."""
+    inner = (..., slice(RADIUS, of_a.shape[2] - RADIUS), slice(RADIUS, of_a.shape[3] - RADIUS))
+    (mean_a, aa), (mean_b, bb, ab) = of_a[inner].chunk(2, 1), of_b[inner].chunk(3, 1)
+    mean_ab, mean_aa, mean_bb = mean_a * mean_b, mean_a.square(), mean_b.square()
+    value = (2 * (ab - mean_ab) + C2) / (aa - mean_aa + bb - mean_bb + C2)
+    if last:
+        value = value * (2 * mean_ab + C1) / (mean_aa + mean_bb + C1)
+    return value.mean((2, 3))
 
 
 def _norms(values: Tensor) -> Tensor:
@@ -107,16 +159,16 @@ def xyb_error(a: Tensor, b: Tensor) -> Tensor:
         weights = _weights()[:, scale]
         channels = [c for c in range(3) if weights[c].max() > NEGLIGIBLE]
         if channels:
-            terms = _terms(a[:, channels], b[:, channels])
+            pair = a[:, channels].contiguous(), b[:, channels].contiguous()
+            terms = _terms(*pair, *_moments(*pair))
             total = total + (terms * weights[channels].to(a.device)).sum((1, 2, 3))
     return total
 
 
-def _terms(a: Tensor, b: Tensor) -> Tensor:
-    """[B, C, H, W] twice → [B, C, 2 norms, 3 terms]."""
-    with torch.no_grad():
-        mean_a, aa = _blur(torch.cat([a, a * a], 1)).split(a.shape[1], 1)
-    mean_b, bb, ab = _blur(torch.cat([b, b * b, a * b], 1)).split(a.shape[1], 1)
+@fused
+def _terms(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """[B, C, H, W] twice, and their moments → [B, C, 2 norms, 3 terms]."""
+    (mean_a, aa), (mean_b, bb, ab) = of_a.chunk(2, 1), of_b.chunk(3, 1)
     similarity = 2 * (ab - mean_a * mean_b) + reference.kC2
     contrast = aa - mean_a.square() + bb - mean_b.square() + reference.kC2
     structure = (1 - (1 - (mean_a - mean_b).square()) * similarity / contrast).clamp_min(0)

@@ -1,80 +1,176 @@
-"""Synthetic pictures: rendered text, screens, charts, line art and gradients, where learned codecs are weak."""
+"""Synthetic pictures: text, screens, code, tables, charts, line art, flat colours, gradients, dots and noise, where codecs
+that learn from photographs are weak.
+
+Grounds are often exactly white, black or one colour: that is what screens show, and what a viewer notices when it is not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+Picture = NDArray[np.uint8]
+Colour = tuple[int, ...]
+
 LETTERS = "etaoin shrdlu cmfwyp vbgkjqxz ETAOIN SHRDLU 0123456789 .,;:()[]{}=+-*/<>_#@"
+FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "DejaVuSans-Oblique", "STIXGeneral", "cmr10")
+FONTS += ("cmtt10",)
+HEIGHTS = (9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 44)  # of letters, pixels
+LARGEST_GAP = 60  # of empty lines
 
 
 class _Artist:
-    def __init__(self, size: int, random: np.random.Generator) -> None:
+    def __init__(self, size: int, random: np.random.Generator, photographs: Sequence[Picture]) -> None:
         self.size, self.random = size, random
+        self.photographs = [p for p in photographs if min(p.shape[:2]) >= size // 2]
+        self.folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
-    def colour(self, low: int = 0, high: int = 256) -> tuple[int, ...]:
-        if self.random.random() < 0.5:  # greys are the most frequent colour of screens
-            return (int(self.random.integers(low, high)),) * 3
+    # ---- what pictures are made of ----
+
+    def whole(self, low: int, high: int) -> int:
+        return int(self.random.integers(low, high))
+
+    def chance(self, share: float) -> bool:
+        return bool(self.random.random() < share)
+
+    def colour(self, low: int = 0, high: int = 256) -> Colour:
+        if self.chance(0.5):  # greys are the most frequent colour of screens
+            return (self.whole(low, high),) * 3
         return tuple(int(v) for v in self.random.integers(low, high, 3))
 
-    def pair(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Background and ink, well apart."""
-        light, dark = self.colour(190, 256), self.colour(0, 90)
-        return (light, dark) if self.random.random() < 0.7 else (dark, light)
+    def pair(self) -> tuple[Colour, Colour]:
+        """Ground and ink, well apart; often pure white or black."""
+        light = (255,) * 3 if self.chance(0.4) else self.colour(190, 256)
+        dark = (0,) * 3 if self.chance(0.3) else self.colour(0, 90)
+        return (light, dark) if self.chance(0.6) else (dark, light)
+
+    def font(self, height: int | None = None) -> ImageFont.FreeTypeFont:
+        height = int(self.random.choice(HEIGHTS)) if height is None else height
+        return ImageFont.truetype(str(self.folder / f"{self.random.choice(FONTS)}.ttf"), height)
 
     def words(self, count: int) -> str:
-        return "".join(self.random.choice(list(LETTERS), count))
+        return "".join(self.random.choice(list(LETTERS), max(count, 1)))
+
+    def paragraph(self, draw: ImageDraw.ImageDraw, left: float, top: float, right: float, lines: int, ink: Colour) -> float:
+        """Lines of one font; returns the row below them."""
+        font = self.font()
+        width, pitch = font.getlength("n"), font.size * float(self.random.uniform(1.15, 1.7))
+        for _ in range(lines):
+            x = left
+            while x < right - 3 * width:  # word by word, some in another colour
+                word = self.words(self.whole(1, 12)) + " "
+                if x + font.getlength(word) > right:
+                    break
+                draw.text((x, top), word, font=font, fill=ink if self.chance(0.93) else self.colour())
+                x += font.getlength(word)
+                if self.chance(0.04):
+                    break
+            top += pitch
+        return top
+
+    def blank(self, colour: Colour | None = None) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+        image = Image.new("RGB", (self.size, self.size), self.pair()[0] if colour is None else colour)
+        return image, ImageDraw.Draw(image)
+
+    # ---- kinds of pictures ----
 
     def text(self) -> Image.Image:
         ground, ink = self.pair()
-        image = Image.new("RGB", (self.size, self.size), ground)
-        draw, top = ImageDraw.Draw(image), 6
+        image, draw = self.blank(ground)
+        top, left = float(self.whole(2, 30)), self.whole(2, self.size // 4)
+        right = self.size - self.whole(0, self.size // 4)
         while top < self.size:
-            height = int(self.random.choice([9, 10, 11, 12, 13, 14, 16, 20, 28, 44]))
-            font = ImageFont.load_default(height)
-            for _ in range(int(self.random.integers(1, 8))):
-                fill = ink if self.random.random() < 0.8 else self.colour()
-                draw.text((8, top), self.words(self.size // 5), font=font, fill=fill)
-                top += int(height * 1.35)
-            top += height
+            top = self.paragraph(draw, left, top, right, self.whole(1, 9), ink)
+            top += self.whole(0, LARGEST_GAP)
+        return image
+
+    def code(self) -> Image.Image:
+        """Indented lines of one monospaced font in a handful of colours."""
+        ground, ink = self.pair()
+        image, draw = self.blank(ground)
+        inks = [ink, ink, *(self.colour(120, 256) if sum(ground) < 384 else self.colour(0, 150) for _ in range(4))]
+        height = int(self.random.choice((10, 11, 12, 13, 14, 16, 20, 26)))
+        name = "DejaVuSansMono-Bold" if self.chance(0.2) else "DejaVuSansMono"
+        font = ImageFont.truetype(str(self.folder / f"{name}.ttf"), height)
+        advance = font.getlength("n")
+        for top in np.arange(4, self.size, height * 1.3):
+            column = 4 * self.whole(0, 4)
+            for _ in range(self.whole(0, 7)):
+                word = self.words(self.whole(2, 10)).replace(" ", "")
+                at = (6 + column * advance, float(top))
+                draw.text(at, word, font=font, fill=inks[self.whole(0, len(inks))])
+                column += len(word) + 1
+        return image
+
+    def table(self) -> Image.Image:
+        ground, ink = self.pair()
+        image, draw = self.blank(ground)
+        font, pitch = self.font(), self.whole(18, 48)
+        columns = np.cumsum(self.random.integers(40, 160, 12))
+        rule = ink if self.chance(0.5) else self.colour(100, 200)
+        for row, top in enumerate(range(self.whole(0, 40), self.size, pitch)):
+            if row % 2 and self.chance(0.5):
+                band = self.colour(200) if sum(ground) > 384 else self.colour(0, 70)
+                draw.rectangle((0, top, self.size, top + pitch), fill=band)
+            draw.line((0, top, self.size, top), fill=rule)
+            for left in columns:
+                if self.chance(0.8):
+                    draw.text((int(left) + 4, top + (pitch - font.size) / 2), self.words(6), font=font, fill=ink)
+        for left in columns:
+            draw.line((int(left), 0, int(left), self.size), fill=rule)
         return image
 
     def screen(self) -> Image.Image:
-        image = self.text() if self.random.random() < 0.4 else Image.new("RGB", (self.size, self.size), self.colour(180))
+        image = self.text() if self.chance(0.3) else self.blank()[0]
         draw = ImageDraw.Draw(image)
-        for _ in range(int(self.random.integers(5, 25))):
-            left, top = (int(v) for v in self.random.integers(0, self.size, 2))
-            width, height = (int(v) for v in self.random.integers(10, self.size // 2, 2))
+        for _ in range(self.whole(4, 20)):
+            left, top = self.whole(0, self.size), self.whole(0, self.size)
+            width, height = self.whole(10, self.size // 2), self.whole(10, self.size // 2)
             ground, ink = self.pair()
             box = (left, top, left + width, top + height)
-            draw.rounded_rectangle(box, int(self.random.integers(0, 9)), fill=ground, outline=ink)
-            font = ImageFont.load_default(int(self.random.integers(10, 20)))
-            draw.text((left + 6, top + 4), self.words(width // 9), font=font, fill=ink)
+            if self.photographs and self.chance(0.25):
+                photograph = Image.fromarray(self.photograph())
+                image.paste(photograph.resize((width, height), Image.Resampling.LANCZOS), (left, top))
+                continue
+            draw.rounded_rectangle(box, self.whole(0, 12), fill=ground, outline=ink if self.chance(0.5) else None)
+            self.paragraph(draw, left + 6, top + 4, left + width, self.whole(1, 4), ink)
         return image
 
+    def photograph(self) -> Picture:
+        picture = self.photographs[self.whole(0, len(self.photographs))]
+        side = self.size // 2
+        top, left = self.whole(0, picture.shape[0] - side + 1), self.whole(0, picture.shape[1] - side + 1)
+        return np.ascontiguousarray(picture[top : top + side, left : left + side])
+
     def chart(self) -> Image.Image:
-        image = Image.new("RGB", (self.size, self.size), self.colour(220))
-        draw = ImageDraw.Draw(image)
-        for position in range(0, self.size, int(self.random.integers(20, 70))):
+        image, draw = self.blank((255,) * 3 if self.chance(0.6) else None)
+        for position in range(0, self.size, self.whole(20, 70)):
             draw.line((0, position, self.size, position), fill=self.colour(150, 220))
-        for _ in range(int(self.random.integers(1, 5))):
-            x = np.arange(0, self.size, int(self.random.integers(3, 30)))
+        for _ in range(self.whole(1, 5)):
+            x = np.arange(0, self.size, self.whole(3, 30))
             y = self.size / 2 + np.cumsum(self.random.normal(0, 12, len(x)))
             points = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
-            draw.line(points, fill=self.colour(), width=int(self.random.integers(1, 5)))
+            draw.line(points, fill=self.colour(), width=self.whole(1, 5))
         for left in range(0, self.size, 40):
-            if self.random.random() < 0.4:
-                draw.rectangle((left, int(self.random.integers(self.size)), left + 25, self.size), fill=self.colour())
+            if self.chance(0.4):
+                draw.rectangle((left, self.whole(0, self.size), left + 25, self.size), fill=self.colour())
+        for _ in range(self.whole(2, 10)):
+            at = (self.whole(0, self.size), self.whole(0, self.size))
+            draw.text(at, self.words(self.whole(2, 14)), font=self.font(), fill=self.colour(0, 120))
         return image
 
     def line_art(self) -> Image.Image:
-        big = Image.new("RGB", (2 * self.size, 2 * self.size), self.colour(200))
+        big = Image.new("RGB", (2 * self.size, 2 * self.size), self.pair()[0])
         draw = ImageDraw.Draw(big)
-        for _ in range(int(self.random.integers(10, 60))):
+        for _ in range(self.whole(5, 50)):
             x0, y0, x1, y1 = (int(v) for v in self.random.integers(0, 2 * self.size, 4))
             box = (min(x0, x1), min(y0, y1), max(x0, x1) + 1, max(y0, y1) + 1)
-            kind, width = self.random.integers(4), int(self.random.integers(1, 9))
+            kind, width = self.whole(0, 4), self.whole(1, 9)
             if kind == 0:
                 draw.line((x0, y0, x1, y1), fill=self.colour(), width=width)
             elif kind == 1:
@@ -93,9 +189,40 @@ class _Artist:
         noise = self.random.normal(0, self.random.choice([0, 0, 2, 6]), (self.size, self.size, 1))
         return Image.fromarray(np.clip(ramp + noise + 0.5, 0, 255).astype(np.uint8))
 
+    def cut_out(self) -> Image.Image:
+        """A photograph behind a soft-edged mask, on the blurred colours around it or on one flat colour."""
+        if not self.photographs:
+            return self.line_art()
+        photograph = Image.fromarray(self.photograph()).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        mask = Image.new("L", (self.size, self.size))
+        for _ in range(self.whole(1, 4)):
+            x0, y0 = self.whole(0, self.size), self.whole(0, self.size)
+            ImageDraw.Draw(mask).ellipse((x0 - 150, y0 - 120, x0 + self.whole(10, 250), y0 + self.whole(10, 250)), fill=255)
+        small = photograph.resize((max(self.size // 64, 2),) * 2, Image.Resampling.BOX)
+        ground = small.resize(photograph.size, Image.Resampling.BILINEAR) if self.chance(0.5) else self.blank()[0]
+        return Image.composite(photograph, ground, mask)
 
-def synthetic_pictures(count: int, size: int, seed: int) -> list[NDArray[np.uint8]]:
-    """``count`` pictures [size, size, 3], the kinds in turn; the same for the same seed."""
-    artist = _Artist(size, np.random.default_rng(seed))
-    kinds = (artist.text, artist.screen, artist.chart, artist.line_art, artist.gradient, artist.screen)
-    return [np.asarray(kinds[i % len(kinds)]()) for i in range(count)]
+    def dots(self) -> Image.Image:
+        """Dithered, bilevel or enlarged small pictures: hard pixels."""
+        factor = self.whole(1, 6)
+        source = Image.fromarray(self.photograph()) if self.photographs and self.chance(0.7) else self.gradient()
+        small = source.resize((-(-self.size // factor),) * 2, Image.Resampling.BILINEAR)
+        if self.chance(0.4):
+            dither = Image.Dither.FLOYDSTEINBERG if self.chance(0.6) else Image.Dither.NONE
+            small = small.convert("L").convert("1", dither=dither)
+        else:
+            small = small.quantize(int(self.random.choice((4, 8, 16, 64, 256))))
+        large = small.convert("RGB").resize((small.width * factor,) * 2, Image.Resampling.NEAREST)
+        return large.crop((0, 0, self.size, self.size))
+
+
+def synthetic_pictures(count: int, size: int, seed: int, photographs: Sequence[Picture] = ()) -> list[Picture]:
+    """``count`` pictures [size, size, 3], the kinds in turn; the same for the same arguments.
+
+    Args:
+        photographs: uint8 [H, W, 3], to be shown on screens, cut out and dithered.
+    """
+    artist = _Artist(size, np.random.default_rng(seed), photographs)
+    kinds = (artist.text, artist.screen, artist.code, artist.line_art, artist.table, artist.screen)
+    kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots)  # type: ignore[assignment]
+    return [np.asarray(kinds[i % len(kinds)]().convert("RGB")) for i in range(count)]

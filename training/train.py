@@ -27,6 +27,7 @@ from tqdm import tqdm
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
 from .data import CropSampler, read_folder, split_validation, to_signal
+from .fused import as_written, compile_from_now_on
 from .growth import load_grown
 from .heads import SemanticHeads
 from .joint import JointSampler, Objective, Teacher, task_of
@@ -172,7 +173,9 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
         for picture in pictures:
             x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
             q = torch.tensor([rate], device=device)
-            rd = rate_distortion_loss(model(x, q, hard_rate=True), x, model.rate_bank.rd_lambda(q), config, every=True)
+            with as_written():  # pictures have many shapes
+                output = model(x, q, hard_rate=True)
+                rd = rate_distortion_loss(output, x, model.rate_bank.rd_lambda(q), config, every=True)
             rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
         for name, values in zip(VALIDATION_FIGURES, zip(*rows, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)
@@ -270,7 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
     if state and same_heads and "alignments" in state:
         objective.load_alignments(state["alignments"])
     if config.compile:
-        model.compile()
+        compile_from_now_on()
     forward: nn.Module = objective
     if processes > 1:  # the heads take part in some steps only
         forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=bool(sets))

@@ -208,6 +208,7 @@ class SemicodecPlugin(PluginV3):
         effort: int = 1,
         exact: bool = False,
         preview: bool | None = None,
+        indexed: bool | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> bytes | None:
         """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], uint8 with alpha [H, W, 2 or 4], or bool [H, W]; options
@@ -245,6 +246,7 @@ class SemicodecPlugin(PluginV3):
             "effort": effort,
             "exact": exact,
             "preview": preview,
+            "indexed": indexed,
             "progress": progress,
             "threads": sgc.options.THREADS if threads is None else threads,
             "limits": sgc.options.LIMITS,

@@ -100,7 +100,7 @@ class SgcImageFile(ImageFile.ImageFile):
             raise OSError(str(error)) from error
         header = prologue.header
         self._size, self._mode = (header.width, header.height), _shown_as(prologue)
-        if not header.bilevel:
+        if header.latents:
             self.info["model_id"] = header.model_id.hex()
         if container.SEMANTICS in prologue.metadata:
             with contextlib.suppress(
@@ -404,7 +404,7 @@ def _can_reduce(prologue: container.Prologue) -> bool:
     from .bundle import find_model
     from .companions import REDUCED, has_companion
 
-    if prologue.header.bilevel or container.UNSEEN_KEPT in prologue.metadata:
+    if not prologue.header.latents or container.UNSEEN_KEPT in prologue.metadata:
         return False
     try:
         return has_companion(find_model(prologue.header.model_id), REDUCED)
@@ -467,8 +467,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
-    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``progress`` (a function that is told
-    the share of the work that is done).
+    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``indexed`` (default: where a palette takes
+    fewer bytes), ``progress`` (a function that is told the share of the work that is done).
 
     Raises:
         OSError: a mode that cannot be written.
@@ -564,6 +564,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "exact": settings.get("exact") or False,
         "shown_as": im.mode if im.mode in container.VIEWS and _SAVED_AS[im.mode] == mode else None,
         "preview": settings.get("preview"),
+        "indexed": settings.get("indexed"),
         "progress": settings.get("progress"),
         "limits": options.LIMITS,
     }

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from .container import CutStream
 from .entropy.coder import StreamDecoder, StreamEncoder
 from .entropy.lossless import decode_plane, encode_plane
+from .entropy.repetition import pack, unpack
+from .errors import FormatError
 from .layout import Layout, Streams
 from .pixels import LATENT_STRIDE, Pixels
 from .planes import Box, run_squares
@@ -24,6 +26,8 @@ from .planes import Box, run_squares
 LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
 CELL = 2**LEVELS
 REACH = 2 * CELL  # no filled colour depends on what is farther away
+BY_CONTEXT, BY_REPETITION = 0, 1  # first byte of a stream of alpha
+COSTLY = 16  # pixels a byte of a stream: where fewer are coded, patterns that repeat are looked for
 UNSEEN = 127.5  # where nothing visible is near
 
 
@@ -119,7 +123,13 @@ def encode_alpha(
 def _coded(plane: Pixels, bilevel: bool = False) -> bytes:
     encoder = StreamEncoder()
     encode_plane(encoder, plane, bilevel)
-    return encoder.finish()
+    stream = encoder.finish()
+    if bilevel:
+        return stream
+    choices = [bytes([BY_CONTEXT]) + stream]
+    if len(stream) * COSTLY > plane.size:
+        choices.append(bytes([BY_REPETITION]) + pack(np.diff(plane, axis=0, prepend=np.uint8(0)).tobytes()))
+    return min(choices, key=len)
 
 
 def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -> Pixels:
@@ -130,6 +140,13 @@ def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -
     """
     if isinstance(stream, CutStream):
         return np.full(shape, 255, np.uint8)
+    if not bilevel:
+        if stream[:1] == bytes([BY_REPETITION]):
+            steps = np.frombuffer(unpack(stream[1:], shape[0] * shape[1]), np.uint8).reshape(shape)
+            return np.cumsum(steps, 0, np.uint8)
+        if stream[:1] != bytes([BY_CONTEXT]):
+            raise FormatError("alpha of an unknown kind")
+        stream = stream[1:]
     decoder = StreamDecoder(stream)
     plane = decode_plane(decoder, shape, bilevel)
     decoder.finish()

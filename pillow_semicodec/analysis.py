@@ -79,6 +79,11 @@ def _by_heads(
     header = prologue.header
     if header.bilevel:
         raise UnsupportedError("a picture in black and white has no latents that heads could read")
+    if header.indexed:  # its pixels are as good as the original's
+        from .codec import decode_picture
+
+        picture = decode_picture(prologue, container.read_slices(read, prologue.index, limits), threads=threads)
+        return describe(picture, heads=() if names == (INSTALLED,) else names, threads=threads)
     bundle = find_model(header.model_id)
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
     streams = container.read_slices(read, prologue.index, limits)

@@ -26,6 +26,7 @@ from .files import write_atomically
 SGC = ".sgc"
 LABELS_SHOWN = 5
 CHUNK_TITLES = {
+    container.PALETTE: "palette",
     container.EXIF: "EXIF",
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--alpha-quality", type=int, help="0 to 100; 100, the default, keeps alpha exactly")
     coding.add_argument("--exact", action="store_true", default=None, help="keep colours that nobody sees, too")
     coding.add_argument("--preview", action=argparse.BooleanOptionalAction, help="store a small version, too")
+    coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     threads = argparse.ArgumentParser(add_help=False)
     threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
@@ -212,7 +214,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
-    names = ("quality", "effort", "alpha_quality", "exact", "preview", *options.TARGETS)
+    names = ("quality", "effort", "alpha_quality", "exact", "preview", "indexed", *options.TARGETS)
     return chosen | {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
@@ -274,6 +276,11 @@ def _describe(source: Path) -> None:
     print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
     if header.bilevel:
         print("  lossless, without a model")
+    elif header.indexed:
+        from .indexed import read_palette
+
+        colours = len(read_palette(prologue.metadata[container.PALETTE], header.grey))
+        print(f"  indexed, without a model: {colours} colours")
     else:
         print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
     side, total = prologue.index.side, sum(map(len, streams))

@@ -12,11 +12,12 @@ from . import container, pixels
 from .alpha import VisibleColours, decode_bilevel, encode_alpha, levels_of
 from .bundle import ModelBundle, find_model
 from .companions import GRADIENT, REDUCED, SCALES, has_companion
-from .container import Header, Prologue
+from .container import INDEXED_MODES, Header, Prologue
 from .depth import DTYPES, KINDS, FromLevels, Levels, numbers_of
 from .effort import ROUNDS, refine
 from .head_bundle import find_heads
 from .heads import run_heads
+from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, share_of
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
@@ -56,6 +57,7 @@ def encode(
     comment: bytes | str | None = None,
     shown_as: str | None = None,
     preview: bool | None = None,
+    indexed: bool | None = None,
     progress: Report | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> bytes:
@@ -91,6 +93,9 @@ def encode(
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
             default from 8 megapixels on, where it takes less than 2 % of the bytes, unless there is a target.
+        indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
+            colours below. By default where that takes fewer bytes, as it does for screens, text and drawings, and neither
+            regions nor a preview are asked for. Such a file needs no model, holds no preview and knows no effort.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -101,9 +106,7 @@ def encode(
     _check(picture, quality, threads, slice_side, alpha_quality)
     check_effort(effort)
     check_progress(progress)
-    for name, flag in (("exact", exact), ("preview", preview)):
-        if flag is not None and not isinstance(flag, (bool, np.bool_)):
-            raise TypeError(f"{name} must be True or False, not {flag!r}")
+    _check_flags(exact=exact, preview=preview, indexed=indexed)
     way = Progress(progress) if progress else None
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
@@ -118,9 +121,10 @@ def encode(
     if picture.dtype == np.bool_:
         return _encode_bilevel(picture, metadata, layout, target, threads, way)
     mode, colours = _colours(picture, exact, metadata)
+    indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     bundle = find_model(model)
     header = Header(width, height, mode, bundle.model_id)
-    if preview or (preview is None and target is None and height * width >= PREVIEW_FROM):
+    if not indexed and (preview or (preview is None and target is None and height * width >= PREVIEW_FROM)):
         metadata[container.PREVIEW] = encode(
             pixels.reduced(picture, _preview_scale(height, width), header.alpha),
             min(quality, PREVIEW_QUALITY),
@@ -135,18 +139,41 @@ def encode(
     if semantics or isinstance(roi, str):
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
-    planes: Streams = ()
-    if header.alpha:
-        planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
     error = SquaredError(colours if header.deep else picture, header.grey)
-    if target is not None:
-        plan = job.plan_for(target, error)
-    plan, streams = job.coded(plan, cells, effort, target, error)
-    data = job.file(plan.rate, streams)
+    drawing = drawn = None
+    if indexed is not False:
+        drawing = Drawing(picture, mode, metadata, threads, levels_of(alpha_quality), exact, slice_side, bool(indexed))
+        drawn = drawing.file_for(quality, target, error) if indexed or target is not None else None
+    if drawn is not None and (indexed or (target is not None and target.size is not None)):
+        data = drawn
+    elif indexed:
+        raise ValueError("the target is out of reach of an indexed picture")
+    else:
+        planes: Streams = ()
+        if header.alpha:
+            planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
+        job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
+        data = job.data(plan, cells, effort, target, error, otherwise=drawn)
+        if drawing is not None and target is None:
+            drawn = drawing.file(share_of(quality), below=len(data))
+        data = min(drawn or data, data, key=len)
     if way:
         way.finish()
     return data
+
+
+def _may_index(picture: Any, mode: str, roi: Roi, wanted: bool | None) -> bool | None:
+    """True: it must be; None: where that takes fewer bytes; False: no.
+
+    Raises:
+        ValueError: it must be, and cannot.
+    """
+    possible = mode in INDEXED_MODES.values() and roi is None
+    if wanted and not possible:
+        raise ValueError("only pictures of 8 bits, and without regions, can be indexed")
+    if wanted is None:
+        return None if possible and is_worth_trying(picture) else False
+    return bool(wanted)
 
 
 def _look(
@@ -180,6 +207,25 @@ class _Job(NamedTuple):
     layout: Layout
     threads: int
     way: Progress | None
+
+    def data(
+        self,
+        plan: RatePlan,
+        cells: Cells | None,
+        effort: int,
+        target: Target | None,
+        error: SquaredError,
+        otherwise: bytes | None,
+    ) -> bytes:
+        """The file; or ``otherwise``, if there is that, where the target is out of reach."""
+        try:
+            plan = plan if target is None else self.plan_for(target, error)
+        except ValueError:
+            if otherwise is None:
+                raise
+            return otherwise
+        plan, streams = self.coded(plan, cells, effort, target, error)
+        return self.file(plan.rate, streams)
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)
@@ -270,6 +316,12 @@ def _check(picture: Any, quality: float, threads: int, slice_side: int | None, a
     check_alpha_quality(alpha_quality)
     if slice_side is not None:
         check_slice_side(slice_side)
+
+
+def _check_flags(**flags: bool | None) -> None:
+    for name, flag in flags.items():
+        if flag is not None and not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, not {flag!r}")
 
 
 def _preview_scale(height: int, width: int) -> int:
@@ -455,7 +507,7 @@ def decode_picture(
     elif tuple(out.shape) != shape:
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
     layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
-    bundle = None if header.bilevel else find_model(header.model_id)
+    bundle = find_model(header.model_id) if header.latents else None
     touched = sum(1 for _ in layout.latents.squares(area.scaled(scale).divided(pixels.LATENT_STRIDE)))
     step = stage(Progress(progress) if progress else None, touched)
     if scale > 1 and (bundle is None or not has_companion(bundle, REDUCED) or container.UNSEEN_KEPT in prologue.metadata):
@@ -463,6 +515,9 @@ def decode_picture(
         around = (whole.left, whole.top, whole.right, whole.bottom)
         picture = decode_picture(prologue, streams, box=around, threads=threads, shown=shown, progress=progress)
         out[0 : shape[0], 0 : shape[1]] = pixels.reduced(picture, scale, header.alpha)
+    elif header.indexed:
+        palette = read_palette(prologue.metadata[container.PALETTE], header.grey)
+        decode_indexed(palette, streams, layout, area, out, threads, step)
     elif bundle is None:
         decode_bilevel(streams, layout, area, out, threads, step)
     else:

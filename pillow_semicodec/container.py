@@ -25,11 +25,12 @@ FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
 _HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size + _CRC.size  # 26
-MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 6: "I;16", 7: "RGB;16"}  # codes 8 to 63 are reserved
-_MODE_CODES = {mode: code for code, mode in MODES.items()}
+MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 6: "I;16", 7: "RGB;16"}  # codes 12 to 63 are reserved
+INDEXED_MODES = {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}  # with a palette
+_MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True): code for code, m in INDEXED_MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS, NUMBERS = b"I", b"S", b"R", b"N"
+INDEX, SLICE, REGIONS, NUMBERS, PALETTE = b"I", b"S", b"R", b"N", b"P"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
@@ -55,7 +56,8 @@ class Header:
     width: int
     height: int
     mode: str  # as Pillow names it: "L", "RGB", "LA", "RGBA", "1" or "I;16"; "RGB;16" is not known to Pillow
-    model_id: bytes  # 8 bytes; zeros for mode 1, which needs no model
+    model_id: bytes  # 8 bytes; zeros where no model is needed
+    indexed: bool = False  # a palette and numbers of its colours, and no latents
 
     @property
     def alpha(self) -> bool:
@@ -65,6 +67,16 @@ class Header:
     def bilevel(self) -> bool:
         """Black and white: one plane, coded like alpha, and no latents."""
         return self.mode == "1"
+
+    @property
+    def latents(self) -> bool:
+        """Whether networks take part."""
+        return not (self.bilevel or self.indexed)
+
+    @property
+    def planes(self) -> int:
+        """Streams of every slice beside those of latents: of numbers or black and white, and of alpha."""
+        return self.alpha + (not self.latents)
 
     @property
     def deep(self) -> bool:
@@ -140,7 +152,7 @@ def read_varint(read: Read) -> tuple[int, bytes]:
 
 
 def write_header(header: Header) -> bytes:
-    code = _MODE_CODES[header.mode]
+    code = _MODE_CODES[header.mode, header.indexed]
     fields = _HEADER.pack(MAGIC, FORMAT_VERSION, code, header.width, header.height, header.model_id)
     return fields + _CRC.pack(zlib.crc32(fields))
 
@@ -163,12 +175,13 @@ def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
         )
     if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
         raise ChecksumError("the header's checksum does not match: the file is damaged")
-    if code not in MODES:
+    if code not in MODES and code not in INDEXED_MODES:
         raise UnsupportedError(f"pixel mode {code} is not known to this build")
     if not width or not height:
         raise FormatError(f"the header states an empty picture, {width}x{height}")
     check_size(width, height, limits)
-    return Header(width, height, MODES[code], model_id)
+    indexed = code in INDEXED_MODES
+    return Header(width, height, INDEXED_MODES[code] if indexed else MODES[code], model_id, indexed)
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
@@ -210,7 +223,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind in (INDEX, ANIMATION):
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
-    elif kind.isupper() and kind not in (REGIONS, NUMBERS):
+    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -235,9 +248,9 @@ def slice_count(width: int, height: int, side: int) -> int:
     return -(-width // side) * -(-height // side) if side else 1
 
 
-def stream_count(slices: int, latents: bool = True, plane: bool = False) -> int:
-    """Streams of a picture of so many slices, of its latents and of a plane that is coded losslessly."""
-    return latents * (1 if slices == 1 else LAYERS * slices) + plane * slices
+def stream_count(slices: int, latents: bool = True, planes: int = 0) -> int:
+    """Streams of a picture of so many slices, of its latents and of planes that are coded by themselves."""
+    return latents * (1 if slices == 1 else LAYERS * slices) + planes * slices
 
 
 def pixels_touched(prologue: Prologue, left: int, top: int, right: int, bottom: int) -> int:
@@ -267,7 +280,7 @@ def read_index(payload: bytes, header: Header) -> SliceIndex:
     rest = BytesIO(payload[_INDEX_HEAD.size :])
     count, _ = read_varint(rest.read)
     slices = slice_count(header.width, header.height, side)
-    due = stream_count(slices, not header.bilevel, header.alpha or header.bilevel)
+    due = stream_count(slices, header.latents, header.planes)
     if count != due or (side and slices == 1):
         raise FormatError(
             f"the slice index states {count} streams for {header.width}x{header.height} pixels of mode {header.mode} in "
@@ -488,6 +501,8 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
             check_slices(header.width, header.height, index.side, limits)
             if header.deep is not (NUMBERS in metadata):
                 raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
+            if header.indexed is not (PALETTE in metadata) or (header.indexed and REGIONS in metadata):
+                raise FormatError("a palette where none is due, or none, or regions, where one is")
             if header.deep:
                 read_numbers(metadata[NUMBERS], header)
             return Prologue(header, index, metadata)

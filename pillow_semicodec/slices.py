@@ -149,7 +149,7 @@ class Decoder(LatentPath):
         self.deep, self.scale = deep, scale
         self._stride = pixels.LATENT_STRIDE // scale
         self._bounds = Box(0, 0, layout.height, layout.width).divided(scale)
-        due = container.stream_count(layout.slices, plane=layout.alpha)
+        due = container.stream_count(layout.slices, planes=int(layout.alpha))
         if len(streams) != due:
             raise FormatError(f"{len(streams)} streams where {due} are due")
         self._streams = _certain(streams, layout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import struct
 import zlib
 from collections.abc import Callable
@@ -37,7 +38,8 @@ def parse(data: bytes) -> dict:
     assert signature == b"\x8aSGC" and version == 0
     assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
     file = {
-        "mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1"}[mode],
+        "mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}[mode],
+        "indexed": 8 <= mode <= 11,
         "size": (width, height),
         "model": model,
         "metadata": {},
@@ -68,7 +70,7 @@ def parse(data: bytes) -> dict:
             levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
             file["rates"] = np.array(rates)[levels].reshape(-(-height // 16), -(-width // 16))
         else:
-            assert kind.islower()
+            assert kind.islower() or (kind == "P" and file["indexed"])
             file["metadata"][kind] = payload
     return file
 
@@ -361,6 +363,55 @@ def decode_black_and_white(data: bytes) -> np.ndarray:
     return plane > 0
 
 
+def unpack(data: bytes, width: int = 1) -> bytes:
+    """A raw LZMA stream of numbers of one or two bytes, with an end marker."""
+    settings = {"id": lzma.FILTER_LZMA1, "dict_size": 2**24, "lc": 3, "lp": width - 1, "pb": width - 1}
+    return lzma.decompress(data, lzma.FORMAT_RAW, filters=[settings])
+
+
+def decode_alpha(stream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    if stream[0] == 0:
+        return decode_plane(RangeDecoder(stream[1:]), shape).astype(np.uint8)
+    assert stream[0] == 1
+    plane = np.frombuffer(unpack(stream[1:]), np.uint8).reshape(shape).astype(int)
+    for i in range(1, shape[0]):
+        plane[i] = (plane[i - 1] + plane[i]) % 256
+    return plane.astype(np.uint8)
+
+
+def decode_indexed(data: bytes) -> np.ndarray:
+    """[H, W], or with bands."""
+    file = parse(data)
+    assert (file["model"], file["rate"]) == (bytes(8), 0)
+    bands = 1 if file["mode"].startswith("L") else 3
+    count, at = leb128(file["metadata"]["P"], 0)
+    steps = unpack(file["metadata"]["P"][at:])
+    assert len(steps) == count * bands
+    palette, colour = [], 0
+    for k in range(count):
+        colour = 0 if k == 256 else colour
+        for band in range(bands):
+            colour += steps[band * count + k] << 8 * (bands - 1 - band)
+        palette.append([colour >> 8 * (bands - 1 - band) & 255 for band in range(bands)])
+    width, height = file["size"]
+    parts = slices_of(file["side"], height, width, 1)
+    numbers, alpha = np.zeros((height, width), int), np.zeros((height, width, 1), np.uint8)
+    for k, (rows, columns) in enumerate(parts):
+        stream, shape = file["streams"][k], numbers[rows, columns].shape
+        if count == 2:
+            numbers[rows, columns] = decode_plane(RangeDecoder(stream), shape, bilevel=True) > 127
+        elif count > 256:
+            numbers[rows, columns] = np.frombuffer(unpack(stream, 2), "<u2").reshape(shape)
+        elif count > 2:
+            numbers[rows, columns] = np.frombuffer(unpack(stream), np.uint8).reshape(shape)
+        if file["mode"].endswith("A"):
+            alpha[rows, columns, 0] = decode_alpha(file["streams"][len(parts) + k], shape)
+    pixels = np.array(palette, np.uint8)[numbers]
+    if file["mode"].endswith("A"):
+        return np.concatenate([pixels, alpha], 2)
+    return pixels[:, :, 0] if bands == 1 else pixels
+
+
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(pixels, z, residual, indexes)."""
     file = parse(data)
@@ -376,8 +427,8 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     inside = min(max(rate - 4096, 0), 4096 * (anchors - 1))
     band = min(inside * bands // (4096 * (anchors - 1)), bands - 1)
     parts, hyper_parts = slices_of(file["side"], height, width, 16), slices_of(file["side"], height, width, 64)
+    alpha = [file["streams"].pop() for _ in parts][::-1] if file["mode"].endswith("A") else []
     coders = [RangeDecoder(stream) for stream in file["streams"]]
-    alpha = [coders.pop() for _ in parts][::-1] if file["mode"].endswith("A") else []
     coders *= 3 if len(parts) == 1 else 1  # one stream holds all three layers
     assert len(coders) == 3 * len(parts)
     z = np.zeros((1, channels, hz, wz), np.int64)
@@ -414,7 +465,7 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
         pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
     if alpha:
         plane = np.zeros((height, width), np.uint8)
-        for coder, (rows, columns) in zip(alpha, slices_of(file["side"], height, width, 1), strict=True):
-            plane[rows, columns] = decode_plane(coder, plane[rows, columns].shape)
+        for stream, (rows, columns) in zip(alpha, slices_of(file["side"], height, width, 1), strict=True):
+            plane[rows, columns] = decode_alpha(stream, plane[rows, columns].shape)
         pixels = np.dstack([pixels, plane])
     return pixels, z[0], residual, indexes

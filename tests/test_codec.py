@@ -53,7 +53,7 @@ def test_round_trip(picture: np.ndarray, quality: int) -> None:
 def test_the_second_decoder_agrees(picture: np.ndarray, quality: int, regions: bool) -> None:
     """Integer networks in int64 and a plain range decoder arrive at the same latents; pixels within one level."""
     left_half = [(0, 0, picture.shape[1] // 2 + 1, picture.shape[0])]
-    data = sgc.encode(picture, quality, threads=1, roi=left_half if regions else None)
+    data = sgc.encode(picture, quality, threads=1, roi=left_half if regions else None, indexed=False)
     pixels, z, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(TINY))
     latents = latents_of(data)
     assert np.array_equal(latents.z_hat, z)
@@ -68,7 +68,7 @@ def test_the_second_decoder_agrees_on_alpha(alpha: np.ndarray, side: int, grey: 
     """Of any kind and size, in slices or not."""
     alpha = np.pad(alpha, 1, mode="symmetric")
     colours = np.repeat(alpha[:, :, None], 1 if grey else 3, 2) // 2
-    data = sgc.encode(np.concatenate([colours, alpha[:, :, None]], 2), 20, threads=1, slice_side=side)
+    data = sgc.encode(np.concatenate([colours, alpha[:, :, None]], 2), 20, threads=1, slice_side=side, indexed=False)
     pixels, *_ = reference_decoder.decode(data, reference_decoder.Model(TINY))
     assert np.array_equal(pixels[:, :, -1], alpha)
     assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1

@@ -61,7 +61,7 @@ def test_slices_round_trip(width: int, height: int, code: int, rate: int, alpha:
     """Every stream of a picture in slices is read back: three layers of each, or one where there is one slice, and alpha."""
     several = max(width, height) > 2**code
     side = 2**code if several else 0
-    count = container.stream_count(container.slice_count(width, height, side), plane=alpha)
+    count = container.stream_count(container.slice_count(width, height, side), planes=int(alpha))
     assert count == ((3 + alpha) * -(-width // side) * -(-height // side) if several else 1 + alpha)
     header = container.Header(width, height, "LA" if alpha else "L", b"12345678")
     streams = tuple(bytes([k % 256]) * (k % 3) for k in range(count))

@@ -154,7 +154,7 @@ class TestAlpha:
     def test_fewer_levels(self, mode: str) -> None:
         """alpha_quality changes alpha alone; below 0 and above 100 it is refused."""
         source = picture(mode)
-        source.putalpha(Image.linear_gradient("L").resize(SIZE))
+        source.putalpha(Image.radial_gradient("L").resize(SIZE))
         whole, less = (Image.open(saved(source, alpha_quality=n)) for n in (100, 10))
         assert whole.getchannel("A").tobytes() == source.getchannel("A").tobytes() != less.getchannel("A").tobytes()
         assert len(set(less.getchannel("A").tobytes())) < 100

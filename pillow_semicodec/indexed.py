@@ -1,0 +1,394 @@
+"""Indexed pictures: screens, text and drawings of few colours, as a palette and the numbers of its colours, without a model.
+
+Where the same letters and flat grounds return, exact repetition beats any transform: such a picture takes fewer bytes, shows
+no trace of coding and is decoded faster. Quality says how many of its colours stay. A colour gives way to a near one only as
+far as its surroundings hide it: pixels at the edges of letters do, those of flat grounds never, of soft gradients hardly.
+
+Source: dictionary and range coding of LZMA (Pavlov), palettes as in HEVC's screen content coding (Pu et al., 2016).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import container
+from .alpha import decode_alpha, encode_alpha
+from .container import CutStream, Header
+from .entropy.coder import StreamEncoder
+from .entropy.lossless import encode_plane
+from .entropy.repetition import pack, unpack
+from .errors import FormatError
+from .layout import Layout, Streams
+from .pixels import LATENT_STRIDE
+from .planes import Box, run_squares
+from .rate_control import SquaredError, Target
+
+SLICE_SIDE = 4096  # pixels; repetition pays across large areas, and there is no network to be fed
+NEEDLESS = (container.PREVIEW, container.REGIONS)
+MOST_COLOURS = 2**16  # of a file
+WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
+WORTH_PIXELS = 2**25
+WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; photographs have 0.02 to 0.25
+PROBE_ROWS = 32
+FREQUENT = 256  # colours whose numbers have one byte
+EXACT_FROM = 95  # quality
+SHARE_PER_QUALITY, LARGEST_SHARE = 0.0075, 0.3
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # that are tried for a target; where less must do, latents do better
+SMOOTHEST = 4.0  # times the least contrast along a run: where that is less, the run keeps its colour
+HOPE = 0.6  # of the bytes that the fastest search for repetitions finds; the slowest one never takes less
+LUMA = (0.299, 0.587, 0.114)
+OPPONENT = ((0.299, 0.587, 0.114), (-0.0845, -0.1655, 0.25), (0.25, -0.2095, -0.0405))  # chroma counts half
+
+Numbers = NDArray[np.int64]
+
+
+class Indexed(NamedTuple):
+    """A picture as a palette and numbers.
+
+    Attributes:
+        palette: uint8 [n, 3], or [n, 1] of a grey picture. numbers: uint16 [H, W].
+    """
+
+    palette: NDArray[np.uint8]
+    numbers: NDArray[np.uint16]
+
+
+def share_of(quality: float) -> float:
+    """Of the contrast around a colour, how far away the colour may be that takes its place."""
+    return min(max(EXACT_FROM - quality, 0) * SHARE_PER_QUALITY, LARGEST_SHARE)
+
+
+# ---- which pictures ----------------------------------------------------------------------------------------------
+
+
+def is_worth_trying(picture: Any) -> bool:
+    """Whether a few rows look like a screen or a drawing. Costs far less than encoding.
+
+    Args:
+        picture: uint8 [H, W] or [H, W, 1 to 4], an array or anything that gives boxes.
+    """
+    height, width = picture.shape[:2]
+    if height * width > WORTH_PIXELS:
+        return False
+    rows = range(0, height, max(1, height // PROBE_ROWS))
+    probe = np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows])
+    probe = _visible(probe)[0]
+    repeats = (probe[:, 1:] == probe[:, :-1]).mean() if width > 1 else 1.0
+    return bool(repeats >= WORTH_REPEATS and len(np.unique(probe)) <= WORTH_COLOURS)
+
+
+def _visible(picture: NDArray[np.uint8], exact: bool = False) -> tuple[Numbers, NDArray[np.bool_] | None]:
+    """(colours as numbers [H, W], where alpha is not 0, unless it is nowhere); unseen colours are those of the pixel 0."""
+    if picture.ndim == 2:
+        return picture.astype(np.int64), None
+    bands = picture.shape[2]
+    seen = picture[:, :, -1] > 0 if bands in (2, 4) and not exact else None
+    colours = picture[:, :, 0].astype(np.int64)
+    for band in range(1, bands - (bands in (2, 4))):
+        colours = colours << 8 | picture[:, :, band]
+    if seen is None or seen.all():
+        return colours, None
+    return np.where(seen, colours, -1), seen
+
+
+def _bytes_of(colours: Numbers, grey: bool) -> NDArray[np.uint8]:
+    """Numbers [n] → [n, 1] or [n, 3]."""
+    shifts = np.array([0] if grey else [16, 8, 0])
+    result: NDArray[np.uint8] = (colours[:, None] >> shifts & 255).astype(np.uint8)
+    return result
+
+
+# ---- fewer colours -----------------------------------------------------------------------------------------------
+
+
+class Colours:
+    """The colours of a picture, how often they occur, and how much contrast surrounds them.
+
+    Args:
+        picture: uint8 [H, W] or [H, W, 2 to 4].
+        exact: colours under alpha 0 count, too.
+    """
+
+    def __init__(self, picture: NDArray[np.uint8], exact: bool = False) -> None:
+        self.grey = picture.ndim == 2 or picture.shape[2] == 2
+        flat, seen = _visible(picture, exact)
+        self.shape = flat.shape
+        line = flat.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1])
+        self.lengths = np.diff(np.append(starts, line.size))
+        self.values, self.which = np.unique(line[starts], return_inverse=True)
+        self.counts = np.bincount(self.which, self.lengths)
+        around = _contrast(picture, self.grey, seen).ravel()
+        self.least = np.minimum.reduceat(around, starts)  # of every run
+        self.contrast = np.bincount(self.which, np.add.reduceat(around, starts, dtype=np.float64)) / self.counts
+
+    def indexed(self, share: float) -> Indexed:
+        """Args: share: as ``share_of`` gives it."""
+        values, counts = self.values, self.counts.copy()
+        unseen = int(values[0] < 0)
+        counts[:unseen] = 0
+        palette = _bytes_of(values, self.grey)
+        takes, distances = _merged(palette, counts, share * self.contrast)
+        takes[:unseen], distances[:unseen] = takes[counts.argmax()], 0  # what nobody sees is of the most frequent colour
+        moves = distances[self.which] <= SMOOTHEST * share * self.least
+        which = np.where(moves, takes[self.which], self.which)
+        counts = np.bincount(which, self.lengths, len(values))
+        kept = np.flatnonzero(counts)
+        order = kept[_order(counts[kept])]
+        rank = np.zeros(len(values), np.uint16)
+        rank[order] = np.arange(len(order))
+        return Indexed(palette[order], np.repeat(rank[which], self.lengths).reshape(self.shape))
+
+
+def _order(counts: NDArray[Any]) -> NDArray[np.intp]:
+    """The most frequent colours, in ascending order, and then all others, likewise."""
+    frequent = np.sort(np.argsort(-counts, kind="stable")[:FREQUENT])
+    rest = np.setdiff1d(np.arange(len(counts)), frequent)
+    return np.concatenate([frequent, rest])
+
+
+def _contrast(picture: NDArray[np.uint8], grey: bool, seen: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """The largest difference in luma to one of the four neighbours, [H, W]; what nobody sees makes none."""
+    if grey:
+        luma = (picture if picture.ndim == 2 else picture[:, :, 0]).astype(np.float32)
+    else:
+        luma = sum(np.float32(w) * picture[:, :, k] for k, w in enumerate(LUMA))  # type: ignore[assignment]
+    result = np.zeros_like(luma)
+    for axis in (0, 1):
+        step = np.abs(np.diff(luma, axis=axis))
+        before, behind = [slice(None)] * 2, [slice(None)] * 2
+        before[axis], behind[axis] = slice(None, -1), slice(1, None)
+        if seen is not None:
+            step *= seen[tuple(before)] & seen[tuple(behind)]
+        for at in (tuple(before), tuple(behind)):
+            np.maximum(result[at], step, out=result[at])
+    return result
+
+
+def _merged(
+    palette: NDArray[np.uint8], counts: NDArray[Any], reach: NDArray[Any]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """(which colour every one becomes: the nearest more frequent one that stays, if it is within reach; how far that is)."""
+    wide = palette.astype(np.float32)
+    if palette.shape[1] == 3:
+        wide = wide @ np.array(OPPONENT, np.float32).T
+    takes, distances = np.arange(len(palette)), np.zeros(len(palette), np.float32)
+    if not reach.any():
+        return takes, distances
+    kept, names, count = np.empty_like(wide), np.empty(len(palette), np.intp), 0
+    for k in np.argsort(-counts, kind="stable"):
+        if count and reach[k] > 0:
+            squares = np.square(kept[:count] - wide[k]).sum(1)
+            nearest = int(squares.argmin())
+            if squares[nearest] <= reach[k] ** 2:
+                takes[k], distances[k] = names[nearest], squares[nearest] ** 0.5
+                continue
+        kept[count], names[count], count = wide[k], k, count + 1
+    return takes, distances
+
+
+# ---- bytes -------------------------------------------------------------------------------------------------------
+
+
+def write_palette(palette: NDArray[np.uint8]) -> bytes:
+    """The payload of the palette's chunk: uint8 [n, bands], in the order of ``Colours.indexed``."""
+    steps = np.concatenate([np.diff(part, prepend=0) for part in _groups(_numbers_of(palette))])
+    planes = _bytes_of(steps, palette.shape[1] == 1).T  # high bytes first
+    return container.write_varint(len(palette)) + pack(planes.tobytes())
+
+
+def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
+    """Mirror of ``write_palette``; [n, 1] or [n, 3].
+
+    Raises:
+        FormatError.
+    """
+    stream = BytesIO(payload)
+    count, bands = container.read_varint(stream.read)[0], 1 if grey else 3
+    if not 1 <= count <= MOST_COLOURS:
+        raise FormatError(f"a palette of {count} colours")
+    planes = np.frombuffer(unpack(stream.read(), count * bands), np.uint8).reshape(bands, count)
+    steps = _numbers_of(planes.T)
+    colours = np.concatenate([np.cumsum(part) for part in _groups(steps)])
+    if colours.max() >= 256**bands:
+        raise FormatError("a palette of colours that do not exist")
+    return _bytes_of(colours, grey)
+
+
+def _numbers_of(palette: NDArray[np.uint8]) -> Numbers:
+    numbers = palette[:, 0].astype(np.int64)
+    for band in range(1, palette.shape[1]):
+        numbers = numbers << 8 | palette[:, band]
+    return numbers
+
+
+def _groups(numbers: Numbers) -> list[Numbers]:
+    return [part for part in (numbers[:FREQUENT], numbers[FREQUENT:]) if len(part)]
+
+
+def _width_of(colours: int) -> int:
+    return 1 if colours <= FREQUENT else 2
+
+
+def encode_numbers(indexed: Indexed, layout: Layout, threads: int, below: float = np.inf) -> Streams | None:
+    """The streams of a picture's numbers, one for every slice; None where they will not take fewer bytes than ``below``."""
+    colours, width = len(indexed.palette), _width_of(len(indexed.palette))
+    streams = [b""] * layout.slices
+
+    def pack_all(preset: int) -> None:
+        def work(i: int, j: int) -> None:
+            at = layout.pixels_of(layout.latents.box(i, j))
+            part = indexed.numbers[at.top : at.bottom, at.left : at.right]
+            if colours == 2:
+                encoder = StreamEncoder()
+                encode_plane(encoder, part.astype(np.uint8) * np.uint8(255), bilevel=True)
+                streams[layout.latents.number(i, j)] = encoder.finish()
+            elif colours > 2:
+                data = part.astype("<u2" if width == 2 else np.uint8).tobytes()
+                streams[layout.latents.number(i, j)] = pack(data, width, preset)
+
+        run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
+
+    if colours > 2 and below < np.inf:
+        pack_all(0)
+        if HOPE * sum(map(len, streams)) >= below:
+            return None
+    pack_all(9)
+    return tuple(streams)
+
+
+def decode_indexed(
+    palette: NDArray[np.uint8],
+    streams: Streams,
+    layout: Layout,
+    box: Box,
+    out: Any,
+    threads: int,
+    step: Callable[[], None] = lambda: None,
+) -> None:
+    """A box of a picture, into ``out``; ``step`` is called after every slice.
+
+    Args:
+        streams: those of the numbers, then, if the layout says so, those of alpha.
+        out: of [rows, columns] for grey, or with bands as the picture has them: takes boxes.
+
+    Raises:
+        FormatError: the streams cannot have been made by an encoder.
+    """
+    colours, width = len(palette), _width_of(len(palette))
+
+    def numbers_of(stream: bytes, shape: tuple[int, int]) -> NDArray[Any]:
+        if colours == 1:
+            return np.zeros(shape, np.uint8)
+        if colours == 2:
+            if isinstance(stream, CutStream):
+                return np.zeros(shape, np.uint8)
+            return decode_alpha(stream, shape, bilevel=True) >> 7
+        data = unpack(stream, shape[0] * shape[1] * width, width)
+        return np.frombuffer(data, "<u2" if width == 2 else np.uint8).reshape(shape)
+
+    def work(i: int, j: int) -> None:
+        at = layout.pixels_of(layout.latents.box(i, j))
+        part, k = at.grown(0, 0, box), layout.latents.number(i, j)
+        numbers = numbers_of(streams[k], at.shape)
+        if numbers.max() >= colours:
+            raise FormatError(f"a colour beyond the {colours} of the palette")
+        pixels = palette[numbers[part.within(at)]]
+        if layout.alpha:
+            alpha = decode_alpha(streams[layout.slices + k], at.shape)[part.within(at)]
+            pixels = np.concatenate([pixels, alpha[:, :, None]], 2)
+        rows, columns = part.within(box)
+        out[rows, columns] = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+        step()
+
+    run_squares(layout.latents, box.divided(LATENT_STRIDE), work, lambda k, axis: None, layout.workers(threads)[0])
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+class Drawing:
+    """A picture that can be coded indexed, at one share or another (``share_of``).
+
+    Args:
+        picture: uint8 [H, W] or [H, W, 2 to 4], an array or anything that gives boxes. mode: of the file.
+        metadata: payloads of chunks that the file shall hold.
+        alpha_levels: as ``alpha.levels_of`` gives them. exact: colours under alpha 0 are kept, too.
+        side: of the slices; None chooses. must: there is no other way to code it.
+
+    Raises:
+        ValueError: it must be, and has more than ``MOST_COLOURS``.
+    """
+
+    def __init__(
+        self,
+        picture: Any,
+        mode: str,
+        metadata: dict[bytes, bytes],
+        threads: int,
+        alpha_levels: int,
+        exact: bool,
+        side: int | None,
+        must: bool,
+    ) -> None:
+        height, width = picture.shape[:2]
+        if side is None:
+            side = 0 if max(height, width) <= SLICE_SIDE else SLICE_SIDE
+        self.picture, self.threads, self.alpha_levels = picture, threads, alpha_levels
+        self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
+        self.header = Header(width, height, mode, bytes(8), indexed=True)
+        self.layout = Layout(height, width, side, self.header.alpha)
+        self.colours = Colours(np.asarray(picture[0:height, 0:width]), exact)
+        found = len(self.colours.values)
+        if must and found > MOST_COLOURS:
+            raise ValueError(f"{found} colours are too many for an indexed picture: {MOST_COLOURS} at most")
+        self.hopeless = not must and found > WORTH_COLOURS
+
+    @functools.cached_property
+    def alpha(self) -> Streams:
+        return encode_alpha(self.picture, self.layout, self.alpha_levels, self.threads) if self.header.alpha else ()
+
+    @functools.lru_cache(1)  # noqa: B019
+    def indexed(self, share: float) -> Indexed:
+        return self.colours.indexed(share)
+
+    def file(self, share: float, below: float = np.inf) -> bytes | None:
+        """The bytes of the file, unless they will not be fewer than ``below``."""
+        if self.hopeless:
+            return None
+        indexed = self.indexed(share)
+        streams = encode_numbers(indexed, self.layout, self.threads, below)
+        if streams is None:
+            return None
+        metadata = {**self.metadata, container.PALETTE: write_palette(indexed.palette)}
+        streams = (*streams, *self.alpha)
+        side = self.layout.side if self.layout.slices > 1 else 0
+        data = container.write_container(self.header, 0, streams, metadata, side)
+        return data if len(data) < below else None
+
+    def psnr(self, share: float, error: SquaredError) -> float:
+        """Args: error: of the picture; its sums are not touched."""
+        indexed, found = self.indexed(share), error.anew()
+        decoded = indexed.palette[indexed.numbers]
+        rows, columns = (slice(0, n) for n in decoded.shape[:2])
+        found[rows, columns] = np.broadcast_to(decoded, (*decoded.shape[:2], 3))
+        return found.psnr
+
+    def file_for(self, quality: float, target: Target | None, error: SquaredError) -> bytes | None:
+        """The best file that is not too large, or the smallest one that is good enough; None if there is none."""
+        if self.hopeless:
+            return None
+        if target is None:
+            return self.file(share_of(quality))
+        if target.size is not None:
+            files = (self.file(share, target.size + 1) for share in SHARES)
+            return next((data for data in files if data), None)
+        assert target.psnr is not None
+        good = [share for share in SHARES if self.psnr(share, error) >= target.psnr]
+        return self.file(max(good)) if good else None

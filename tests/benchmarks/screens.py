@@ -1,0 +1,54 @@
+"""Screens, text and drawings beside WebP: ``python tests/benchmarks/screens.py FOLDER``.
+
+For every picture and quality, the bytes of SGC, its SSIMULACRA2, that of WebP at equal bytes, and the bytes of WebP at equal
+SSIMULACRA2 under those of SGC (below 1: SGC needs fewer). WebP is interpolated between its qualities, in logarithms of
+bytes; beyond its ends, it is the end. Both codecs get the picture as RGB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import pillow_semicodec  # noqa: F401
+from pillow_semicodec.metrics import ssimulacra2
+
+QUALITIES = (10, 25, 50, 75, 90)
+WEBP_QUALITIES = (1, 5, 10, 20, 35, 50, 65, 75, 85, 92, 97, 100)
+
+
+def coded(image: Image.Image, format: str, quality: int) -> tuple[int, float]:
+    """(bytes, SSIMULACRA2)"""
+    file = io.BytesIO()
+    image.save(file, format, quality=quality)
+    with Image.open(file) as decoded:
+        return len(file.getvalue()), ssimulacra2(np.asarray(image), np.asarray(decoded.convert("RGB")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    worse = 0
+    for path in sorted(p for p in args.folder.iterdir() if p.is_file()):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        webp = [coded(image, "WEBP", q) for q in WEBP_QUALITIES]
+        sizes = np.log([size for size, _ in webp])
+        scores = np.maximum.accumulate([score for _, score in webp])
+        print(f"{path.name[:40]:40} {image.width}x{image.height}")
+        for quality in QUALITIES:
+            size, score = coded(image, "SGC", quality)
+            of_webp = float(np.interp(np.log(size), sizes, scores))
+            ratio = size / float(np.exp(np.interp(score, scores, sizes)))
+            worse += score < of_webp
+            print(f"  {quality:3} {size:8} {score:7.2f}, WebP {of_webp:7.2f}   {ratio:5.2f} of WebP's bytes", flush=True)
+    print(f"worse than WebP at equal bytes: {worse}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Indexed pictures: exact where they say so, never larger than what else there is, decoded without a model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_decoder
+from conftest import photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFile, ImageFont
+from strategies import planes
+
+import pillow_semicodec as sgc
+from pillow_semicodec import container, indexed
+
+
+def screen(height: int = 120, width: int = 200, ground: int = 255, ramp: bool = True) -> np.ndarray:
+    """Letters with soft edges on a flat ground, and a soft gradient, uint8 [H, W, 3]."""
+    image = Image.new("RGB", (width, height), (ground,) * 3)
+    draw = ImageDraw.Draw(image)
+    for row, colour in enumerate(("black", "#204080", "#c02010", "black")):
+        draw.text((4, 4 + 20 * row), "Screens say the same again", font=ImageFont.load_default(13), fill=colour)
+    picture = np.asarray(image).copy()
+    if ramp:
+        picture[-20:] = np.linspace(200, 250, width).astype(np.uint8)[None, :, None]
+    return picture
+
+
+def is_indexed(data: bytes) -> bool:
+    return container.read_prologue(io.BytesIO(data).read).header.indexed
+
+
+few_colours = st.builds(
+    lambda plane, levels, bands, seed: (
+        np.random.default_rng(seed)
+        .integers(0, 256, (256, bands), dtype=np.uint8)[plane // levels * levels]
+        .squeeze(2 if bands == 1 else ())
+    ),
+    planes(60),
+    st.sampled_from([1, 7, 60, 128]),
+    st.sampled_from([1, 2, 3, 4]),
+    st.integers(0, 99),
+)
+
+
+@settings(max_examples=30)
+@given(few_colours, st.integers(95, 100), st.sampled_from([None, 0, 64]))
+def test_exact_from_quality_95_on(picture: np.ndarray, quality: int, side: int | None) -> None:
+    data = sgc.encode(picture, quality, indexed=True, slice_side=side, exact=True, threads=1)
+    assert np.array_equal(sgc.decode(data, threads=1), picture)
+
+
+@settings(max_examples=30)
+@given(few_colours, st.integers(1, 100), st.sampled_from([0, 64]))
+def test_the_second_decoder_agrees(picture: np.ndarray, quality: int, side: int) -> None:
+    data = sgc.encode(picture, quality, indexed=True, slice_side=side, threads=1)
+    assert np.array_equal(reference_decoder.decode_indexed(data), sgc.decode(data))
+
+
+@settings(max_examples=15)
+@given(few_colours, st.integers(1, 100))
+def test_the_smaller_file_is_taken(picture: np.ndarray, quality: int) -> None:
+    """By default; and whatever comes out is the one or the other."""
+    default, never, always = (sgc.encode(picture, quality, indexed=choice, threads=1) for choice in (None, False, True))
+    assert default in (never, always)
+    assert len(default) == min(len(never), len(always)) or default == never
+    assert not is_indexed(never)
+    assert is_indexed(always)
+
+
+@given(st.integers(1, 94), st.sampled_from([255, 0, 40]))
+def test_flat_grounds_stay_exact(quality: int, ground: int) -> None:
+    """And soft gradients within a level: what is lost is lost at edges."""
+    picture = screen(ground=ground)
+    decoded = sgc.decode(sgc.encode(picture, quality, indexed=True, threads=1), threads=1)
+    flat = (picture == ground).all(2)
+    assert (decoded[flat] == ground).all()
+    assert np.abs(decoded[-19:].astype(int) - picture[-19:]).max() <= 1
+    assert np.abs(decoded.astype(int) - picture).mean() < 4
+
+
+def test_letters_take_few_bytes() -> None:
+    """Fewer than latents or PNG; less quality, fewer bytes."""
+    picture = screen(400, 640)
+    data = sgc.encode(picture, 75)
+    assert is_indexed(data)
+    sizes = [len(sgc.encode(picture, quality)) for quality in (100, 90, 75, 50)]
+    assert sizes == sorted(sizes, reverse=True)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    assert sizes[0] < len(file.getvalue())
+
+
+def test_photographs_are_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexed.Colours, "__init__", None)
+    assert not is_indexed(sgc.encode(photo(), 60))
+    assert not is_indexed(sgc.encode(photo()[:, :, 0], 60))
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_boxes_and_scales(data: st.DataObject) -> None:
+    """Are parts of the whole, or means of it, in slices or not."""
+    picture = np.dstack([screen(), np.arange(200, dtype=np.uint8)[None].repeat(120, 0)])
+    file = sgc.encode(picture, data.draw(st.integers(1, 100)), indexed=True, slice_side=data.draw(st.sampled_from([0, 64])))
+    left, top = data.draw(st.integers(0, 199)), data.draw(st.integers(0, 119))
+    right, bottom = data.draw(st.integers(left + 1, 200)), data.draw(st.integers(top + 1, 120))
+    whole = sgc.decode(file)
+    assert np.array_equal(sgc.decode(file, box=(left, top, right, bottom)), whole[top:bottom, left:right])
+    assert sgc.decode(file, scale=4).shape == (30, 50, 4)
+
+
+def test_alpha_is_exact_and_unseen_colours_are_free() -> None:
+    picture = np.dstack([screen(), np.zeros((120, 200), np.uint8)])
+    picture[:, :100, 3] = 255
+    noisy = picture.copy()
+    noisy[:, 100:, :3] = np.random.default_rng(0).integers(0, 256, (120, 100, 3))
+    files = [sgc.encode(p, 90, indexed=True) for p in (picture, noisy)]
+    assert files[0] == files[1]
+    decoded = sgc.decode(files[0])
+    assert np.array_equal(decoded[:, :, 3], picture[:, :, 3])
+    kept = sgc.decode(sgc.encode(noisy, 100, indexed=True, exact=True))
+    assert np.array_equal(kept, noisy)
+    nothing = np.zeros((5, 6, 4), np.uint8)
+    assert (sgc.decode(sgc.encode(nothing, indexed=True))[:, :, 3] == 0).all()
+
+
+def test_patterns_in_alpha() -> None:
+    """Noise that repeats costs little, and comes back exactly, beside any colours."""
+    noise = np.random.default_rng(0).integers(0, 200, (64, 64), dtype=np.uint8)
+    picture = np.dstack([photo(256, 256), np.tile(noise, (4, 4))])
+    data = sgc.encode(picture, 50)
+    assert np.array_equal(sgc.decode(data)[:, :, 3], picture[:, :, 3])
+    assert len(data) - len(sgc.encode(picture[:, :, :3], 50)) < 1.5 * noise.size
+
+
+def test_targets() -> None:
+    picture = screen(400, 640)
+    exact = len(sgc.encode(picture, 100, indexed=True))
+    data = sgc.encode(picture, target_size=exact)
+    assert np.array_equal(sgc.decode(data), picture)
+    assert len(sgc.encode(picture, target_size=exact * 9 // 10)) <= exact * 9 // 10
+    with pytest.raises(ValueError, match="out of reach of an indexed"):
+        sgc.encode(picture, target_size=exact // 10, indexed=True)
+    for psnr in (30, 45, 80):
+        decoded = sgc.decode(sgc.encode(picture, target_psnr=psnr)).astype(float)
+        error = np.mean((decoded - picture) ** 2)
+        assert error <= 255**2 / 10 ** (psnr / 10)
+
+
+def test_what_cannot_be_indexed() -> None:
+    many = np.arange(70000, dtype=np.uint32).view(np.uint8).reshape(200, 350, 4)[:, :, :3]
+    with pytest.raises(ValueError, match="70000 colours"):
+        sgc.encode(many, indexed=True)
+    with pytest.raises(ValueError, match="8 bits"):
+        sgc.encode(np.zeros((4, 4), np.uint16), indexed=True)
+    with pytest.raises(ValueError, match="without regions"):
+        sgc.encode(screen(), roi=[(0, 0, 9, 9)], indexed=True)
+    with pytest.raises(TypeError, match="indexed must be"):
+        sgc.encode(screen(), indexed=3)  # type: ignore[arg-type]
+    assert not is_indexed(sgc.encode(screen(), roi=[(0, 0, 9, 9)]))
+
+
+def test_more_than_256_colours() -> None:
+    steps = np.arange(1200, dtype=np.uint16).reshape(30, 40)
+    picture = np.dstack([steps >> 4, steps & 15, steps % 7]).astype(np.uint8)
+    data = sgc.encode(picture, 100, indexed=True)
+    assert np.array_equal(sgc.decode(data), picture)
+    assert np.array_equal(reference_decoder.decode_indexed(data), picture)
+
+
+def test_pillow_opens_and_saves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a model, with thumbnails, in their own modes; a small version is not stored."""
+    picture = Image.fromarray(screen(400, 640))
+    picture.convert("P").save(tmp_path / "p.sgc", quality=100)
+    picture.convert("L").save(tmp_path / "l.sgc", quality=100)
+    picture.save(tmp_path / "rgb.sgc", quality=100, preview=True, indexed=True, comment="kept")
+    monkeypatch.setenv("SGC_MODEL_PATH", str(tmp_path))
+    monkeypatch.setattr("pillow_semicodec.codec.find_model", None)
+    with Image.open(tmp_path / "rgb.sgc") as image:
+        assert image.info == {"comment": b"kept"}
+        assert np.array_equal(np.asarray(image), np.asarray(picture))
+    with Image.open(tmp_path / "l.sgc") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(picture.convert("L")))
+    with Image.open(tmp_path / "p.sgc") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(picture.convert("P").convert("RGB")))
+    with Image.open(tmp_path / "rgb.sgc") as image:
+        image.thumbnail((100, 100))
+        assert image.size == (100, 63)
+
+
+def test_what_has_arrived_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = screen(400, 640, ramp=False)
+    data = sgc.encode(picture, 100, indexed=True)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with Image.open(io.BytesIO(data[: len(data) * 2 // 3])) as image:
+        shown = np.asarray(image)
+    assert np.array_equal(shown[:10], picture[:10])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_damage_is_an_error_of_ours(data: st.DataObject) -> None:
+    """Checksums mended, so that what is inside is read."""
+    file = sgc.encode(np.dstack([screen(40, 60), screen(40, 60)[:, :, 0]]), 90, indexed=True)
+    stream = io.BytesIO(file)
+    prologue = container.read_prologue(stream.read)
+    streams = [bytearray(s) for s in container.read_slices(stream.read, prologue.index)]
+    palette = bytearray(prologue.metadata[container.PALETTE])
+    chosen = data.draw(st.sampled_from([palette, *streams]))
+    place = data.draw(st.integers(0, len(chosen) - 1))
+    if data.draw(st.booleans()):
+        chosen[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del chosen[place:]
+    broken = container.write_container(
+        prologue.header, 0, [bytes(s) for s in streams], {**prologue.metadata, container.PALETTE: bytes(palette)}
+    )
+    with contextlib.suppress(sgc.SemicodecError):
+        assert sgc.decode(broken).shape == (40, 60, 4)
+
+
+def test_palettes_and_headers_must_agree() -> None:
+    file = sgc.encode(screen(), 90, indexed=True)
+    stream = io.BytesIO(file)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    with pytest.raises(sgc.FormatError, match="palette"):
+        sgc.decode(container.write_container(prologue.header, 0, streams, {}))
+    for colours in (0, 2**16 + 1):
+        with pytest.raises(sgc.FormatError, match=f"palette of {colours} colours"):
+            indexed.read_palette(container.write_varint(colours), grey=False)
+
+
+@pytest.mark.model
+def test_what_they_show_is_seen() -> None:
+    """By heads, from the pixels."""
+    semantics = sgc.analyze(sgc.encode(screen(), 90, indexed=True))
+    assert semantics.labels

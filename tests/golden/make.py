@@ -21,7 +21,7 @@ os.environ.update(SGC_MODEL_PATH=str(GOLDEN.parent / "data" / "tiny_bundle"), SG
 from conftest import latents_of, photo  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
-from pillow_semicodec import container  # noqa: E402
+from pillow_semicodec import container, indexed  # noqa: E402
 
 
 def good() -> None:
@@ -62,6 +62,19 @@ def good() -> None:
     bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
     (GOLDEN / "v0" / "black-and-white.sgc").write_bytes(bilevel)
     np.savez_compressed(GOLDEN / "v0" / "black-and-white.npz", pixels=disc[:, :, 0] > 128)
+    steps = np.arange(1200).reshape(30, 40)
+    blocks = (((i // 6 * 7 + j // 9) % 5 * 60)[:, :, None] + [0, 9, 3]).astype(np.uint8)
+    drawn = {
+        "indexed": (blocks, 100, {}),
+        "indexed-two": (np.where(blocks[:, :, 0] > 60, 7, 250).astype(np.uint8), 30, {}),
+        "indexed-one": (blocks[:5, :8] * 0 + 77, 50, {}),
+        "indexed-many": (np.dstack([steps >> 4, steps & 15, steps % 7]).astype(np.uint8), 97, {"comment": "1200 colours"}),
+        "indexed-alpha-slices": (np.dstack([blocks, np.tile(noise[:, :, 0], (2, 3))[:50, :70]]), 60, {"slice_side": 64}),
+    }
+    for name, (picture, quality, extra) in drawn.items():
+        data = sgc.encode(picture, quality, indexed=True, threads=1, **extra)
+        (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
+        np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1))
     for name, (picture, quality, extra) in cases.items():
         data = sgc.encode(picture, quality, threads=1, **extra)
         latents = latents_of(data)
@@ -99,6 +112,17 @@ def bad() -> None:
         "stream-of-ones__FormatError": with_stream(b"\xff" * len(payload)),
         "stream-odd__FormatError": with_stream(payload + b"\x01"),
     }
+    drawn = sgc.encode(np.arange(60, dtype=np.uint8).reshape(6, 10), 100, indexed=True)
+    stream = BytesIO(drawn)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    few = container.PALETTE, indexed.write_palette(np.zeros((3, 1), np.uint8))
+    files["number-beyond__FormatError"] = container.write_container(prologue.header, 0, streams, dict([few]))
+    cut = container.PALETTE, prologue.metadata[container.PALETTE][:9]
+    files["palette-cut__FormatError"] = container.write_container(prologue.header, 0, streams, dict([cut]))
+    files["palette-none__FormatError"] = container.write_container(prologue.header, 0, streams, {})
+    longer = (streams[0] + b"more",)
+    files["numbers-too-long__FormatError"] = container.write_container(prologue.header, 0, longer, prologue.metadata)
     for name, content in files.items():
         (GOLDEN / "bad" / f"{name}.sgc").write_bytes(content)
 

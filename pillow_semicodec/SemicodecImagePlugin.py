@@ -401,13 +401,10 @@ def _decode(
 
 def _can_reduce(prologue: container.Prologue) -> bool:
     """Whether the picture can be decoded smaller without its synthesis."""
-    from .bundle import find_model
-    from .companions import REDUCED, has_companion
+    from .codec import can_reduce
 
-    if not prologue.header.latents or container.UNSEEN_KEPT in prologue.metadata:
-        return False
     try:
-        return has_companion(find_model(prologue.header.model_id), REDUCED)
+        return can_reduce(prologue)
     except (BundleError, UnsupportedError):  # loading will say so
         return False
 

@@ -79,7 +79,7 @@ def _by_heads(
     header = prologue.header
     if header.bilevel:
         raise UnsupportedError("a picture in black and white has no latents that heads could read")
-    if header.indexed:  # its pixels are as good as the original's
+    if header.indexed or container.OVERLAY in prologue.metadata:  # what latents do not know, pixels do
         from .codec import decode_picture
 
         picture = decode_picture(prologue, container.read_slices(read, prologue.index, limits), threads=threads)

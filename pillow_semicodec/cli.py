@@ -27,6 +27,7 @@ SGC = ".sgc"
 LABELS_SHOWN = 5
 CHUNK_TITLES = {
     container.PALETTE: "palette",
+    container.OVERLAY: "overlay",
     container.EXIF: "EXIF",
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",

@@ -21,6 +21,7 @@ from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, sha
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
+from .overlay import Overlaid, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
 from .rate_control import SquaredError, Target, rate_for, target_of
@@ -31,6 +32,7 @@ from .slices import Decoder, Encoder, analyse
 DEFAULT_QUALITY = 75
 SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
 PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictures that get one, its longer side at most
+WHOLE_ONLY = {container.UNSEEN_KEPT, container.OVERLAY}  # chunks of pictures that networks alone cannot make smaller
 TRIAL_SHARE = 1 / 5  # of what is left to do, as progress counts it
 SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
 
@@ -155,7 +157,8 @@ def encode(
         job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
         data = job.data(plan, cells, effort, target, error, otherwise=drawn)
         if drawing is not None and target is None:
-            drawn = drawing.file(share_of(quality), below=len(data))
+            data = drawing.file(share_of(quality), len(data)) or data
+            data = job.overlaid(drawing, quality, plan, effort, len(data)) or data
         data = min(drawn or data, data, key=len)
     if way:
         way.finish()
@@ -226,6 +229,21 @@ class _Job(NamedTuple):
             return otherwise
         plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
+
+    def overlaid(self, drawing: Drawing, quality: float, plan: RatePlan, effort: int, below: int) -> bytes | None:
+        """The file with what is drawn on top, unless that takes more bytes than ``below`` or there is nothing like that."""
+        if container.UNSEEN_KEPT in self.metadata:
+            return None
+        height, width = drawing.picture.shape[:2]
+        parts = take_apart(np.asarray(drawing.picture[0:height, 0:width]), share_of(quality))
+        if parts is None or len(parts.payload) >= below:
+            return None
+        y = analyse(parts.rest, self.bundle, self.layout, self.threads)
+        metadata = {**self.metadata, container.OVERLAY: parts.payload}
+        job = self._replace(metadata=metadata, y=y, colours=parts.rest, way=None)
+        plan, streams = job.coded(plan, None, effort, None, SquaredError(parts.rest, self.header.grey))
+        data = job.file(plan.rate, streams)
+        return data if len(data) < below else None
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)
@@ -510,7 +528,7 @@ def decode_picture(
     bundle = find_model(header.model_id) if header.latents else None
     touched = sum(1 for _ in layout.latents.squares(area.scaled(scale).divided(pixels.LATENT_STRIDE)))
     step = stage(Progress(progress) if progress else None, touched)
-    if scale > 1 and (bundle is None or not has_companion(bundle, REDUCED) or container.UNSEEN_KEPT in prologue.metadata):
+    if scale > 1 and not can_reduce(prologue):
         whole = area.scaled(scale).grown(0, 0, Box(0, 0, header.height, header.width))
         around = (whole.left, whole.top, whole.right, whole.bottom)
         picture = decode_picture(prologue, streams, box=around, threads=threads, shown=shown, progress=progress)
@@ -522,10 +540,23 @@ def decode_picture(
         decode_bilevel(streams, layout, area, out, threads, step)
     else:
         target = FromLevels(out, numbers, shown) if numbers else out
+        if overlay := prologue.metadata.get(container.OVERLAY):
+            target = Overlaid(overlay, header, area.left, area.top, target)
         target = _Luma(target) if header.grey else target
         decoder = Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads, numbers is not None, scale)
         decoder.picture(area, target, step)
     return out
+
+
+def can_reduce(prologue: Prologue) -> bool:
+    """Whether a picture can be decoded smaller without its synthesis.
+
+    Raises:
+        UnknownModelError, BundleError: its model is not installed, or broken.
+    """
+    if not prologue.header.latents or not WHOLE_ONLY.isdisjoint(prologue.metadata):
+        return False
+    return has_companion(find_model(prologue.header.model_id), REDUCED)
 
 
 def dtype_of(prologue: Prologue) -> np.dtype[Any]:

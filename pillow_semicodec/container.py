@@ -30,7 +30,7 @@ INDEXED_MODES = {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}  # with a palette
 _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True): code for code, m in INDEXED_MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS, NUMBERS, PALETTE = b"I", b"S", b"R", b"N", b"P"
+INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY = b"I", b"S", b"R", b"N", b"P", b"O"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
@@ -44,6 +44,7 @@ WHOLE_PICTURE = 255
 SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
+MOST_OVERLAID = 2**25  # pixels of a picture with an overlay, which is read as a whole
 MAX_FRAMES = 2**16
 PREVIEW_SCALES = tuple(2**k for k in range(1, 16))
 REACH = 128  # pixels beyond a box that it depends on: two hyper positions (FORMAT.md section 5)
@@ -223,7 +224,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind in (INDEX, ANIMATION):
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
-    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE):
+    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -503,6 +504,8 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
                 raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
             if header.indexed is not (PALETTE in metadata) or (header.indexed and REGIONS in metadata):
                 raise FormatError("a palette where none is due, or none, or regions, where one is")
+            if OVERLAY in metadata and (not header.latents or header.deep or header.width * header.height > MOST_OVERLAID):
+                raise FormatError(f"an overlay in {header.width}x{header.height} pixels of mode {header.mode}")
             if header.deep:
                 read_numbers(metadata[NUMBERS], header)
             return Prologue(header, index, metadata)

@@ -33,7 +33,6 @@ SLICE_SIDE = 4096  # pixels; repetition pays across large areas, and there is no
 NEEDLESS = (container.PREVIEW, container.REGIONS)
 MOST_COLOURS = 2**16  # of a file
 WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
-WORTH_PIXELS = 2**25
 WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; photographs have 0.02 to 0.25
 PROBE_ROWS = 32
 FREQUENT = 256  # colours whose numbers have one byte
@@ -45,7 +44,7 @@ HOPE = 0.6  # of the bytes that the fastest search for repetitions finds; the sl
 LUMA = (0.299, 0.587, 0.114)
 OPPONENT = ((0.299, 0.587, 0.114), (-0.0845, -0.1655, 0.25), (0.25, -0.2095, -0.0405))  # chroma counts half
 
-Numbers = NDArray[np.int64]
+Numbers = NDArray[np.signedinteger[Any]]
 
 
 class Indexed(NamedTuple):
@@ -74,7 +73,7 @@ def is_worth_trying(picture: Any) -> bool:
         picture: uint8 [H, W] or [H, W, 1 to 4], an array or anything that gives boxes.
     """
     height, width = picture.shape[:2]
-    if height * width > WORTH_PIXELS:
+    if height * width > container.MOST_OVERLAID:
         return False
     rows = range(0, height, max(1, height // PROBE_ROWS))
     probe = np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows])
@@ -84,17 +83,18 @@ def is_worth_trying(picture: Any) -> bool:
 
 
 def _visible(picture: NDArray[np.uint8], exact: bool = False) -> tuple[Numbers, NDArray[np.bool_] | None]:
-    """(colours as numbers [H, W], where alpha is not 0, unless it is nowhere); unseen colours are those of the pixel 0."""
+    """(colours as numbers [H, W], where alpha is not 0, unless it is nowhere); unseen colours are -1."""
     if picture.ndim == 2:
-        return picture.astype(np.int64), None
+        return picture.astype(np.int32), None
     bands = picture.shape[2]
     seen = picture[:, :, -1] > 0 if bands in (2, 4) and not exact else None
-    colours = picture[:, :, 0].astype(np.int64)
+    colours = picture[:, :, 0].astype(np.int32)
     for band in range(1, bands - (bands in (2, 4))):
         colours = colours << 8 | picture[:, :, band]
     if seen is None or seen.all():
         return colours, None
-    return np.where(seen, colours, -1), seen
+    colours[~seen] = -1
+    return colours, seen
 
 
 def _bytes_of(colours: Numbers, grey: bool) -> NDArray[np.uint8]:
@@ -113,11 +113,14 @@ class Colours:
     Args:
         picture: uint8 [H, W] or [H, W, 2 to 4].
         exact: colours under alpha 0 count, too.
+        where: bool [H, W]: no others count.
     """
 
-    def __init__(self, picture: NDArray[np.uint8], exact: bool = False) -> None:
+    def __init__(self, picture: NDArray[np.uint8], exact: bool = False, where: NDArray[np.bool_] | None = None) -> None:
         self.grey = picture.ndim == 2 or picture.shape[2] == 2
         flat, seen = _visible(picture, exact)
+        if where is not None:
+            flat, seen = np.where(where, flat, -1), where if seen is None else seen & where
         self.shape = flat.shape
         line = flat.ravel()
         starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1])
@@ -236,22 +239,46 @@ def _width_of(colours: int) -> int:
     return 1 if colours <= FREQUENT else 2
 
 
+def pack_numbers(numbers: NDArray[np.uint16], colours: int, preset: int = 9) -> bytes:
+    """The stream of a slice, [rows, columns], of a palette of so many colours."""
+    if colours == 1:
+        return b""
+    if colours == 2:
+        encoder = StreamEncoder()
+        encode_plane(encoder, numbers.astype(np.uint8) * np.uint8(255), bilevel=True)
+        return encoder.finish()
+    width = _width_of(colours)
+    return pack(numbers.astype("<u2" if width == 2 else np.uint8).tobytes(), width, preset)
+
+
+def unpack_numbers(stream: bytes, colours: int, shape: tuple[int, int]) -> NDArray[Any]:
+    """Mirror of ``pack_numbers``; what has not arrived of a cut stream is 0.
+
+    Raises:
+        FormatError.
+    """
+    if colours == 1 or (colours == 2 and isinstance(stream, CutStream)):
+        return np.zeros(shape, np.uint8)
+    if colours == 2:
+        return decode_alpha(stream, shape, bilevel=True) >> 7
+    width = _width_of(colours)
+    data = unpack(stream, shape[0] * shape[1] * width, width)
+    numbers = np.frombuffer(data, "<u2" if width == 2 else np.uint8).reshape(shape)
+    if numbers.max() >= colours:
+        raise FormatError(f"a colour beyond the {colours} of the palette")
+    return numbers
+
+
 def encode_numbers(indexed: Indexed, layout: Layout, threads: int, below: float = np.inf) -> Streams | None:
     """The streams of a picture's numbers, one for every slice; None where they will not take fewer bytes than ``below``."""
-    colours, width = len(indexed.palette), _width_of(len(indexed.palette))
+    colours = len(indexed.palette)
     streams = [b""] * layout.slices
 
     def pack_all(preset: int) -> None:
         def work(i: int, j: int) -> None:
             at = layout.pixels_of(layout.latents.box(i, j))
             part = indexed.numbers[at.top : at.bottom, at.left : at.right]
-            if colours == 2:
-                encoder = StreamEncoder()
-                encode_plane(encoder, part.astype(np.uint8) * np.uint8(255), bilevel=True)
-                streams[layout.latents.number(i, j)] = encoder.finish()
-            elif colours > 2:
-                data = part.astype("<u2" if width == 2 else np.uint8).tobytes()
-                streams[layout.latents.number(i, j)] = pack(data, width, preset)
+            streams[layout.latents.number(i, j)] = pack_numbers(part, colours, preset)
 
         run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
 
@@ -281,24 +308,11 @@ def decode_indexed(
     Raises:
         FormatError: the streams cannot have been made by an encoder.
     """
-    colours, width = len(palette), _width_of(len(palette))
-
-    def numbers_of(stream: bytes, shape: tuple[int, int]) -> NDArray[Any]:
-        if colours == 1:
-            return np.zeros(shape, np.uint8)
-        if colours == 2:
-            if isinstance(stream, CutStream):
-                return np.zeros(shape, np.uint8)
-            return decode_alpha(stream, shape, bilevel=True) >> 7
-        data = unpack(stream, shape[0] * shape[1] * width, width)
-        return np.frombuffer(data, "<u2" if width == 2 else np.uint8).reshape(shape)
 
     def work(i: int, j: int) -> None:
         at = layout.pixels_of(layout.latents.box(i, j))
         part, k = at.grown(0, 0, box), layout.latents.number(i, j)
-        numbers = numbers_of(streams[k], at.shape)
-        if numbers.max() >= colours:
-            raise FormatError(f"a colour beyond the {colours} of the palette")
+        numbers = unpack_numbers(streams[k], len(palette), at.shape)
         pixels = palette[numbers[part.within(at)]]
         if layout.alpha:
             alpha = decode_alpha(streams[layout.slices + k], at.shape)[part.within(at)]
@@ -349,14 +363,16 @@ class Drawing:
         if must and found > MOST_COLOURS:
             raise ValueError(f"{found} colours are too many for an indexed picture: {MOST_COLOURS} at most")
         self.hopeless = not must and found > WORTH_COLOURS
+        self._last: tuple[float, Indexed] | None = None
 
     @functools.cached_property
     def alpha(self) -> Streams:
         return encode_alpha(self.picture, self.layout, self.alpha_levels, self.threads) if self.header.alpha else ()
 
-    @functools.lru_cache(1)  # noqa: B019
     def indexed(self, share: float) -> Indexed:
-        return self.colours.indexed(share)
+        if self._last is None or self._last[0] != share:  # a share is often looked at twice
+            self._last = share, self.colours.indexed(share)
+        return self._last[1]
 
     def file(self, share: float, below: float = np.inf) -> bytes | None:
         """The bytes of the file, unless they will not be fewer than ``below``."""

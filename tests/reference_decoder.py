@@ -70,7 +70,7 @@ def parse(data: bytes) -> dict:
             levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
             file["rates"] = np.array(rates)[levels].reshape(-(-height // 16), -(-width // 16))
         else:
-            assert kind.islower() or (kind == "P" and file["indexed"])
+            assert kind.islower() or kind == ("P" if file["indexed"] else "O")
             file["metadata"][kind] = payload
     return file
 
@@ -379,13 +379,9 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> np.ndarray:
     return plane.astype(np.uint8)
 
 
-def decode_indexed(data: bytes) -> np.ndarray:
-    """[H, W], or with bands."""
-    file = parse(data)
-    assert (file["model"], file["rate"]) == (bytes(8), 0)
-    bands = 1 if file["mode"].startswith("L") else 3
-    count, at = leb128(file["metadata"]["P"], 0)
-    steps = unpack(file["metadata"]["P"][at:])
+def read_palette(payload: bytes, bands: int) -> np.ndarray:
+    count, at = leb128(payload, 0)
+    steps = unpack(payload[at:])
     assert len(steps) == count * bands
     palette, colour = [], 0
     for k in range(count):
@@ -393,23 +389,50 @@ def decode_indexed(data: bytes) -> np.ndarray:
         for band in range(bands):
             colour += steps[band * count + k] << 8 * (bands - 1 - band)
         palette.append([colour >> 8 * (bands - 1 - band) & 255 for band in range(bands)])
+    return np.array(palette, np.uint8)
+
+
+def decode_numbers(stream: bytes, count: int, shape: tuple[int, int]) -> np.ndarray:
+    if count == 1:
+        return np.zeros(shape, int)
+    if count == 2:
+        return (decode_plane(RangeDecoder(stream), shape, bilevel=True) > 127).astype(int)
+    return np.frombuffer(unpack(stream, 2 if count > 256 else 1), "<u2" if count > 256 else "u1").reshape(shape)
+
+
+def decode_indexed(data: bytes) -> np.ndarray:
+    """[H, W], or with bands."""
+    file = parse(data)
+    assert (file["model"], file["rate"]) == (bytes(8), 0)
+    palette = read_palette(file["metadata"]["P"], 1 if file["mode"].startswith("L") else 3)
     width, height = file["size"]
     parts = slices_of(file["side"], height, width, 1)
     numbers, alpha = np.zeros((height, width), int), np.zeros((height, width, 1), np.uint8)
     for k, (rows, columns) in enumerate(parts):
-        stream, shape = file["streams"][k], numbers[rows, columns].shape
-        if count == 2:
-            numbers[rows, columns] = decode_plane(RangeDecoder(stream), shape, bilevel=True) > 127
-        elif count > 256:
-            numbers[rows, columns] = np.frombuffer(unpack(stream, 2), "<u2").reshape(shape)
-        elif count > 2:
-            numbers[rows, columns] = np.frombuffer(unpack(stream), np.uint8).reshape(shape)
+        shape = numbers[rows, columns].shape
+        numbers[rows, columns] = decode_numbers(file["streams"][k], len(palette), shape)
         if file["mode"].endswith("A"):
             alpha[rows, columns, 0] = decode_alpha(file["streams"][len(parts) + k], shape)
-    pixels = np.array(palette, np.uint8)[numbers]
+    pixels = palette[numbers]
     if file["mode"].endswith("A"):
         return np.concatenate([pixels, alpha], 2)
-    return pixels[:, :, 0] if bands == 1 else pixels
+    return pixels[:, :, 0] if palette.shape[1] == 1 else pixels
+
+
+def lay_over(pixels: np.ndarray, payload: bytes) -> np.ndarray:
+    """What is drawn, over pixels [H, W] or [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    size, at = leb128(payload, 0)
+    cells = np.frombuffer(zlib.decompress(payload[at : at + size]), np.uint8).reshape(-(-height // 16), -(-width // 16))
+    size, at = leb128(payload, at + size)
+    palette = read_palette(payload[at : at + size], 1 if pixels.ndim == 2 else 3)
+    numbers = decode_numbers(payload[at + size :], len(palette), (height, width))
+    pixels = pixels.copy()
+    for i in range(height):
+        for j in range(width):
+            if cells[i // 16, j // 16]:
+                pixels[i, j] = palette[numbers[i, j]] if pixels.ndim == 3 else palette[numbers[i, j], 0]
+    return pixels
 
 
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -463,6 +486,8 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     pixels = pixels[0, :height, :width]
     if file["mode"].startswith("L"):
         pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    if "O" in file["metadata"]:
+        pixels = lay_over(pixels, file["metadata"]["O"])
     if alpha:
         plane = np.zeros((height, width), np.uint8)
         for stream, (rows, columns) in zip(alpha, slices_of(file["side"], height, width, 1), strict=True):

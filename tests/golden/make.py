@@ -19,6 +19,7 @@ sys.path.insert(0, str(GOLDEN.parent))
 os.environ.update(SGC_MODEL_PATH=str(GOLDEN.parent / "data" / "tiny_bundle"), SGC_MODEL="tiny")
 
 from conftest import latents_of, photo  # noqa: E402
+from test_overlay import laid_over  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import container, indexed  # noqa: E402
@@ -75,8 +76,11 @@ def good() -> None:
         data = sgc.encode(picture, quality, indexed=True, threads=1, **extra)
         (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
         np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1))
-    for name, (picture, quality, extra) in cases.items():
-        data = sgc.encode(picture, quality, threads=1, **extra)
+    mixed = np.concatenate([np.tile(blocks[:, :1] // 90 * 90, (1, 64, 1)), photo(50, 64, 14)])
+    files = {name: sgc.encode(picture, quality, threads=1, **extra) for name, (picture, quality, extra) in cases.items()}
+    files["overlay"] = laid_over(mixed, 90, 64)
+    files["overlay-grey-alpha"] = laid_over(np.dstack([mixed[:, :, 1], mixed[:, :, 2] // 9 * 20]), 40)
+    for name, data in files.items():
         latents = latents_of(data)
         (GOLDEN / "v0" / f"{name}.sgc").write_bytes(data)
         np.savez_compressed(GOLDEN / "v0" / f"{name}.npz", pixels=sgc.decode(data, threads=1), **latents._asdict())

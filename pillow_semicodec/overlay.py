@@ -1,0 +1,134 @@
+"""Overlays: what is drawn in a picture that holds photographs too, kept as palette and numbers on top of what networks make.
+
+Screens show photographs among letters and flat grounds. Cells of 16x16 pixels that one or two colours fill for the most part
+are coded like indexed pictures; the networks see, in their place, the colours around them, which cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import container
+from .alpha import VisibleColours
+from .container import Header
+from .errors import FormatError
+from .indexed import WORTH_COLOURS, Colours, pack_numbers, read_palette, unpack_numbers, write_palette
+from .pixels import LATENT_STRIDE as CELL
+
+FILLED = 0.5  # share of a cell's pixels that its two most frequent colours have, if it is drawn
+LEAST_DRAWN = 0.05  # share of the cells, if an overlay is worth trying
+
+Mask = NDArray[np.bool_]
+
+
+class Parts(NamedTuple):
+    """A picture taken apart.
+
+    Attributes:
+        payload: of the overlay's chunk. rest: what the networks are shown, which gives boxes.
+    """
+
+    payload: bytes
+    rest: VisibleColours
+
+
+def drawn_cells(colours: NDArray[np.signedinteger[Any]]) -> Mask:
+    """Which cells one or two colours fill: [H, W] → [H/16, W/16], rounded up."""
+    height, width = colours.shape
+    padded = np.pad(colours, ((0, -height % CELL), (0, -width % CELL)), mode="edge")
+    rows, columns = (n // CELL for n in padded.shape)
+    cells = padded.reshape(rows, CELL, columns, CELL).transpose(0, 2, 1, 3).reshape(rows * columns, CELL**2)
+    cells = np.sort(cells, 1)
+    ends = np.ones(cells.shape, np.bool_)
+    ends[:, :-1] = cells[:, 1:] != cells[:, :-1]
+    places = np.flatnonzero(ends)
+    lengths = np.zeros(cells.size, np.int32)
+    lengths[places] = np.diff(places, prepend=-1)
+    two = np.partition(lengths.reshape(cells.shape), -2, 1)[:, -2:].sum(1)
+    drawn: Mask = (two >= FILLED * CELL**2).reshape(rows, columns)
+    return drawn
+
+
+def take_apart(picture: NDArray[np.uint8], share: float) -> Parts | None:
+    """What is drawn and what is not; None where that is not worth trying.
+
+    Args:
+        picture: uint8 [H, W] or [H, W, 2 to 4]. share: as ``indexed.share_of`` gives it.
+    """
+    height, width = picture.shape[:2]
+    bands = 1 if picture.ndim == 2 else picture.shape[2]
+    alpha = picture[:, :, -1] if bands in (2, 4) else np.full((height, width), 255, np.uint8)
+    own = picture.reshape(height, width, bands)[:, :, : bands - (bands in (2, 4))]
+    numbers = own[:, :, 0].astype(np.int32)
+    for band in range(1, own.shape[2]):
+        numbers = numbers << 8 | own[:, :, band]
+    cells = drawn_cells(np.where(alpha > 0, numbers, -1))
+    if not LEAST_DRAWN <= cells.mean() < 1:
+        return None
+    where = _pixels(cells, height, width)
+    colours = Colours(picture, where=where)
+    if len(colours.values) > WORTH_COLOURS:
+        return None
+    indexed = colours.indexed(share)
+    packed = zlib.compress(cells.astype(np.uint8).tobytes(), 9)
+    palette = write_palette(indexed.palette)
+    parts = (container.write_varint(len(packed)), packed, container.write_varint(len(palette)), palette)
+    payload = b"".join((*parts, pack_numbers(indexed.numbers, len(indexed.palette))))
+    return Parts(payload, VisibleColours(np.dstack([own, np.where(where, np.uint8(0), alpha)])))
+
+
+def _pixels(cells: Mask, height: int, width: int) -> Mask:
+    return cells.repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
+
+
+class Overlaid:
+    """Takes boxes of decoded pixels and passes them on with what is drawn on them.
+
+    Args:
+        payload: of the overlay's chunk. left, top: of the picture, where ``out`` begins.
+        out: of [rows, columns] or with bands: takes boxes.
+
+    Raises:
+        FormatError: the payload is no overlay of such a picture.
+    """
+
+    def __init__(self, payload: bytes, header: Header, left: int, top: int, out: Any) -> None:
+        stream = BytesIO(payload)
+        rows, columns = -(-header.height // CELL), -(-header.width // CELL)
+        mask = container.read_map(_sized(stream), rows * columns, 2)
+        self._cells = np.frombuffer(mask, np.bool_).reshape(rows, columns)
+        self._palette = read_palette(_sized(stream), header.grey)
+        self._stream, self._header, self._left, self._top, self._out = stream.read(), header, left, top, out
+        self._lock = threading.Lock()
+        self._numbers: NDArray[Any] | None = None
+
+    def __setitem__(self, at: tuple[slice, slice], box: NDArray[Any]) -> None:
+        shape = self._header.height, self._header.width
+        with self._lock:
+            if self._numbers is None:
+                self._numbers = unpack_numbers(self._stream, len(self._palette), shape)
+        rows = slice(at[0].start + self._top, at[0].stop + self._top)
+        columns = slice(at[1].start + self._left, at[1].stop + self._left)
+        i, j = np.arange(rows.start, rows.stop) // CELL, np.arange(columns.start, columns.stop) // CELL
+        where = self._cells[i[:, None], j]
+        box = box.copy()
+        colours = self._palette[self._numbers[rows, columns][where]]
+        if box.ndim == 2:
+            box[where] = colours[:, 0]
+        else:
+            box[where, : colours.shape[1]] = colours
+        self._out[at] = box
+
+
+def _sized(stream: BytesIO) -> bytes:
+    size, _ = container.read_varint(stream.read)
+    data = stream.read(size)
+    if len(data) != size:
+        raise FormatError("an overlay ends too early")
+    return data

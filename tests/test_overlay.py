@@ -1,0 +1,152 @@
+"""Overlays: what is drawn in a picture that holds photographs too."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import reference_decoder
+from conftest import TINY, photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_indexed import screen
+
+import pillow_semicodec as sgc
+from pillow_semicodec import container, indexed, overlay
+
+
+def mixed(bands: int = 3) -> np.ndarray:
+    """A photograph among letters, uint8 [150, 230] or with bands; alpha is a ramp that ends in nothing."""
+    picture = screen(150, 230)
+    picture[40:125, 90:200] = photo(85, 110)
+    picture = picture[:, :, 1] if bands < 3 else picture
+    alpha = np.repeat(np.clip(np.arange(229, -1, -1) * 2, 0, 255).astype(np.uint8)[None], 150, 0)
+    return np.dstack([picture, alpha]) if bands in (2, 4) else picture
+
+
+def laid_over(picture: np.ndarray, quality: float, side: int = 0) -> bytes:
+    """The file with an overlay, whether it is the smallest or not."""
+    parts = overlay.take_apart(picture, indexed.share_of(quality))
+    assert parts is not None
+    height, width = picture.shape[:2]
+    rest = parts.rest[slice(0, height), slice(0, width)]
+    if picture.ndim == 3 and picture.shape[2] in (2, 4):
+        rest = np.dstack([rest, picture[:, :, -1]])
+    exact = picture.ndim == 3  # colours under alpha 0 are those of the rest
+    file = sgc.encode(rest, quality, slice_side=side, indexed=False, threads=1, exact=exact)
+    stream = io.BytesIO(file)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    chunks = {container.OVERLAY: parts.payload}
+    return container.write_container(prologue.header, prologue.index.rate, streams, chunks, prologue.index.side)
+
+
+def has_overlay(data: bytes) -> bool:
+    return container.OVERLAY in sgc.read_prologue(data).metadata
+
+
+@settings(max_examples=12)
+@given(st.sampled_from([1, 2, 3, 4]), st.integers(60, 100), st.sampled_from([0, 64]))
+def test_the_second_decoder_agrees(bands: int, quality: int, side: int) -> None:
+    """Drawn cells are exact from quality 95 on."""
+    picture = mixed(bands)
+    data = laid_over(picture, quality, side)
+    decoded = sgc.decode(data, threads=1)
+    pixels, *_ = reference_decoder.decode(data, reference_decoder.Model(TINY))
+    assert np.abs(pixels.astype(int) - decoded).max() <= 1
+    if quality >= 95:
+        rows = slice(0, 32)  # letters
+        seen = picture[rows, :, -1] > 0 if bands in (2, 4) else np.ones((32, 230), bool)
+        assert np.array_equal(decoded[rows][seen], picture[rows][seen])
+    if bands in (2, 4):
+        assert np.array_equal(decoded[:, :, -1], picture[:, :, -1])
+
+
+@given(st.data())
+def test_boxes_and_scales(data: st.DataObject) -> None:
+    """Are parts of the whole, or means of it."""
+    file = laid_over(mixed(), 80, data.draw(st.sampled_from([0, 64])))
+    whole = sgc.decode(file, threads=1)
+    left, top = data.draw(st.integers(0, 229)), data.draw(st.integers(0, 149))
+    right, bottom = data.draw(st.integers(left + 1, 230)), data.draw(st.integers(top + 1, 150))
+    assert np.array_equal(sgc.decode(file, box=(left, top, right, bottom), threads=1), whole[top:bottom, left:right])
+    small = whole[:148, :228].reshape(37, 4, 57, 4, 3).mean((1, 3))
+    assert np.abs(sgc.decode(file, scale=4, threads=1)[:37, :57] - small).max() <= 1
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_the_smallest_file_is_taken(bands: int) -> None:
+    """That with an overlay, unless it is forbidden; photographs are what networks make of them."""
+    picture = np.concatenate([np.tile(mixed(bands)[:32], (8, 1) + (1,) * (bands > 1)), mixed(bands)])
+    plain, data = (sgc.encode(picture, 80, indexed=choice, threads=1) for choice in (False, None))
+    assert len(data) < len(plain)
+    assert not has_overlay(plain)
+    assert has_overlay(data)
+    assert len(data) == len(laid_over(picture, 80)) < len(sgc.encode(picture, 80, indexed=True))
+    box = slice(-102, -38), slice(96, 192)  # the photograph
+    without, within = (np.abs(sgc.decode(d)[box].astype(int) - picture[box]) for d in (plain, data))
+    assert within.mean() < 1.1 * without.mean()
+
+
+def test_cells() -> None:
+    """One or two colours fill them; a photograph, or a gradient, does not."""
+    colours = np.zeros((40, 64), np.int32)
+    colours[:16, :16] = np.arange(256).reshape(16, 16)  # a gradient
+    colours[:16, 16:32] = np.arange(16) < 8  # two colours
+    colours[:16, 32:48] = np.arange(16)  # stripes
+    expected = np.ones((3, 4), bool)
+    expected[0, [0, 2]] = False
+    assert np.array_equal(overlay.drawn_cells(colours), expected)
+    assert overlay.take_apart(photo(100, 100), 0) is None
+    assert overlay.take_apart(screen(96, 96, ramp=False), 0) is None  # all of it is drawn
+
+
+def test_pillow_makes_thumbnails_of_them() -> None:
+    file = io.BytesIO(laid_over(mixed(), 90))
+    with Image.open(file) as image:
+        assert image.draft(None, (20, 20)) is None
+        image.thumbnail((60, 60))
+        assert image.size == (60, 39)
+    with Image.open(file) as image:
+        assert np.array_equal(np.asarray(image.crop((0, 0, 40, 20))), sgc.decode(file.getvalue())[:20, :40])
+
+
+def rewritten(data: bytes, payload: bytes, **changes: object) -> bytes:
+    stream = io.BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    streams = container.read_slices(stream.read, prologue.index)
+    header = container.Header(**{**prologue.header.__dict__, **changes})  # type: ignore[arg-type]
+    return container.write_container(header, prologue.index.rate, streams, {container.OVERLAY: payload})
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_damage_is_an_error_of_ours(data: st.DataObject) -> None:
+    file = laid_over(mixed(), 80)
+    payload = bytearray(sgc.read_prologue(file).metadata[container.OVERLAY])
+    place = data.draw(st.integers(0, len(payload) - 1))
+    if data.draw(st.booleans()):
+        payload[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del payload[place:]
+    try:
+        assert sgc.decode(rewritten(file, bytes(payload)), threads=1).shape == (150, 230, 3)
+    except sgc.SemicodecError as error:
+        assert len(str(error)) > 15
+
+
+def test_where_overlays_must_not_be() -> None:
+    file = laid_over(mixed(), 80)
+    payload = sgc.read_prologue(file).metadata[container.OVERLAY]
+    with pytest.raises(sgc.FormatError, match="an overlay in"):
+        sgc.decode(rewritten(file, payload, width=8192, height=8192), limits=sgc.Limits(max_slice_pixels=2**27))
+    stream = io.BytesIO(sgc.encode(screen(), indexed=True))
+    prologue = container.read_prologue(stream.read)
+    metadata = {**prologue.metadata, container.OVERLAY: payload}
+    with pytest.raises(sgc.FormatError, match="an overlay in"):
+        sgc.decode(
+            container.write_container(prologue.header, 0, container.read_slices(stream.read, prologue.index), metadata)
+        )

@@ -156,13 +156,15 @@ class SemicodecPlugin(PluginV3):
         return ImageProperties(shape=shape, dtype=dtype, is_batch=False, spacing=spacing)
 
     def metadata(self, index: Any = None, exclude_applied: bool = True) -> dict[str, Any]:
-        """``mode``, ``shape``, ``model_id`` (hexadecimal) and, where the file has them, ``icc_profile``, ``exif``, ``xmp``,
+        """``mode``, ``shape`` and, where the file has them, ``model_id`` (hexadecimal), ``icc_profile``, ``exif``, ``xmp``,
         ``comment``, ``dpi`` and ``semantics`` (a ``pillow_semicodec.Semantics``); of an animation ``loop``, and of one of
         its frames ``duration`` and ``timestamp`` in milliseconds.
         """
         prologue = self._prologue()
         header = prologue.header
-        result = {"mode": header.mode, "shape": (header.width, header.height), "model_id": header.model_id.hex()}
+        result: dict[str, Any] = {"mode": header.mode, "shape": (header.width, header.height)}
+        if header.latents:
+            result["model_id"] = header.model_id.hex()
         for key, kind in (("icc_profile", b"c"), ("exif", b"e"), ("xmp", b"x"), ("comment", b"t")):
             if kind in prologue.metadata:
                 result[key] = prologue.metadata[kind]

@@ -73,8 +73,8 @@ def _accept(prefix: bytes) -> bool:
 class SgcImageFile(ImageFile.ImageFile):
     """A picture in an SGC file.
 
-    ``info`` holds ``icc_profile``, ``exif``, ``xmp``, ``comment`` (bytes), ``dpi``, ``model_id`` (hexadecimal) and, if the
-    file was saved with it, ``semantics`` (a ``pillow_semicodec.Semantics``).
+    ``info`` holds ``icc_profile``, ``exif``, ``xmp``, ``comment`` (bytes), ``dpi``, ``model_id`` (hexadecimal, unless
+    the file needs no model) and, if the file was saved with it, ``semantics`` (a ``pillow_semicodec.Semantics``).
     """
 
     format = FORMAT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from io import BytesIO
 from typing import IO, Any, NamedTuple
 
@@ -124,9 +125,17 @@ def encode(
         return _encode_bilevel(picture, metadata, layout, target, threads, way)
     mode, colours = _colours(picture, exact, metadata)
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
+    draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
+    error = SquaredError(colours if mode.endswith(";16") else picture, mode[0] in "LI")
+    if indexed:
+        if semantics:
+            described = analyse(colours, bundle := find_model(model), layout, threads)
+            latents = Encoder(described, _plan(bundle, quality), bundle, layout, threads).semantic_latents()
+            _look(latents, bundle, None, None, semantics, metadata, threads)
+        return _encode_indexed(draw(metadata, must=True), quality, target, error, way)
     bundle = find_model(model)
     header = Header(width, height, mode, bundle.model_id)
-    if not indexed and (preview or (preview is None and target is None and height * width >= PREVIEW_FROM)):
+    if preview or (preview is None and target is None and height * width >= PREVIEW_FROM):
         metadata[container.PREVIEW] = encode(
             pixels.reduced(picture, _preview_scale(height, width), header.alpha),
             min(quality, PREVIEW_QUALITY),
@@ -134,35 +143,48 @@ def encode(
             threads=layout.workers(threads)[1] if layout.slices > 1 else threads,  # on the networks that are there anyway
             exact=exact,
             preview=False,
+            indexed=False,
             limits=limits,
         )
-    plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
+    plan = _plan(bundle, quality)
     y = analyse(colours, bundle, layout, threads)
     if semantics or isinstance(roi, str):
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
-    error = SquaredError(colours if header.deep else picture, header.grey)
-    drawing = drawn = None
-    if indexed is not False:
-        drawing = Drawing(picture, mode, metadata, threads, levels_of(alpha_quality), exact, slice_side, bool(indexed))
-        drawn = drawing.file_for(quality, target, error) if indexed or target is not None else None
-    if drawn is not None and (indexed or (target is not None and target.size is not None)):
-        data = drawn
-    elif indexed:
-        raise ValueError("the target is out of reach of an indexed picture")
-    else:
-        planes: Streams = ()
-        if header.alpha:
-            planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-        job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
-        data = job.data(plan, cells, effort, target, error, otherwise=drawn)
-        if drawing is not None and target is None:
-            data = drawing.file(share_of(quality), len(data)) or data
-            data = job.overlaid(drawing, quality, plan, effort, len(data)) or data
-        data = min(drawn or data, data, key=len)
+    drawn = None
+    if indexed is None and target is not None:
+        drawn = draw(metadata).file_for(quality, target, error)
+        if drawn is not None and target.size is not None:
+            return _finished(drawn, way)
+    planes: Streams = ()
+    if header.alpha:
+        planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
+    job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
+    data = job.data(plan, cells, effort, target, error, otherwise=drawn)
+    if indexed is None and target is None:
+        drawing = draw(metadata)
+        data = drawing.file(share_of(quality), below=len(data)) or data
+        data = job.overlaid(drawing, quality, plan, effort, below=len(data)) or data
+    return _finished(min(drawn or data, data, key=len), way)
+
+
+def _plan(bundle: ModelBundle, quality: float) -> RatePlan:
+    return RatePlan(bundle.rate_bank.rate_of_quality(quality))
+
+
+def _finished(data: bytes, way: Progress | None) -> bytes:
     if way:
         way.finish()
     return data
+
+
+def _encode_indexed(
+    drawing: Drawing, quality: float, target: Target | None, error: SquaredError, way: Progress | None
+) -> bytes:
+    data = drawing.file_for(quality, target, error, way)
+    if data is None:
+        raise ValueError("the target is out of reach of an indexed picture")
+    return _finished(data, way)
 
 
 def _may_index(picture: Any, mode: str, roi: Roi, wanted: bool | None) -> bool | None:

@@ -450,7 +450,7 @@ class Prologue:
     def preview(self) -> tuple[int, bytes] | None:
         """(how many times smaller it is, an SGC file) of a small version of the picture that is stored in its file."""
         data = self.metadata.get(PREVIEW)
-        if data is None:
+        if data is None or not self.header.latents:
             return None
         try:
             small = read_header(BytesIO(data).read)
@@ -502,8 +502,10 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
             check_slices(header.width, header.height, index.side, limits)
             if header.deep is not (NUMBERS in metadata):
                 raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
-            if header.indexed is not (PALETTE in metadata) or (header.indexed and REGIONS in metadata):
-                raise FormatError("a palette where none is due, or none, or regions, where one is")
+            if header.indexed is not (PALETTE in metadata):
+                raise FormatError(f"a palette {'is missing' if header.indexed else 'where none is due'}")
+            if REGIONS in metadata and not header.latents:
+                raise FormatError("regions in a picture without latents")
             if OVERLAY in metadata and (not header.latents or header.deep or header.width * header.height > MOST_OVERLAID):
                 raise FormatError(f"an overlay in {header.width}x{header.height} pixels of mode {header.mode}")
             if header.deep:

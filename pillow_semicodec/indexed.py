@@ -18,18 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import container
-from .alpha import decode_alpha, encode_alpha
+from .alpha import BY_CONTEXT, BY_REPETITION, decode_alpha, encode_alpha
 from .container import CutStream, Header
 from .entropy.coder import StreamEncoder
 from .entropy.lossless import encode_plane
-from .entropy.repetition import pack, unpack
+from .entropy.repetition import is_available, pack, unpack
 from .errors import FormatError
 from .layout import Layout, Streams
+from .limits import Limits
 from .pixels import LATENT_STRIDE
 from .planes import Box, run_squares
+from .progress import Progress, stage
 from .rate_control import SquaredError, Target
 
-SLICE_SIDE = 4096  # pixels; repetition pays across large areas, and there is no network to be fed
+SLICE_SIDE, LEAST_SIDE = 4096, 64  # pixels; repetition pays across large areas, and there is no network to be fed
 NEEDLESS = (container.PREVIEW, container.REGIONS)
 MOST_COLOURS = 2**16  # of a file
 WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
@@ -40,7 +42,7 @@ EXACT_FROM = 95  # quality
 SHARE_PER_QUALITY, LARGEST_SHARE = 0.0075, 0.3
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # that are tried for a target; where less must do, latents do better
 SMOOTHEST = 4.0  # times the least contrast along a run: where that is less, the run keeps its colour
-HOPE = 0.6  # of the bytes that the fastest search for repetitions finds; the slowest one never takes less
+BATCH = 256  # colours that are compared with all others at once
 LUMA = (0.299, 0.587, 0.114)
 OPPONENT = ((0.299, 0.587, 0.114), (-0.0845, -0.1655, 0.25), (0.25, -0.2095, -0.0405))  # chroma counts half
 
@@ -60,7 +62,7 @@ class Indexed(NamedTuple):
 
 def share_of(quality: float) -> float:
     """Of the contrast around a colour, how far away the colour may be that takes its place."""
-    return min(max(EXACT_FROM - quality, 0) * SHARE_PER_QUALITY, LARGEST_SHARE)
+    return min(max(EXACT_FROM - float(quality), 0.0) * SHARE_PER_QUALITY, LARGEST_SHARE)
 
 
 # ---- which pictures ----------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def is_worth_trying(picture: Any) -> bool:
         picture: uint8 [H, W] or [H, W, 1 to 4], an array or anything that gives boxes.
     """
     height, width = picture.shape[:2]
-    if height * width > container.MOST_OVERLAID:
+    if height * width > container.MOST_OVERLAID or not is_available():
         return False
     rows = range(0, height, max(1, height // PROBE_ROWS))
     probe = np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows])
@@ -114,33 +116,52 @@ class Colours:
         picture: uint8 [H, W] or [H, W, 2 to 4].
         exact: colours under alpha 0 count, too.
         where: bool [H, W]: no others count.
+
+    Attributes:
+        found: how many there are.
     """
 
     def __init__(self, picture: NDArray[np.uint8], exact: bool = False, where: NDArray[np.bool_] | None = None) -> None:
-        self.grey = picture.ndim == 2 or picture.shape[2] == 2
-        flat, seen = _visible(picture, exact)
+        self.picture, self.grey = picture, picture.ndim == 2 or picture.shape[2] == 2
+        flat, self.seen = _visible(picture, exact)
         if where is not None:
-            flat, seen = np.where(where, flat, -1), where if seen is None else seen & where
+            flat, self.seen = np.where(where, flat, -1), where if self.seen is None else self.seen & where
         self.shape = flat.shape
         line = flat.ravel()
-        starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1])
-        self.lengths = np.diff(np.append(starts, line.size))
-        self.values, self.which = np.unique(line[starts], return_inverse=True)
-        self.counts = np.bincount(self.which, self.lengths)
-        around = _contrast(picture, self.grey, seen).ravel()
-        self.least = np.minimum.reduceat(around, starts)  # of every run
-        self.contrast = np.bincount(self.which, np.add.reduceat(around, starts, dtype=np.float64)) / self.counts
+        self.starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1])  # of runs of one colour
+        self.values, self.which = np.unique(line[self.starts], return_inverse=True)
+        self.found = int((self.values >= 0).sum())
+
+    @functools.cached_property
+    def lengths(self) -> NDArray[np.intp]:
+        """Of the runs, pixels."""
+        return np.diff(np.append(self.starts, self.shape[0] * self.shape[1]))
+
+    @functools.cached_property
+    def contrasts(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(the least along every run, the mean around every colour)."""
+        around = _contrast(self.picture, self.grey, self.seen).ravel()
+        sums = np.add.reduceat(around, self.starts, dtype=np.float64)
+        mean = np.bincount(self.which, sums) / np.bincount(self.which, self.lengths)
+        return np.minimum.reduceat(around, self.starts), mean
 
     def indexed(self, share: float) -> Indexed:
         """Args: share: as ``share_of`` gives it."""
-        values, counts = self.values, self.counts.copy()
+        values, which = self.values, self.which
+        counts = np.bincount(which, self.lengths)
         unseen = int(values[0] < 0)
         counts[:unseen] = 0
         palette = _bytes_of(values, self.grey)
-        takes, distances = _merged(palette, counts, share * self.contrast)
-        takes[:unseen], distances[:unseen] = takes[counts.argmax()], 0  # what nobody sees is of the most frequent colour
-        moves = distances[self.which] <= SMOOTHEST * share * self.least
-        which = np.where(moves, takes[self.which], self.which)
+        takes, distances = np.arange(len(values)), np.zeros(len(values), np.float32)
+        moves: Any = True
+        if share:
+            least, mean = self.contrasts
+            takes, distances = _merged(palette, counts, share * mean)
+            moves = distances[which] <= SMOOTHEST * share * least
+        if unseen:  # what nobody sees is of the most frequent colour
+            takes[0] = takes[counts.argmax()]
+            moves = moves | (which == 0)
+        which = np.where(moves, takes[which], which)
         counts = np.bincount(which, self.lengths, len(values))
         kept = np.flatnonzero(counts)
         order = kept[_order(counts[kept])]
@@ -182,18 +203,34 @@ def _merged(
     if palette.shape[1] == 3:
         wide = wide @ np.array(OPPONENT, np.float32).T
     takes, distances = np.arange(len(palette)), np.zeros(len(palette), np.float32)
-    if not reach.any():
-        return takes, distances
-    kept, names, count = np.empty_like(wide), np.empty(len(palette), np.intp), 0
-    for k in np.argsort(-counts, kind="stable"):
-        if count and reach[k] > 0:
-            squares = np.square(kept[:count] - wide[k]).sum(1)
-            nearest = int(squares.argmin())
-            if squares[nearest] <= reach[k] ** 2:
-                takes[k], distances[k] = names[nearest], squares[nearest] ** 0.5
-                continue
-        kept[count], names[count], count = wide[k], k, count + 1
+    kept: NDArray[np.intp] = np.zeros(0, np.intp)
+    order = np.argsort(-counts, kind="stable")
+    for start in range(0, len(order), BATCH):
+        own = order[start : start + BATCH]
+        near, squares = _nearest(wide[own], wide[kept])
+        near = kept[near] if len(kept) else near
+        fresh: list[int] = []
+        for k, colour in enumerate(own):
+            best, name = squares[k], near[k]
+            if fresh:
+                among = np.square(wide[fresh] - wide[colour]).sum(1)
+                if among.min() < best:
+                    best, name = among.min(), fresh[int(among.argmin())]
+            if best <= reach[colour] ** 2:
+                takes[colour], distances[colour] = name, best**0.5
+            else:
+                fresh.append(int(colour))
+        kept = np.concatenate([kept, np.array(fresh, np.intp)])
     return takes, distances
+
+
+def _nearest(some: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """For every row of ``some``: (the nearest row of ``others``, its squared distance, without end where there are none)."""
+    if not len(others):
+        return np.zeros(len(some), np.intp), np.full(len(some), np.inf)
+    products = (others**2).sum(1) - 2 * some @ others.T
+    nearest = products.argmin(1)
+    return nearest, np.square(others[nearest] - some).sum(1)
 
 
 # ---- bytes -------------------------------------------------------------------------------------------------------
@@ -239,16 +276,17 @@ def _width_of(colours: int) -> int:
     return 1 if colours <= FREQUENT else 2
 
 
-def pack_numbers(numbers: NDArray[np.uint16], colours: int, preset: int = 9) -> bytes:
+def pack_numbers(numbers: NDArray[np.uint16], colours: int) -> bytes:
     """The stream of a slice, [rows, columns], of a palette of so many colours."""
     if colours == 1:
         return b""
-    if colours == 2:
-        encoder = StreamEncoder()
-        encode_plane(encoder, numbers.astype(np.uint8) * np.uint8(255), bilevel=True)
-        return encoder.finish()
     width = _width_of(colours)
-    return pack(numbers.astype("<u2" if width == 2 else np.uint8).tobytes(), width, preset)
+    stream = pack(numbers.astype("<u2" if width == 2 else np.uint8).tobytes(), width)
+    if colours > 2:
+        return stream
+    encoder = StreamEncoder()
+    encode_plane(encoder, numbers.astype(np.uint8) * np.uint8(255), bilevel=True)
+    return min(bytes([BY_CONTEXT]) + encoder.finish(), bytes([BY_REPETITION]) + stream, key=len)
 
 
 def unpack_numbers(stream: bytes, colours: int, shape: tuple[int, int]) -> NDArray[Any]:
@@ -257,36 +295,38 @@ def unpack_numbers(stream: bytes, colours: int, shape: tuple[int, int]) -> NDArr
     Raises:
         FormatError.
     """
-    if colours == 1 or (colours == 2 and isinstance(stream, CutStream)):
+    if colours == 1:
+        if stream:
+            raise FormatError(f"{len(stream)} bytes of numbers where there is one colour")
         return np.zeros(shape, np.uint8)
+    cut = isinstance(stream, CutStream)
     if colours == 2:
-        return decode_alpha(stream, shape, bilevel=True) >> 7
+        if cut or stream[:1] == bytes([BY_CONTEXT]):
+            return np.zeros(shape, np.uint8) if cut else decode_alpha(stream[1:], shape, bilevel=True) >> 7
+        if stream[:1] != bytes([BY_REPETITION]):
+            raise FormatError("numbers of an unknown kind")
+        stream = stream[1:]
     width = _width_of(colours)
     data = unpack(stream, shape[0] * shape[1] * width, width)
     numbers = np.frombuffer(data, "<u2" if width == 2 else np.uint8).reshape(shape)
     if numbers.max() >= colours:
-        raise FormatError(f"a colour beyond the {colours} of the palette")
+        if not cut:
+            raise FormatError(f"a colour beyond the {colours} of the palette")
+        numbers = np.where(numbers < colours, numbers, 0)
     return numbers
 
 
-def encode_numbers(indexed: Indexed, layout: Layout, threads: int, below: float = np.inf) -> Streams | None:
-    """The streams of a picture's numbers, one for every slice; None where they will not take fewer bytes than ``below``."""
-    colours = len(indexed.palette)
+def encode_numbers(indexed: Indexed, layout: Layout, threads: int, step: Callable[[], None] = lambda: None) -> Streams:
+    """The streams of a picture's numbers, one for every slice, after which ``step`` is called."""
     streams = [b""] * layout.slices
 
-    def pack_all(preset: int) -> None:
-        def work(i: int, j: int) -> None:
-            at = layout.pixels_of(layout.latents.box(i, j))
-            part = indexed.numbers[at.top : at.bottom, at.left : at.right]
-            streams[layout.latents.number(i, j)] = pack_numbers(part, colours, preset)
+    def work(i: int, j: int) -> None:
+        at = layout.pixels_of(layout.latents.box(i, j))
+        part = indexed.numbers[at.top : at.bottom, at.left : at.right]
+        streams[layout.latents.number(i, j)] = pack_numbers(part, len(indexed.palette))
+        step()
 
-        run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
-
-    if colours > 2 and below < np.inf:
-        pack_all(0)
-        if HOPE * sum(map(len, streams)) >= below:
-            return None
-    pack_all(9)
+    run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
     return tuple(streams)
 
 
@@ -332,9 +372,9 @@ class Drawing:
 
     Args:
         picture: uint8 [H, W] or [H, W, 2 to 4], an array or anything that gives boxes. mode: of the file.
-        metadata: payloads of chunks that the file shall hold.
         alpha_levels: as ``alpha.levels_of`` gives them. exact: colours under alpha 0 are kept, too.
-        side: of the slices; None chooses. must: there is no other way to code it.
+        side: of the slices; None chooses, within ``limits``.
+        metadata: payloads of chunks that the file shall hold. must: there is no other way to code it.
 
     Raises:
         ValueError: it must be, and has more than ``MOST_COLOURS``.
@@ -344,22 +384,26 @@ class Drawing:
         self,
         picture: Any,
         mode: str,
-        metadata: dict[bytes, bytes],
         threads: int,
         alpha_levels: int,
         exact: bool,
         side: int | None,
-        must: bool,
+        limits: Limits,
+        metadata: dict[bytes, bytes],
+        must: bool = False,
     ) -> None:
         height, width = picture.shape[:2]
         if side is None:
-            side = 0 if max(height, width) <= SLICE_SIDE else SLICE_SIDE
+            side = SLICE_SIDE
+            while side**2 > limits.max_slice_pixels and side > LEAST_SIDE:
+                side //= 2
+            side = side if max(height, width) > side else 0
         self.picture, self.threads, self.alpha_levels = picture, threads, alpha_levels
         self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
         self.header = Header(width, height, mode, bytes(8), indexed=True)
         self.layout = Layout(height, width, side, self.header.alpha)
         self.colours = Colours(np.asarray(picture[0:height, 0:width]), exact)
-        found = len(self.colours.values)
+        found = self.colours.found
         if must and found > MOST_COLOURS:
             raise ValueError(f"{found} colours are too many for an indexed picture: {MOST_COLOURS} at most")
         self.hopeless = not must and found > WORTH_COLOURS
@@ -374,13 +418,13 @@ class Drawing:
             self._last = share, self.colours.indexed(share)
         return self._last[1]
 
-    def file(self, share: float, below: float = np.inf) -> bytes | None:
-        """The bytes of the file, unless they will not be fewer than ``below``."""
+    def file(self, share: float, below: float = np.inf, way: Progress | None = None) -> bytes | None:
+        """The bytes of the file, unless they are not fewer than ``below``."""
         if self.hopeless:
             return None
         indexed = self.indexed(share)
-        streams = encode_numbers(indexed, self.layout, self.threads, below)
-        if streams is None:
+        streams = encode_numbers(indexed, self.layout, self.threads, stage(way, self.layout.slices, 1 / 2))
+        if sum(map(len, streams)) >= below:
             return None
         metadata = {**self.metadata, container.PALETTE: write_palette(indexed.palette)}
         streams = (*streams, *self.alpha)
@@ -396,15 +440,18 @@ class Drawing:
         found[rows, columns] = np.broadcast_to(decoded, (*decoded.shape[:2], 3))
         return found.psnr
 
-    def file_for(self, quality: float, target: Target | None, error: SquaredError) -> bytes | None:
+    def file_for(
+        self, quality: float, target: Target | None, error: SquaredError, way: Progress | None = None
+    ) -> bytes | None:
         """The best file that is not too large, or the smallest one that is good enough; None if there is none."""
         if self.hopeless:
             return None
         if target is None:
-            return self.file(share_of(quality))
+            return self.file(share_of(quality), way=way)
         if target.size is not None:
-            files = (self.file(share, target.size + 1) for share in SHARES)
+            files = (self.file(share, target.size + 1, way) for share in SHARES)
             return next((data for data in files if data), None)
         assert target.psnr is not None
-        good = [share for share in SHARES if self.psnr(share, error) >= target.psnr]
-        return self.file(max(good)) if good else None
+        good = (share for share in reversed(SHARES) if self.psnr(share, error) >= target.psnr)
+        share = next(good, None)
+        return None if share is None else self.file(share, way=way)

@@ -73,7 +73,7 @@ def take_apart(picture: NDArray[np.uint8], share: float) -> Parts | None:
         return None
     where = _pixels(cells, height, width)
     colours = Colours(picture, where=where)
-    if len(colours.values) > WORTH_COLOURS:
+    if colours.found > WORTH_COLOURS:
         return None
     indexed = colours.indexed(share)
     packed = zlib.compress(cells.astype(np.uint8).tobytes(), 9)

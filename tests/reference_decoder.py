@@ -396,7 +396,9 @@ def decode_numbers(stream: bytes, count: int, shape: tuple[int, int]) -> np.ndar
     if count == 1:
         return np.zeros(shape, int)
     if count == 2:
-        return (decode_plane(RangeDecoder(stream), shape, bilevel=True) > 127).astype(int)
+        if stream[0] == 0:
+            return (decode_plane(RangeDecoder(stream[1:]), shape, bilevel=True) > 127).astype(int)
+        stream = stream[1:]
     return np.frombuffer(unpack(stream, 2 if count > 256 else 1), "<u2" if count > 256 else "u1").reshape(shape)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, ...]
@@ -198,6 +198,7 @@ class _Artist:
         for _ in range(self.whole(1, 4)):
             x0, y0 = self.whole(0, self.size), self.whole(0, self.size)
             ImageDraw.Draw(mask).ellipse((x0 - 150, y0 - 120, x0 + self.whole(10, 250), y0 + self.whole(10, 250)), fill=255)
+        mask = mask.filter(ImageFilter.GaussianBlur(float(self.random.uniform(0, 5))))
         small = photograph.resize((max(self.size // 64, 2),) * 2, Image.Resampling.BOX)
         ground = small.resize(photograph.size, Image.Resampling.BILINEAR) if self.chance(0.5) else self.blank()[0]
         return Image.composite(photograph, ground, mask)

@@ -1,4 +1,5 @@
-"""Read what a picture shows from its file: entropy decoding of step 1 and small heads, no synthesis.
+"""Read what a picture shows from its file: entropy decoding of step 1 and small heads, no synthesis. Pictures with palettes,
+which have no latents of what is drawn, are decoded and looked at by the default model's heads.
 
 A file that was saved with its semantics needs no model: then nothing but the standard library is imported.
 """
@@ -32,7 +33,8 @@ def analyze(
     threads: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Semantics:
-    """Labels with probabilities, a map of segments and an embedding, from a file or its bytes, without decoding pixels.
+    """Labels with probabilities, a map of segments and an embedding, from a file or its bytes, without decoding pixels
+    (but of indexed pictures and overlays).
 
     Heads read a picture at its own scale; they know things of the size that they were trained on.
 

@@ -22,7 +22,7 @@ from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, sha
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
-from .overlay import Overlaid, take_apart
+from .overlay import GROUND_COST, Overlaid, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
 from .rate_control import SquaredError, Target, rate_for, target_of
@@ -98,7 +98,8 @@ def encode(
             default from 8 megapixels on, where it takes less than 2 % of the bytes, unless there is a target.
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, as it does for screens, text and drawings, and neither
-            regions nor a preview are asked for. Such a file needs no model, holds no preview and knows no effort.
+            regions nor a preview are asked for. Such a file needs no model, holds no preview and knows no effort. Beside
+            photographs, letters and flat grounds are kept like that cell by cell, unless ``indexed`` is False.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -165,7 +166,22 @@ def encode(
         drawing = draw(metadata)
         data = drawing.file(share_of(quality), below=len(data)) or data
         data = job.overlaid(drawing, quality, plan, effort, below=len(data)) or data
+        data = _with_grounds(data, picture)
     return _finished(min(drawn or data, data, key=len), way)
+
+
+def _with_grounds(data: bytes, picture: Any) -> bytes:
+    """The file with its flat grounds kept exactly, if it is one of latents alone and that costs next to nothing."""
+    stream = BytesIO(data)
+    prologue = container.read_prologue(stream.read)
+    if not prologue.header.latents or not WHOLE_ONLY.isdisjoint(prologue.metadata):
+        return data
+    parts = take_apart(np.asarray(picture[0 : prologue.header.height, 0 : prologue.header.width]), 0, flat=True)
+    if parts is None or len(parts.payload) > GROUND_COST * len(data):
+        return data
+    metadata = {**prologue.metadata, container.OVERLAY: parts.payload}
+    streams = container.read_slices(stream.read, prologue.index)
+    return container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
 
 
 def _plan(bundle: ModelBundle, quality: float) -> RatePlan:

@@ -1,7 +1,7 @@
 """Overlays: what is drawn in a picture that holds photographs too, kept as palette and numbers on top of what networks make.
 
 Screens show photographs among letters and flat grounds. Cells of 16x16 pixels that one or two colours fill for the most part
-are coded like indexed pictures; the networks see, in their place, the colours around them, which cost next to nothing.
+are coded like indexed pictures; the networks see their grounds alone, which cost next to nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from .indexed import WORTH_COLOURS, Colours, pack_numbers, read_palette, unpack_
 from .pixels import LATENT_STRIDE as CELL
 
 FILLED = 0.5  # share of a cell's pixels that its two most frequent colours have, if it is drawn
+RETURNS = 4  # pixels of a picture that have a colour, if it is one of a screen; edges of photographs have others everywhere
+LONELY = 0.05  # share of a cell's pixels that may have other colours
+GROUND_COST = 0.02  # share of a file that exact flat grounds may cost: white that is nearly white shows on a white page
 LEAST_DRAWN = 0.05  # share of the cells, if an overlay is worth trying
 
 Mask = NDArray[np.bool_]
@@ -38,8 +41,10 @@ class Parts(NamedTuple):
     rest: VisibleColours
 
 
-def drawn_cells(colours: NDArray[np.signedinteger[Any]]) -> Mask:
-    """Which cells one or two colours fill: [H, W] → [H/16, W/16], rounded up."""
+def drawn_cells(colours: NDArray[np.signedinteger[Any]], flat: bool = False) -> tuple[Mask, NDArray[np.signedinteger[Any]]]:
+    """(which cells one or two colours fill, beside others that return elsewhere, or, if ``flat``, one alone; the most
+    frequent colour of each): [H, W] → [H/16, W/16], rounded up.
+    """
     height, width = colours.shape
     padded = np.pad(colours, ((0, -height % CELL), (0, -width % CELL)), mode="edge")
     rows, columns = (n // CELL for n in padded.shape)
@@ -47,19 +52,29 @@ def drawn_cells(colours: NDArray[np.signedinteger[Any]]) -> Mask:
     cells = np.sort(cells, 1)
     ends = np.ones(cells.shape, np.bool_)
     ends[:, :-1] = cells[:, 1:] != cells[:, :-1]
-    places = np.flatnonzero(ends)
-    lengths = np.zeros(cells.size, np.int32)
-    lengths[places] = np.diff(places, prepend=-1)
-    two = np.partition(lengths.reshape(cells.shape), -2, 1)[:, -2:].sum(1)
-    drawn: Mask = (two >= FILLED * CELL**2).reshape(rows, columns)
-    return drawn
+    places = np.flatnonzero(ends)  # of the last one of every colour of a cell
+    lengths = np.diff(places, prepend=-1)
+    counts = np.zeros(cells.size, np.int32)
+    counts[places] = lengths
+    counts = counts.reshape(cells.shape)
+    grounds = np.take_along_axis(cells, counts.argmax(1)[:, None], 1)
+    if flat:
+        drawn = counts.max(1) == CELL**2
+    else:
+        _, which = np.unique(cells.ravel()[places], return_inverse=True)
+        rare = np.bincount(which, lengths)[which] < RETURNS
+        lonely = np.bincount(places[rare] // CELL**2, lengths[rare], len(cells))
+        drawn = np.partition(counts, -2, 1)[:, -2:].sum(1) >= FILLED * CELL**2
+        drawn &= lonely <= LONELY * CELL**2
+    return drawn.reshape(rows, columns), grounds.reshape(rows, columns)
 
 
-def take_apart(picture: NDArray[np.uint8], share: float) -> Parts | None:
+def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> Parts | None:
     """What is drawn and what is not; None where that is not worth trying.
 
     Args:
         picture: uint8 [H, W] or [H, W, 2 to 4]. share: as ``indexed.share_of`` gives it.
+        flat: take cells of one single colour alone: then ``rest`` is the picture itself.
     """
     height, width = picture.shape[:2]
     bands = 1 if picture.ndim == 2 else picture.shape[2]
@@ -68,7 +83,7 @@ def take_apart(picture: NDArray[np.uint8], share: float) -> Parts | None:
     numbers = own[:, :, 0].astype(np.int32)
     for band in range(1, own.shape[2]):
         numbers = numbers << 8 | own[:, :, band]
-    cells = drawn_cells(np.where(alpha > 0, numbers, -1))
+    cells, grounds = drawn_cells(np.where(alpha > 0, numbers, -1), flat)
     if not LEAST_DRAWN <= cells.mean() < 1:
         return None
     where = _pixels(cells, height, width)
@@ -80,10 +95,12 @@ def take_apart(picture: NDArray[np.uint8], share: float) -> Parts | None:
     palette = write_palette(indexed.palette)
     parts = (container.write_varint(len(packed)), packed, container.write_varint(len(palette)), palette)
     payload = b"".join((*parts, pack_numbers(indexed.numbers, len(indexed.palette))))
-    return Parts(payload, VisibleColours(np.dstack([own, np.where(where, np.uint8(0), alpha)])))
+    plain = (_pixels(grounds, height, width)[:, :, None] >> np.array([0] if own.shape[2] == 1 else [16, 8, 0])) & 255
+    rest = np.where((where & (alpha > 0))[:, :, None], plain.astype(np.uint8), own)
+    return Parts(payload, VisibleColours(np.dstack([rest, alpha])))
 
 
-def _pixels(cells: Mask, height: int, width: int) -> Mask:
+def _pixels(cells: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return cells.repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
 
 

@@ -23,12 +23,15 @@ def test_header_table() -> None:
     assert rows[1][2] == f"format version, {container.FORMAT_VERSION}"
     for code, mode in container.MODES.items():
         assert re.search(rf"{code} ([^,]*\()?{mode}\b", rows[2][2])
+    assert "8 to 11 indexed (section 11): L, RGB, LA, RGBA" in rows[2][2]
+    assert container.INDEXED_MODES == {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}
 
 
 def test_chunk_table() -> None:
     """Every chunk type of the code stands in the table, and no other."""
     stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
     metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS, container.XMP, container.COMMENT)
+    metadata += (container.PALETTE, container.OVERLAY)
     metadata += (container.RESOLUTION, container.SHOWN_AS, container.PREVIEW, container.ANIMATION, container.UNSEEN_KEPT)
     assert all(f"`{view}`" in TEXT for view in container.VIEWS)
     assert stated == {

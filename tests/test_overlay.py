@@ -99,9 +99,26 @@ def test_cells() -> None:
     colours[:16, 32:48] = np.arange(16)  # stripes
     expected = np.ones((3, 4), bool)
     expected[0, [0, 2]] = False
-    assert np.array_equal(overlay.drawn_cells(colours), expected)
+    assert np.array_equal(overlay.drawn_cells(colours)[0], expected)
+    expected[0, 1] = False
+    cells, grounds = overlay.drawn_cells(colours, flat=True)
+    assert np.array_equal(cells, expected)
+    assert (grounds[cells] == 0).all()
     assert overlay.take_apart(photo(100, 100), 0) is None
-    assert overlay.take_apart(screen(96, 96, ramp=False), 0) is None  # all of it is drawn
+    assert overlay.take_apart(np.full((96, 96), 9, np.uint8), 0) is None  # all of it is drawn
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("ground", [255, 0, 90])
+def test_flat_grounds_are_exact(ground: int) -> None:
+    """Around a photograph, for next to no bytes."""
+    picture = np.full((320, 400, 3), ground, np.uint8)
+    picture[60:260, 80:320] = photo(200, 240)
+    plain, data = (sgc.encode(picture, 60, indexed=choice) for choice in (False, None))
+    decoded = sgc.decode(data)
+    assert len(data) <= 1.02 * len(plain) + 10
+    for rows, columns in ((slice(0, 48), slice(None)), (slice(272, 320), slice(None)), (slice(None), slice(0, 80))):
+        assert (decoded[rows, columns] == ground).all()
 
 
 def test_pillow_makes_thumbnails_of_them() -> None:

@@ -39,8 +39,8 @@ def good() -> None:
     }
     i, j = np.mgrid[:150, :203]
     disc = np.clip(128 - 40 * (np.hypot(i - 80, j - 90) - 60), 0, 255).astype(np.uint8)[:, :, None]
-    cases["alpha"] = np.concatenate([photo(150, 203, 6), disc], 2), 60, {}
-    cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64}
+    cases["alpha"] = np.concatenate([photo(150, 203, 6), disc], 2), 60, {"indexed": False}
+    cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64, "indexed": False}
     noise = np.random.default_rng(1).integers(0, 256, (41, 30, 1), dtype=np.uint8)
     cases["grey-alpha"] = np.concatenate([photo(41, 30, 8)[:, :, :1], noise], 2), 30, {"exact": True}
     frames = [photo(40, 50, 10) for _ in range(3)]

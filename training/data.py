@@ -30,6 +30,16 @@ def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
         FileNotFoundError: no picture was found.
         OSError: a picture cannot be read; the message names it.
     """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: _read_rgb(folder / name), names_of(folder, sets)))
+
+
+def names_of(folder: Path, sets: tuple[str, ...] = ()) -> list[str]:
+    """The files that ``read_folder`` reads, in its order.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     index = folder / "index.csv"
     if index.exists():
         with index.open(newline="") as file:
@@ -38,8 +48,7 @@ def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
         names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     if not names:
         raise FileNotFoundError(f"no training pictures in {folder}")
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda name: _read_rgb(folder / name), sorted(names)))
+    return sorted(names)
 
 
 def _read_rgb(path: Path) -> Picture:
@@ -51,19 +60,34 @@ def _read_rgb(path: Path) -> Picture:
 
 
 class CropSampler:
-    """Endless random crops: uniform over pictures, mirrored and rotated, some halved, some grey, some synthetic."""
+    """Endless random crops, mirrored and rotated, some halved, some grey, some synthetic.
+
+    Args:
+        weights: how often a picture is drawn, relative to others; all alike by default.
+    """
 
     def __init__(
-        self, pictures: list[Picture], crop: int, batch: int, grey_share: float, synthetic_share: float, seed: int
+        self,
+        pictures: list[Picture],
+        crop: int,
+        batch: int,
+        grey_share: float,
+        synthetic_share: float,
+        seed: int,
+        weights: list[float] | None = None,
     ) -> None:
         self.random = np.random.default_rng(seed)
         self.crop, self.batch, self.grey_share = crop, batch, grey_share
-        self.full = [p for p in pictures if min(p.shape[:2]) >= crop]
-        self.half = [halve(p) for p in pictures if min(p.shape[:2]) >= 2 * crop]
+        weights = weights or [1.0] * len(pictures)
+        large = [(p, w) for p, w in zip(pictures, weights, strict=True) if min(p.shape[:2]) >= crop]
+        self.full, shares = [p for p, _ in large], np.array([w for _, w in large])
+        doubled = [(p, w) for p, w in large if min(p.shape[:2]) >= 2 * crop]
+        self.half, half_shares = [halve(p) for p, _ in doubled], np.array([w for _, w in doubled])
         self.synthetic = synthetic_pictures(SYNTHETIC_COUNT, 2 * crop, seed, self.full) if synthetic_share else []
         self.synthetic_share = synthetic_share
         if not self.full:
             raise ValueError(f"no training picture is as large as the crop, {crop} pixels")
+        self._shares = {id(pool): s / s.sum() for pool, s in ((self.full, shares), (self.half, half_shares)) if len(s)}
 
     def _crop(self) -> Picture:
         kind = self.random.random()
@@ -72,7 +96,7 @@ class CropSampler:
             pool = self.synthetic
         elif kind < self.synthetic_share + HALF_SCALE_SHARE and self.half:
             pool = self.half
-        picture = pool[self.random.integers(len(pool))]
+        picture = pool[self.random.choice(len(pool), p=self._shares.get(id(pool)))]
         top = self.random.integers(picture.shape[0] - self.crop + 1)
         left = self.random.integers(picture.shape[1] - self.crop + 1)
         out = picture[top : top + self.crop, left : left + self.crop]

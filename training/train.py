@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
-from .data import CropSampler, read_folder, split_validation, to_signal
+from .data import VALIDATION_EVERY, CropSampler, names_of, read_folder, split_validation, to_signal
 from .fused import as_written, compile_from_now_on
 from .growth import load_grown
+from .hardness import read_hardness
 from .heads import SemanticHeads
 from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_all
@@ -62,6 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.NAME=VALUE", help=SET_HELP)
     parser.add_argument("--restart-clock", action="store_true", help="with --resume: take the weights, count from zero")
+    parser.add_argument("--hardness", type=Path, help="table of training.hardness: crops of hard pictures come more often")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to PyTorch")
     parser.add_argument("--limit", type=int, default=0, help="read only so many pictures")
     return parser.parse_args(arguments)
@@ -208,10 +210,23 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(config.seed)
 
     # ---- data ----
-    pictures = read_folder(args.data, tuple(s for s in args.sets.split(",") if s))
+    chosen = tuple(s for s in args.sets.split(",") if s)
+    pictures = read_folder(args.data, chosen)
     training, validation = split_validation(pictures[: args.limit] if args.limit else pictures)
+    weights = None
+    if args.hardness:
+        hardness = read_hardness(args.hardness)
+        weights = [hardness.get(name, 1.0) for k, name in enumerate(names_of(args.data, chosen)) if k % VALIDATION_EVERY]
     seed = config.seed + 1000 * rank + (state["step"] if state else 0)
-    sampler = CropSampler(training, config.crop, config.batch, config.grey_share, config.synthetic_share, seed)
+    sampler = CropSampler(
+        training,
+        config.crop,
+        config.batch,
+        config.grey_share,
+        config.synthetic_share,
+        seed,
+        weights and weights[: len(training)],
+    )
     sets = read_all(args.labels)
     joint_sampler = JointSampler(sets, training, semi, seed) if sets else None
 

@@ -18,10 +18,11 @@ from PIL import Image  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
-from training import ablate, export, train  # noqa: E402
+from training import ablate, export, fused, train  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
+from training.hardness import read_hardness  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
 
 SETTINGS = [
@@ -163,9 +164,40 @@ def test_validation_is_held_out() -> None:
 
 def test_synthetic_pictures() -> None:
     """Of the size asked for, with content, the same for the same seed."""
-    first, second = (synthetic_pictures(6, 96, 3) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert all(p.shape == (96, 96, 3) and p.std() > 3 for p in first)
+    for photographs in ([], [photo(120, 120)]):
+        first, second = (synthetic_pictures(20, 200, 3, photographs) for _ in range(2))
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+        assert all(p.shape == (200, 200, 3) for p in first)
+        assert sum(p.std() > 1 for p in first) > 17  # a ground may be empty
+
+
+def test_hard_pictures_come_more_often(tmp_path: Path) -> None:
+    """In proportion to the square of how much is lost, within bounds."""
+    table = tmp_path / "hardness.csv"
+    table.write_text("file,ratio\na,0.1\nb,1\nc,1\nd,1.5\ne,9\n")
+    weights = read_hardness(table)
+    assert weights == {"a": 0.25, "b": 1, "c": 1, "d": 2.25, "e": 4}
+    pictures = [np.full((64, 64, 3), k, np.uint8) for k in range(5)]
+    sampler = CropSampler(pictures, 64, 4000, 0, 0, 1, list(weights.values()))
+    drawn = np.bincount(sampler.next()[:, 0, 0, 0].numpy(), minlength=5) / 4000
+    assert np.allclose(drawn, np.array(list(weights.values())) / 8.5, atol=0.03)
+    for wrong in ("file,ratio\na,x\n", "name\na\n", "file,ratio\na,-1\n", "file,ratio\n"):
+        table.write_text(wrong)
+        with pytest.raises(ValueError, match=r"hardness\.csv"):
+            read_hardness(table)
+
+
+def test_functions_are_compiled_where_a_run_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once each, when they are first called; not for shapes that occur once."""
+    monkeypatch.setattr(fused.torch, "compile", lambda function, dynamic: lambda x: ("compiled", function(x)))
+    monkeypatch.setitem(fused._state, "on", False)
+    twice = fused.fused(lambda x: 2 * x)
+    assert twice(1) == 2
+    fused.compile_from_now_on()
+    assert twice(1) == ("compiled", 2)
+    with fused.as_written():
+        assert twice(1) == 2
+    assert twice(3) == ("compiled", 6)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,6 @@ from .slices import Decoder, Encoder, analyse
 DEFAULT_QUALITY = 75
 SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
 PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictures that get one, its longer side at most
-WHOLE_ONLY = {container.UNSEEN_KEPT, container.OVERLAY}  # chunks of pictures that networks alone cannot make smaller
 TRIAL_SHARE = 1 / 5  # of what is left to do, as progress counts it
 SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
 
@@ -174,7 +173,7 @@ def _with_grounds(data: bytes, picture: Any) -> bytes:
     """The file with its flat grounds kept exactly, if it is one of latents alone and that costs next to nothing."""
     stream = BytesIO(data)
     prologue = container.read_prologue(stream.read)
-    if not prologue.header.latents or not WHOLE_ONLY.isdisjoint(prologue.metadata):
+    if not prologue.header.latents or not {container.OVERLAY, container.UNSEEN_KEPT}.isdisjoint(prologue.metadata):
         return data
     parts = take_apart(np.asarray(picture[0 : prologue.header.height, 0 : prologue.header.width]), 0, flat=True)
     if parts is None or len(parts.payload) > GROUND_COST * len(data):
@@ -579,7 +578,7 @@ def decode_picture(
     else:
         target = FromLevels(out, numbers, shown) if numbers else out
         if overlay := prologue.metadata.get(container.OVERLAY):
-            target = Overlaid(overlay, header, area.left, area.top, target)
+            target = Overlaid(overlay, header, area.left, area.top, target, scale)
         target = _Luma(target) if header.grey else target
         decoder = Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads, numbers is not None, scale)
         decoder.picture(area, target, step)
@@ -592,7 +591,7 @@ def can_reduce(prologue: Prologue) -> bool:
     Raises:
         UnknownModelError, BundleError: its model is not installed, or broken.
     """
-    if not prologue.header.latents or not WHOLE_ONLY.isdisjoint(prologue.metadata):
+    if not prologue.header.latents or container.UNSEEN_KEPT in prologue.metadata:
         return False
     return has_companion(find_model(prologue.header.model_id), REDUCED)
 

@@ -20,6 +20,7 @@ from .container import Header
 from .errors import FormatError
 from .indexed import WORTH_COLOURS, Colours, pack_numbers, read_palette, unpack_numbers, write_palette
 from .pixels import LATENT_STRIDE as CELL
+from .pixels import reduced
 
 FILLED = 0.5  # share of a cell's pixels that its two most frequent colours have, if it is drawn
 RETURNS = 4  # pixels of a picture that have a colour, if it is one of a screen; edges of photographs have others everywhere
@@ -66,6 +67,7 @@ def drawn_cells(colours: NDArray[np.signedinteger[Any]], flat: bool = False) -> 
         lonely = np.bincount(places[rare] // CELL**2, lengths[rare], len(cells))
         drawn = np.partition(counts, -2, 1)[:, -2:].sum(1) >= FILLED * CELL**2
         drawn &= lonely <= LONELY * CELL**2
+    drawn &= grounds[:, 0] >= 0  # what nobody sees is not drawn
     return drawn.reshape(rows, columns), grounds.reshape(rows, columns)
 
 
@@ -110,12 +112,14 @@ class Overlaid:
     Args:
         payload: of the overlay's chunk. left, top: of the picture, where ``out`` begins.
         out: of [rows, columns] or with bands: takes boxes.
+        scale: how many times smaller, up to 16, everything is: a small pixel lies in one cell, a mean of its colours.
 
     Raises:
         FormatError: the payload is no overlay of such a picture.
     """
 
-    def __init__(self, payload: bytes, header: Header, left: int, top: int, out: Any) -> None:
+    def __init__(self, payload: bytes, header: Header, left: int, top: int, out: Any, scale: int = 1) -> None:
+        self._scale = scale
         stream = BytesIO(payload)
         rows, columns = -(-header.height // CELL), -(-header.width // CELL)
         mask = container.read_map(_sized(stream), rows * columns, 2)
@@ -130,12 +134,16 @@ class Overlaid:
         with self._lock:
             if self._numbers is None:
                 self._numbers = unpack_numbers(self._stream, len(self._palette), shape)
-        rows = slice(at[0].start + self._top, at[0].stop + self._top)
-        columns = slice(at[1].start + self._left, at[1].stop + self._left)
-        i, j = np.arange(rows.start, rows.stop) // CELL, np.arange(columns.start, columns.stop) // CELL
-        where = self._cells[i[:, None], j]
+        first, last = at[0].start + self._top, at[0].stop + self._top
+        left, right = at[1].start + self._left, at[1].stop + self._left
+        side = CELL // self._scale
+        where = self._cells[(np.arange(first, last) // side)[:, None], np.arange(left, right) // side]
+        numbers = self._numbers[first * self._scale : last * self._scale, left * self._scale : right * self._scale]
         box = box.copy()
-        colours = self._palette[self._numbers[rows, columns][where]]
+        if self._scale == 1:
+            colours = self._palette[numbers[where]]
+        else:
+            colours = reduced(self._palette[numbers], self._scale, False)[where]
         if box.ndim == 2:
             box[where] = colours[:, 0]
         else:

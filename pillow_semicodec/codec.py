@@ -165,17 +165,17 @@ def encode(
         drawing = draw(metadata)
         data = drawing.file(share_of(quality), below=len(data)) or data
         data = job.overlaid(drawing, quality, plan, effort, below=len(data)) or data
-        data = _with_grounds(data, picture)
+        data = _with_grounds(data, drawing.colours.picture)
     return _finished(min(drawn or data, data, key=len), way)
 
 
-def _with_grounds(data: bytes, picture: Any) -> bytes:
+def _with_grounds(data: bytes, picture: pixels.Pixels) -> bytes:
     """The file with its flat grounds kept exactly, if it is one of latents alone and that costs next to nothing."""
     stream = BytesIO(data)
     prologue = container.read_prologue(stream.read)
     if not prologue.header.latents or not {container.OVERLAY, container.UNSEEN_KEPT}.isdisjoint(prologue.metadata):
         return data
-    parts = take_apart(np.asarray(picture[0 : prologue.header.height, 0 : prologue.header.width]), 0, flat=True)
+    parts = take_apart(picture, 0, flat=True)
     if parts is None or len(parts.payload) > GROUND_COST * len(data):
         return data
     metadata = {**prologue.metadata, container.OVERLAY: parts.payload}
@@ -271,8 +271,7 @@ class _Job(NamedTuple):
         """The file with what is drawn on top, unless that takes more bytes than ``below`` or there is nothing like that."""
         if container.UNSEEN_KEPT in self.metadata:
             return None
-        height, width = drawing.picture.shape[:2]
-        parts = take_apart(np.asarray(drawing.picture[0:height, 0:width]), share_of(quality))
+        parts = take_apart(drawing.colours.picture, share_of(quality))
         if parts is None or len(parts.payload) >= below:
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)

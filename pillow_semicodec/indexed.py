@@ -79,30 +79,36 @@ def is_worth_trying(picture: Any) -> bool:
         return False
     rows = range(0, height, max(1, height // PROBE_ROWS))
     probe = np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows])
-    probe = _visible(probe)[0]
+    probe = visible(probe)[0]
     repeats = (probe[:, 1:] == probe[:, :-1]).mean() if width > 1 else 1.0
     return bool(repeats >= WORTH_REPEATS and len(np.unique(probe)) <= WORTH_COLOURS)
 
 
-def _visible(picture: NDArray[np.uint8], exact: bool = False) -> tuple[Numbers, NDArray[np.bool_] | None]:
+def visible(picture: NDArray[np.uint8], exact: bool = False) -> tuple[Numbers, NDArray[np.bool_] | None]:
     """(colours as numbers [H, W], where alpha is not 0, unless it is nowhere); unseen colours are -1."""
     if picture.ndim == 2:
         return picture.astype(np.int32), None
-    bands = picture.shape[2]
-    seen = picture[:, :, -1] > 0 if bands in (2, 4) and not exact else None
-    colours = picture[:, :, 0].astype(np.int32)
-    for band in range(1, bands - (bands in (2, 4))):
-        colours = colours << 8 | picture[:, :, band]
+    alpha = picture.shape[2] in (2, 4)
+    colours = _numbers_of(picture[:, :, :-1] if alpha else picture)
+    seen = picture[:, :, -1] > 0 if alpha and not exact else None
     if seen is None or seen.all():
         return colours, None
     colours[~seen] = -1
     return colours, seen
 
 
-def _bytes_of(colours: Numbers, grey: bool) -> NDArray[np.uint8]:
-    """Numbers [n] → [n, 1] or [n, 3]."""
+def _numbers_of(colours: NDArray[np.uint8]) -> Numbers:
+    """[…, bands] → […]."""
+    numbers = colours[..., 0].astype(np.int32)
+    for band in range(1, colours.shape[-1]):
+        numbers = numbers << 8 | colours[..., band]
+    return numbers
+
+
+def bytes_of(numbers: Numbers, grey: bool) -> NDArray[np.uint8]:
+    """[…] → […, 1], or […, 3] unless ``grey``."""
     shifts = np.array([0] if grey else [16, 8, 0])
-    result: NDArray[np.uint8] = (colours[:, None] >> shifts & 255).astype(np.uint8)
+    result: NDArray[np.uint8] = (numbers[..., None] >> shifts & 255).astype(np.uint8)
     return result
 
 
@@ -123,7 +129,7 @@ class Colours:
 
     def __init__(self, picture: NDArray[np.uint8], exact: bool = False, where: NDArray[np.bool_] | None = None) -> None:
         self.picture, self.grey = picture, picture.ndim == 2 or picture.shape[2] == 2
-        flat, self.seen = _visible(picture, exact)
+        flat, self.seen = visible(picture, exact)
         if where is not None:
             flat, self.seen = np.where(where, flat, -1), where if self.seen is None else self.seen & where
         self.shape = flat.shape
@@ -151,7 +157,7 @@ class Colours:
         counts = np.bincount(which, self.lengths)
         unseen = int(values[0] < 0)
         counts[:unseen] = 0
-        palette = _bytes_of(values, self.grey)
+        palette = bytes_of(values, self.grey)
         takes, distances = np.arange(len(values)), np.zeros(len(values), np.float32)
         moves: Any = True
         if share:
@@ -239,7 +245,7 @@ def _nearest(some: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[ND
 def write_palette(palette: NDArray[np.uint8]) -> bytes:
     """The payload of the palette's chunk: uint8 [n, bands], in the order of ``Colours.indexed``."""
     steps = np.concatenate([np.diff(part, prepend=0) for part in _groups(_numbers_of(palette))])
-    planes = _bytes_of(steps, palette.shape[1] == 1).T  # high bytes first
+    planes = bytes_of(steps, palette.shape[1] == 1).T  # high bytes first
     return container.write_varint(len(palette)) + pack(planes.tobytes())
 
 
@@ -258,14 +264,7 @@ def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
     colours = np.concatenate([np.cumsum(part) for part in _groups(steps)])
     if colours.max() >= 256**bands:
         raise FormatError("a palette of colours that do not exist")
-    return _bytes_of(colours, grey)
-
-
-def _numbers_of(palette: NDArray[np.uint8]) -> Numbers:
-    numbers = palette[:, 0].astype(np.int64)
-    for band in range(1, palette.shape[1]):
-        numbers = numbers << 8 | palette[:, band]
-    return numbers
+    return bytes_of(colours, grey)
 
 
 def _groups(numbers: Numbers) -> list[Numbers]:

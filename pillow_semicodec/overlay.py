@@ -18,7 +18,16 @@ from . import container
 from .alpha import VisibleColours
 from .container import Header
 from .errors import FormatError
-from .indexed import WORTH_COLOURS, Colours, pack_numbers, read_palette, unpack_numbers, write_palette
+from .indexed import (
+    WORTH_COLOURS,
+    Colours,
+    bytes_of,
+    pack_numbers,
+    read_palette,
+    unpack_numbers,
+    visible,
+    write_palette,
+)
 from .pixels import LATENT_STRIDE as CELL
 from .pixels import reduced
 
@@ -79,13 +88,8 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
         flat: take cells of one single colour alone: then ``rest`` is the picture itself.
     """
     height, width = picture.shape[:2]
-    bands = 1 if picture.ndim == 2 else picture.shape[2]
-    alpha = picture[:, :, -1] if bands in (2, 4) else np.full((height, width), 255, np.uint8)
-    own = picture.reshape(height, width, bands)[:, :, : bands - (bands in (2, 4))]
-    numbers = own[:, :, 0].astype(np.int32)
-    for band in range(1, own.shape[2]):
-        numbers = numbers << 8 | own[:, :, band]
-    cells, grounds = drawn_cells(np.where(alpha > 0, numbers, -1), flat)
+    numbers, seen = visible(picture)
+    cells, grounds = drawn_cells(numbers, flat)
     if not LEAST_DRAWN <= cells.mean() < 1:
         return None
     where = _pixels(cells, height, width)
@@ -97,8 +101,11 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     palette = write_palette(indexed.palette)
     parts = (container.write_varint(len(packed)), packed, container.write_varint(len(palette)), palette)
     payload = b"".join((*parts, pack_numbers(indexed.numbers, len(indexed.palette))))
-    plain = (_pixels(grounds, height, width)[:, :, None] >> np.array([0] if own.shape[2] == 1 else [16, 8, 0])) & 255
-    rest = np.where((where & (alpha > 0))[:, :, None], plain.astype(np.uint8), own)
+    bands = 1 if picture.ndim == 2 else picture.shape[2]
+    own = picture.reshape(height, width, bands)
+    own, alpha = (own[:, :, :-1], own[:, :, -1]) if bands in (2, 4) else (own, np.full((height, width), 255, np.uint8))
+    plain = where if seen is None else where & seen
+    rest = np.where(plain[:, :, None], bytes_of(_pixels(grounds, height, width), colours.grey), own)
     return Parts(payload, VisibleColours(np.dstack([rest, alpha])))
 
 

@@ -51,11 +51,12 @@ class TrainConfig:
     lr_hold: float = 0.4  # share of the run at full rate, before it falls linearly to zero
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
-    muon: bool = False  # orthogonalised updates for the pointwise convolutions of the blocks
+    soap: bool = False  # AdamW in the eigenbasis of the gradients' covariances, for the codec's convolutions
     grad_clip: float = 1.0
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion
     xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
+    xyb_tilt: float = 0.0  # of MS-SSIM's share is XYB's at the lowest rate, none at the highest, linearly between
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
@@ -66,10 +67,13 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "grey_share", "synthetic_share", "noise_share")
+        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt")
+        shares += ("grey_share", "synthetic_share", "noise_share")
         _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:
             raise ValueError("lr_hold is 1, and should be less: the learning rate falls to zero after it")
+        if self.xyb_tilt > self.msssim_share:
+            raise ValueError(f"xyb_tilt {self.xyb_tilt} takes more than msssim_share {self.msssim_share} has")
         if self.msssim_share + self.xyb_share > 1:
             raise ValueError(
                 f"msssim_share {self.msssim_share} and xyb_share {self.xyb_share} leave less than nothing to MSE"

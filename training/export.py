@@ -40,7 +40,7 @@ from .config import ModelConfig
 from .data import Picture, read_folder, split_validation, to_signal
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .graphs import GRAPHS, ScaleContextGraph, ScaleGraph, example_inputs, export_graph
-from .model import SemicodecModel, step_mask
+from .model import SemicodecModel
 from .state import load_checkpoint
 from .transforms import BLOCK_CHANNELS
 
@@ -144,19 +144,13 @@ def count_symbols(
         rate = torch.tensor([(k % 64 + random.random()) / 64])
         weights = bank.weights(rate)
         y = model.analysis(x) * torch.exp(weights @ bank.log_gain)[:, :, None, None]
-        z_hat = torch.round(model.hyper_analysis(y))
-        features, mean1 = model.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
-        scale_features, index1 = model.scale_hyper_synthesis(z_hat)
-        mask = step_mask(y)
-        residual1 = torch.where(mask, torch.round(y - mean1), 0)
-        mean2 = mean1 + model.mean_context(features, torch.where(mask, mean1 + residual1, 0))
-        index2 = model.scale_context(scale_features, residual1)
-        residual = torch.where(mask, residual1, torch.round(y - mean2)).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
-        index = torch.where(mask, index1, index2).round().long()
+        coded = model.code(y, weights)
+        residual = torch.round(coded.residual).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
+        index = coded.index.round().long()
         cells = index * (2 * RESIDUAL_RANGE + 1) + residual.long() + RESIDUAL_RANGE
         residuals += np.bincount(cells.flatten().numpy(), minlength=residuals.size).reshape(residuals.shape)
         band = min(int(rate.item() * last) * PRIOR_BANDS // last, PRIOR_BANDS - 1)
-        z = z_hat[0].flatten(1).clamp(-HYPER_RANGE, HYPER_RANGE).long() + HYPER_RANGE
+        z = torch.round(coded.z)[0].flatten(1).clamp(-HYPER_RANGE, HYPER_RANGE).long() + HYPER_RANGE
         for channel, values in enumerate(z.numpy()):
             hypers[band, channel] += np.bincount(values, minlength=2 * HYPER_RANGE + 1)
     return residuals, hypers

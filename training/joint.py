@@ -128,7 +128,7 @@ class Objective(nn.Module):
         rd_lambda = self.model.rate_bank.rd_lambda(rate)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bf16):
             output = self.model(x, rate)
-        codec = rate_distortion_loss(output, target, rd_lambda, self.config)
+        codec = rate_distortion_loss(output, target, rate, rd_lambda, self.config)
         if joint is None or self.heads is None or teacher is None:
             return Losses(codec.loss, codec, None)
         signals = to_signal(torch.cat([joint.x_labelled, joint.x_strong]).to(x.device))

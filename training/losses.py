@@ -24,25 +24,28 @@ class RateDistortion(NamedTuple):
 
 
 def rate_distortion_loss(
-    output: CodecOutput, x: Tensor, rd_lambda: Tensor, config: TrainConfig, every: bool = False
+    output: CodecOutput, x: Tensor, rate: Tensor, rd_lambda: Tensor, config: TrainConfig, every: bool = False
 ) -> RateDistortion:
     """``bpp + lambda · 255² · D`` with D a mix of MSE, 1 - MS-SSIM (Wang et al., 2003) and ``perceptual.xyb_error``.
 
     Args:
         x: the target [B, 3, H, W] in [-0.5, 0.5].
+        rate: [B], 0 for the lowest rate, 1 for the highest: shares of the errors go with it.
         rd_lambda: [B]. Samples are weighted by ``lambda**-lambda_balance``: the loss of a sample grows about like the
             square root of lambda, and a percent of rate should count alike at every rate.
         every: compute also those errors that have no share.
     """
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
     mse = (output.x_hat - x).square().mean((1, 2, 3))
+    moved = config.xyb_tilt * (1 - rate)
+    msssim_share, xyb_share = config.msssim_share - moved, config.xyb_share + moved
     distortion = (1 - config.msssim_share - config.xyb_share) * mse
     similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)
     if config.msssim_share or every:
         similarity = msssim(x + 0.5, output.x_hat + 0.5)
-        distortion = distortion + config.msssim_share * MSSSIM_WEIGHT * (1 - similarity)
-    if config.xyb_share or every:
+        distortion = distortion + msssim_share * MSSSIM_WEIGHT * (1 - similarity)
+    if config.xyb_share or config.xyb_tilt or every:
         xyb = xyb_error(x + 0.5, output.x_hat + 0.5)
-        distortion = distortion + config.xyb_share * XYB_WEIGHT * xyb
+        distortion = distortion + xyb_share * XYB_WEIGHT * xyb
     loss = (bpp + rd_lambda * 255**2 * distortion) * (0.02 / rd_lambda) ** config.lambda_balance
     return RateDistortion(loss.mean(), bpp, mse, similarity, xyb)

@@ -33,6 +33,20 @@ class CodecOutput(NamedTuple):
     y_hat: Tensor  # [B, M, H/16, W/16]
 
 
+class Coded(NamedTuple):
+    """Latents on their way through the entropy coder, in quantisation steps.
+
+    Attributes:
+        z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded, and
+        index: of the scales' tables, from 0 to 63, [B, M, H/16, W/16]. y_hat: as the decoder has it, of the same shape.
+    """
+
+    z: Tensor
+    residual: Tensor
+    index: Tensor
+    y_hat: Tensor
+
+
 class RateBank(nn.Module):
     """What depends on the rate: per-channel log gains and features' biases at anchors, interpolated linearly.
 
@@ -114,29 +128,33 @@ class SemicodecModel(nn.Module):
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
         gain = torch.exp(weights @ bank.log_gain)[:, :, None, None]
         inverse_gain = torch.exp(weights @ bank.log_inverse_gain)[:, :, None, None]
-        y = self.analysis(x).float() * gain  # in quantisation steps
+        coded = self.code(self.analysis(x).float() * gain, weights)
+
+        def rounded(values: Tensor) -> Tensor:
+            return round_ste(values) if hard_rate else values + torch.rand_like(values) - 0.5
+
+        bits_z = self.prior.bits(rounded(coded.z), weights)
+        bits_y = gaussian_bits(rounded(coded.residual), scale_of_index(coded.index))
+        y_hat = coded.y_hat * inverse_gain
+        x_hat = self.synthesis(y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
+        return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), y_hat)
+
+    def code(self, y: Tensor, weights: Tensor) -> Coded:
+        """y in quantisation steps [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
-        bits_z = self.prior.bits(z_hat if hard_rate else z + torch.rand_like(z) - 0.5, weights)
-
-        features, mean1 = self.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
+        features, mean1 = self.hyper_synthesis(z_hat, (weights @ self.rate_bank.hyper_bias)[:, :, None, None])
         mask = step_mask(y)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
         y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
         mean2 = mean1 + self.mean_context(features, y_hat1)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(y.device.type, enabled=False):
             residual1 = torch.where(mask, torch.round(y - mean1), 0).detach()
             index2 = self.scale_context(scale_features, residual1)
         mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
-
         residual = y - mean
-        residual_hat = round_ste(residual)
-        coded = residual_hat if hard_rate else residual + torch.rand_like(residual) - 0.5
-        bits_y = gaussian_bits(coded, scale_of_index(index))
-        y_hat = (mean + residual_hat) * inverse_gain
-        x_hat = self.synthesis(y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
-        return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), y_hat)
+        return Coded(z, residual, index, mean + round_ste(residual))
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
         """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the

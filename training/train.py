@@ -177,7 +177,7 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
             q = torch.tensor([rate], device=device)
             with as_written():  # pictures have many shapes
                 output = model(x, q, hard_rate=True)
-                rd = rate_distortion_loss(output, x, model.rate_bank.rd_lambda(q), config, every=True)
+                rd = rate_distortion_loss(output, x, q, model.rate_bank.rd_lambda(q), config, every=True)
             rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
         for name, values in zip(VALIDATION_FIGURES, zip(*rows, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)

@@ -63,7 +63,7 @@ def test_gradients_reach_every_parameter(model: SemicodecModel, hard_rate: bool)
     x, rate = crops(2), torch.tensor([0.2, 0.8])
     model.zero_grad()
     output = model(x, rate, hard_rate)
-    rate_distortion_loss(output, x, model.rate_bank.rd_lambda(rate), TrainConfig()).loss.backward()
+    rate_distortion_loss(output, x, rate, model.rate_bank.rd_lambda(rate), TrainConfig()).loss.backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
@@ -79,7 +79,23 @@ def test_losses_weigh_what_they_say(model: SemicodecModel) -> None:
     """Without the MS-SSIM share the distortion is MSE; a perfect picture has none."""
     x = crops(2)
     output = model(x, torch.tensor([0.5, 0.5]))._replace(x_hat=x)
-    rd = rate_distortion_loss(output, x, torch.full((2,), 0.02), TrainConfig())
+    rd = rate_distortion_loss(output, x, torch.full((2,), 0.5), torch.full((2,), 0.02), TrainConfig())
     assert float(rd.loss.detach()) == pytest.approx(float(rd.bpp.mean().detach()), rel=1e-4)
     assert rd.mse.max() == 0
     assert rd.msssim.min() > 0.9999
+
+
+def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:
+    """At the highest rate the shares are what they are without it; at the lowest MS-SSIM has given some of its to XYB."""
+    x = crops(1)
+    output = model(x, torch.tensor([0.5]))
+    one = torch.ones(1)
+
+    def loss(rate: float, config: TrainConfig) -> float:
+        return float(rate_distortion_loss(output, x, one * rate, one, config).loss.detach())
+
+    plain, tilted = TrainConfig(msssim_share=0.4, xyb_share=0.1), TrainConfig(msssim_share=0.4, xyb_share=0.1, xyb_tilt=0.2)
+    assert loss(1, tilted) == pytest.approx(loss(1, plain), rel=1e-6)
+    assert loss(0, tilted) == pytest.approx(loss(0, TrainConfig(msssim_share=0.2, xyb_share=0.3)), rel=1e-6)
+    with pytest.raises(ValueError, match="xyb_tilt"):
+        TrainConfig(msssim_share=0.1, xyb_tilt=0.2)

@@ -1,4 +1,4 @@
-"""The optimisers: what Muon does to a matrix, who gets it, and that their state survives a checkpoint."""
+"""The optimisers: SOAP's steps are the same along any axes, who gets it, and that their state survives a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from training.config import TrainConfig  # noqa: E402
 from training.layers import DepthConvBlock  # noqa: E402
-from training.optim import load_state, make_optimiser, orthogonalise, state_of  # noqa: E402
+from training.optim import load_state, make_optimiser, state_of  # noqa: E402
 
 
-@given(rows=st.integers(2, 24), columns=st.integers(2, 24), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99))
-def test_updates_are_nearly_orthogonal(rows: int, columns: int, scale: float, seed: int) -> None:
-    """Singular values come near 1 whatever the size of the gradient, and no direction turns around."""
-    matrix = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    matrix = u @ torch.diag_embed(s.clamp_min(s.amax(-1, keepdim=True) / 20)) @ vh * scale
-    out = orthogonalise(matrix.float()).double()
-    values = torch.linalg.svdvals(out)
-    assert values.min() > 0.4 and values.max() < 1.4
-    assert (torch.einsum("nri,nrc,nic->ni", u, out, vh) > 0).all()
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(2, 12), columns=st.integers(2, 12), seed=st.integers(0, 99))
+def test_soap_does_not_depend_on_the_axes(rows: int, columns: int, seed: int) -> None:
+    """Turning inputs and outputs turns every step: no axis is special, as it is to AdamW."""
+    draw = torch.Generator().manual_seed(seed)
+    target, start = (torch.randn(rows, columns, generator=draw, dtype=torch.float64) for _ in range(2))
+    inputs = torch.randn(60, columns, 2 * columns, generator=draw, dtype=torch.float64)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=draw, dtype=torch.float64)).Q for n in (rows, columns))
+    ends = []
+    for u, v in ((torch.eye(rows).double(), torch.eye(columns).double()), (left, right)):
+        layer = nn.Conv2d(columns, rows, 1, bias=False, dtype=torch.float64)
+        layer.weight = nn.Parameter((u @ start @ v.mT)[:, :, None, None].clone())
+        optimiser = make_optimiser(layer, TrainConfig(soap=True, lr=0.01))
+        for x in inputs:
+            optimiser.zero_grad()
+            difference = layer.weight[:, :, 0, 0] - u @ target @ v.mT
+            (difference @ v @ x).square().mean().backward()
+            optimiser.step()
+        ends.append(u.mT @ layer.weight.detach()[:, :, 0, 0] @ v)
+    moved = (ends[0] - start).norm()
+    assert moved > 0.05
+    assert (ends[0] - ends[1]).norm() < 0.02 * moved
 
 
 def steps(optimiser: torch.optim.Optimizer, model: nn.Module, count: int) -> list[float]:
@@ -45,22 +57,22 @@ def block() -> nn.Module:
 
 
 def test_both_optimisers_learn_and_every_parameter_moves() -> None:
-    """Muon's and AdamW's share make up the whole model."""
-    for muon in (False, True):
+    """SOAP's and AdamW's share make up the whole model."""
+    for soap in (False, True):
         model = block()
         before = [p.clone() for p in model.parameters()]
-        losses = steps(make_optimiser(model, TrainConfig(muon=muon, lr=0.01)), model, 60)
+        losses = steps(make_optimiser(model, TrainConfig(soap=soap, lr=0.01)), model, 60)
         assert losses[-1] < 0.5 * losses[0]
         assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_state_survives(muon: bool) -> None:
+@pytest.mark.parametrize("soap", [False, True])
+def test_state_survives(soap: bool) -> None:
     """Going on from saved moments is the same as never having stopped."""
-    config = TrainConfig(muon=muon, lr=0.01)
+    config = TrainConfig(soap=soap, lr=0.01)
     model = block()
     optimiser = make_optimiser(model, config)
-    steps(optimiser, model, 5)
+    steps(optimiser, model, 25)
     other = block()
     other.load_state_dict(model.state_dict())
     again = make_optimiser(other, config)

@@ -51,25 +51,21 @@ def test_tables_learn_what_they_count() -> None:
 
 def test_polishing_leaves_the_pictures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transforms and gains stay, entropy models learn; the checkpoint is one to go on from."""
+    (tmp_path / "data").mkdir()
     for seed in range(3):
-        Image.fromarray(photo(192, 192, seed)).save(tmp_path / f"{seed}.png")
+        Image.fromarray(photo(192, 192, seed)).save(tmp_path / "data" / f"{seed}.png")
+    data = ["--data", str(tmp_path / "data")]
     small = ("latent_channels=12", "hyper_channels=4", "analysis_width=24", "analysis_blocks=1", "synthesis_width=16")
     small += ("synthesis_blocks=1", "hyper_width=16", "context_width=16", "scale_width=16", "scale_context_width=8")
-    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--steps", "2", "--threads", "1"]
-    arguments += [f"--set=model.{s}" for s in small] + [
-        "--set=train.crop=64",
-        "--set=train.batch=2",
-        "--set=train.bf16=false",
-    ]
+    arguments = [*data, "--out", str(tmp_path / "run"), "--steps", "2", "--set=train.crop=64", "--set=train.bf16=false"]
+    arguments += [f"--set=model.{setting}" for setting in small]
     train.main([*arguments, "--set=train.msssim_share=0", "--set=train.synthetic_share=0"])
     monkeypatch.setattr(polish, "CROP", 128)
     monkeypatch.setattr(polish, "COUNTED", 2)
     old, new = tmp_path / "run" / "checkpoint.pt", tmp_path / "new.pt"
-    polish.main(["--checkpoint", str(old), "--data", str(tmp_path), "--out", str(new), "--crops", "8", "--minutes", "0.02"])
+    polish.main([*data, "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"])
     before, after = (torch.load(path, weights_only=True)["ema"] for path in (old, new))
     stays = {name for name in after if torch.equal(after[name].float(), before[name].float())}
     assert {name for name in after if name.startswith(("analysis.", "synthesis.", "rate_bank.log"))} <= stays
     assert {"hyper_synthesis", "mean_context", "scale_context"} <= {name.partition(".")[0] for name in after.keys() - stays}
-    train.main(
-        ["--data", str(tmp_path), "--out", str(tmp_path / "on"), "--steps", "1", "--resume", str(new), "--restart-clock"]
-    )
+    train.main([*data, "--out", str(tmp_path / "on"), "--steps", "1", "--resume", str(new), "--restart-clock"])

@@ -56,7 +56,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion
     xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
-    xyb_tilt: float = 0.0  # of MS-SSIM's share is XYB's at the lowest rate, none at the highest, linearly between
+    xyb_tilt: float = 0.0  # moves from MS-SSIM's share to XYB's at the lowest rate, nothing at the highest, linearly
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pillow_semicodec import latent_path
@@ -126,6 +126,11 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
 # ---- tables ----------------------------------------------------------------------------------------------------
 
 
+def band_of(rate: Tensor) -> Tensor:
+    """Of the tables of z, for rates from 0 to 1."""
+    return (rate * PRIOR_BANDS).floor().clamp_max(PRIOR_BANDS - 1).long()
+
+
 @torch.no_grad()
 def count_symbols(
     model: SemicodecModel, pictures: list[Picture], passes: int, seed: int
@@ -134,7 +139,7 @@ def count_symbols(
     residuals = np.zeros((SCALE_COUNT, 2 * RESIDUAL_RANGE + 1))
     hypers = np.zeros((PRIOR_BANDS, model.config.hyper_channels, 2 * HYPER_RANGE + 1))
     random = np.random.default_rng(seed)
-    bank, last = model.rate_bank, model.config.rate_anchors - 1
+    bank = model.rate_bank
     for k in tqdm(range(passes), desc="counting symbols", mininterval=5):
         picture = pictures[random.integers(len(pictures))]
         size = [min(n // 64 * 64, 512) for n in picture.shape[:2]]
@@ -143,13 +148,12 @@ def count_symbols(
         x = to_signal(torch.from_numpy(crop).permute(2, 0, 1)[None])
         rate = torch.tensor([(k % 64 + random.random()) / 64])
         weights = bank.weights(rate)
-        y = model.analysis(x) * torch.exp(weights @ bank.log_gain)[:, :, None, None]
-        coded = model.code(y, weights)
+        coded = model.code(model.analysis(x), weights)
         residual = torch.round(coded.residual).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
         index = coded.index.round().long()
         cells = index * (2 * RESIDUAL_RANGE + 1) + residual.long() + RESIDUAL_RANGE
         residuals += np.bincount(cells.flatten().numpy(), minlength=residuals.size).reshape(residuals.shape)
-        band = min(int(rate.item() * last) * PRIOR_BANDS // last, PRIOR_BANDS - 1)
+        band = int(band_of(rate))
         z = torch.round(coded.z)[0].flatten(1).clamp(-HYPER_RANGE, HYPER_RANGE).long() + HYPER_RANGE
         for channel, values in enumerate(z.numpy()):
             hypers[band, channel] += np.bincount(values, minlength=2 * HYPER_RANGE + 1)
@@ -159,27 +163,37 @@ def count_symbols(
 def residual_tables(counts: NDArray[np.float64]) -> TableSet:
     """A symmetric table for every scale: counts, with the Gaussian of that scale as a prior. Table 0 codes nothing."""
     tables: list[tuple[int, Frequencies]] = [(0, np.zeros(0, np.uint32))]
-    values = torch.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1).double()
+    prior = residual_prior().numpy()
     for k in range(1, SCALE_COUNT):
-        gaussian = 2.0 ** -gaussian_bits(values, scale_of_index(torch.tensor(float(k))).double()).numpy()
-        tables.append(_table((counts[k] + counts[k, ::-1]) / 2, gaussian / gaussian.sum(), RESIDUAL_RANGE))
+        tables.append(_table((counts[k] + counts[k, ::-1]) / 2, prior[k], RESIDUAL_RANGE))
     return join(tables)
+
+
+def residual_prior() -> Tensor:
+    """Gaussians of all scales: probabilities [64, 2R+1]."""
+    values = torch.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1).double()
+    probabilities = 2.0 ** -gaussian_bits(values, scale_of_index(torch.arange(SCALE_COUNT).double())[:, None])
+    return probabilities / probabilities.sum(1, keepdim=True)
 
 
 def hyper_tables(counts: NDArray[np.float64], model: SemicodecModel) -> TableSet:
     """A table for every band of rates and channel of z, with the trained Gaussian as a prior."""
-    values = torch.arange(-HYPER_RANGE, HYPER_RANGE + 1).double()
-    log_scale = model.prior.log_scale.detach().double()
+    prior = hyper_prior(model).numpy()
     tables = []
     for band in range(PRIOR_BANDS):
-        position = (band + 0.5) / PRIOR_BANDS * (len(log_scale) - 1)
-        low = min(int(position), len(log_scale) - 2)
-        scale = torch.exp(log_scale[low] + (position - low) * (log_scale[low + 1] - log_scale[low])).clamp_min(0.05)
         for channel in range(model.config.hyper_channels):
-            gaussian = 2.0 ** -gaussian_bits(values, scale[channel]).numpy()
             neighbours = counts[max(band - 1, 0) : band + 2, channel].sum(0)  # bands overlap: rates between are alike
-            tables.append(_table(neighbours, gaussian / gaussian.sum(), HYPER_RANGE))
+            tables.append(_table(neighbours, prior[band, channel], HYPER_RANGE))
     return join(tables)
+
+
+def hyper_prior(model: SemicodecModel) -> Tensor:
+    """The trained Gaussians in the middle of every band: probabilities [bands, Z, 2H+1]."""
+    values = torch.arange(-HYPER_RANGE, HYPER_RANGE + 1).double()
+    middles = (torch.arange(PRIOR_BANDS) + 0.5) / PRIOR_BANDS
+    log_scale = model.rate_bank.weights(middles).double() @ model.prior.log_scale.detach().double()
+    probabilities = 2.0 ** -gaussian_bits(values, torch.exp(log_scale).clamp_min(0.05)[:, :, None])
+    return probabilities / probabilities.sum(2, keepdim=True)
 
 
 def _table(counts: NDArray[np.float64], prior: NDArray[np.float64], reach: int) -> tuple[int, Frequencies]:

@@ -34,11 +34,12 @@ class CodecOutput(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """Latents on their way through the entropy coder, in quantisation steps.
+    """Latents on their way through the entropy coder; all but y_hat in quantisation steps.
 
     Attributes:
         z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded, and
-        index: of the scales' tables, from 0 to 63, [B, M, H/16, W/16]. y_hat: as the decoder has it, of the same shape.
+        index: of the scales' tables, from 0 to 63, [B, M, H/16, W/16]. y_hat: of the same shape, dequantised; the
+            decoder's, but where an index of 0 lets a residual go that is not zero.
     """
 
     z: Tensor
@@ -126,21 +127,19 @@ class SemicodecModel(nn.Module):
         about 0.1 bit for a latent that is certainly zero.
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        gain = torch.exp(weights @ bank.log_gain)[:, :, None, None]
-        inverse_gain = torch.exp(weights @ bank.log_inverse_gain)[:, :, None, None]
-        coded = self.code(self.analysis(x).float() * gain, weights)
+        coded = self.code(self.analysis(x).float(), weights)
 
         def rounded(values: Tensor) -> Tensor:
             return round_ste(values) if hard_rate else values + torch.rand_like(values) - 0.5
 
         bits_z = self.prior.bits(rounded(coded.z), weights)
         bits_y = gaussian_bits(rounded(coded.residual), scale_of_index(coded.index))
-        y_hat = coded.y_hat * inverse_gain
-        x_hat = self.synthesis(y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
-        return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), y_hat)
+        x_hat = self.synthesis(coded.y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
+        return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), coded.y_hat)
 
     def code(self, y: Tensor, weights: Tensor) -> Coded:
-        """y in quantisation steps [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
+        """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
+        y = y * torch.exp(weights @ self.rate_bank.log_gain)[:, :, None, None]
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
         features, mean1 = self.hyper_synthesis(z_hat, (weights @ self.rate_bank.hyper_bias)[:, :, None, None])
@@ -154,7 +153,8 @@ class SemicodecModel(nn.Module):
             index2 = self.scale_context(scale_features, residual1)
         mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
         residual = y - mean
-        return Coded(z, residual, index, mean + round_ste(residual))
+        inverse_gain = torch.exp(weights @ self.rate_bank.log_inverse_gain)[:, :, None, None]
+        return Coded(z, residual, index, (mean + round_ste(residual)) * inverse_gain)
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
         """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the

@@ -134,7 +134,17 @@ def load_state(
     """
     by_soap = {id(p) for group in optimiser.param_groups if group.get("soap") for p in group["params"]}
     for name, p in objective.named_parameters():
-        fits = name in saved and saved[name].get("exp_avg", saved[name].get("momentum", p)).numel() == p.numel()
-        if fits and name.startswith(only) and ("soap_step" in saved[name]) == (id(p) in by_soap):  # of the same optimiser
+        kept = saved.get(name, {})
+        if name.startswith(only) and (_fits_soap(kept, p) if id(p) in by_soap else _fits_adam(kept, p)):
             # The count of steps, a scalar, stays on the CPU.
-            optimiser.state[p] = {k: v.to(p.device) if v.ndim else v for k, v in saved[name].items()}
+            optimiser.state[p] = {k: v.to(p.device) if v.ndim else v for k, v in kept.items()}
+
+
+def _fits_adam(kept: dict[str, Tensor], p: Tensor) -> bool:
+    return "exp_avg" in kept and kept["exp_avg"].shape == p.shape
+
+
+def _fits_soap(kept: dict[str, Tensor], p: Tensor) -> bool:
+    sides = zip(("left", "right"), (len(p), p.numel() // len(p)), strict=True)
+    expected = {f"{side}_covariance": size for side, size in sides if size <= SOAP_LARGEST}
+    return "soap_step" in kept and expected == {k: len(v) for k, v in kept.items() if k.endswith("_covariance")}

@@ -1,4 +1,4 @@
-"""The optimisers: SOAP's steps are the same along any axes, who gets it, and that their state survives a checkpoint."""
+"""The optimisers: what SOAP does to a matrix, who gets it, and that their state survives a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,33 +10,45 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
-from training.config import TrainConfig  # noqa: E402
-from training.layers import DepthConvBlock  # noqa: E402
-from training.optim import load_state, make_optimiser, state_of  # noqa: E402
+from training.config import HeadsConfig, TrainConfig  # noqa: E402
+from training.heads import SemanticHeads  # noqa: E402
+from training.layers import DepthConvBlock, IntegerConv2d  # noqa: E402
+from training.optim import SOAP_EVERY, SOAP_WARM_UP, load_state, make_optimiser, state_of  # noqa: E402
 
 
 @settings(max_examples=20, deadline=None)
-@given(rows=st.integers(2, 12), columns=st.integers(2, 12), seed=st.integers(0, 99))
-def test_soap_does_not_depend_on_the_axes(rows: int, columns: int, seed: int) -> None:
-    """Turning inputs and outputs turns every step: no axis is special, as it is to AdamW."""
+@given(size=st.integers(2, 8), count=st.integers(SOAP_WARM_UP, 3 * SOAP_EVERY), seed=st.integers(0, 99))
+def test_soap_is_adam_along_the_gradients_own_axes(size: int, count: int, seed: int) -> None:
+    """Gradients that are diagonal in turned axes move a matrix as AdamW moves a diagonal, from the first step that has a
+    basis on; which axis has the largest variance changes on the way.
+    """
     draw = torch.Generator().manual_seed(seed)
-    target, start = (torch.randn(rows, columns, generator=draw, dtype=torch.float64) for _ in range(2))
-    inputs = torch.randn(60, columns, 2 * columns, generator=draw, dtype=torch.float64)
-    left, right = (torch.linalg.qr(torch.randn(n, n, generator=draw, dtype=torch.float64)).Q for n in (rows, columns))
-    ends = []
-    for u, v in ((torch.eye(rows).double(), torch.eye(columns).double()), (left, right)):
-        layer = nn.Conv2d(columns, rows, 1, bias=False, dtype=torch.float64)
-        layer.weight = nn.Parameter((u @ start @ v.mT)[:, :, None, None].clone())
-        optimiser = make_optimiser(layer, TrainConfig(soap=True, lr=0.01))
-        for x in inputs:
-            optimiser.zero_grad()
-            difference = layer.weight[:, :, 0, 0] - u @ target @ v.mT
-            (difference @ v @ x).square().mean().backward()
-            optimiser.step()
-        ends.append(u.mT @ layer.weight.detach()[:, :, 0, 0] @ v)
-    moved = (ends[0] - start).norm()
-    assert moved > 0.05
-    assert (ends[0] - ends[1]).norm() < 0.02 * moved
+    left, right = (torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64)).Q for _ in range(2))
+    diagonals = torch.randn(count, size, generator=draw, dtype=torch.float64) * torch.linspace(1, 9, size)
+    diagonals[SOAP_WARM_UP + 5 :] = diagonals[SOAP_WARM_UP + 5 :].flip(1) * 3
+    layer = nn.Conv2d(size, size, 1, bias=False, dtype=torch.float64)
+    start, vector = layer.weight.detach().clone(), nn.Parameter(torch.zeros(size, dtype=torch.float64))
+    soap = make_optimiser(layer, TrainConfig(soap=True, lr=0.01))
+    adam = torch.optim.AdamW([vector], 0.01, TrainConfig().betas, weight_decay=0.0)
+    for group in (*soap.param_groups, *adam.param_groups):
+        group["eps"] = 1e-3  # what is zero but for rounding must not be blown up
+    for step, diagonal in enumerate(diagonals, 1):
+        layer.weight.grad = (left @ torch.diag(diagonal) @ right.mT)[:, :, None, None]
+        soap.step()
+        vector.grad = diagonal.clone()
+        if step >= SOAP_WARM_UP:
+            adam.step()
+    moved = (layer.weight.detach() - start)[:, :, 0, 0]
+    assert torch.allclose(left.mT @ moved @ right, torch.diag(vector.detach()), atol=1e-5)
+
+
+def test_who_gets_soap() -> None:
+    """Convolutions of the codec; not integer layers, gains, biases, or heads."""
+    heads = SemanticHeads(6, (), HeadsConfig(width=8))
+    module = nn.ModuleDict({"block": block(), "integer": IntegerConv2d(4, 4), "heads": heads})
+    optimiser = make_optimiser(module, TrainConfig(soap=True))
+    got = {id(p) for group in optimiser.param_groups if group["soap"] for p in group["params"]}
+    assert got == {id(layer.weight) for layer in module["block"].modules() if isinstance(layer, nn.Conv2d)}
 
 
 def steps(optimiser: torch.optim.Optimizer, model: nn.Module, count: int) -> list[float]:
@@ -68,13 +80,21 @@ def test_both_optimisers_learn_and_every_parameter_moves() -> None:
 
 @pytest.mark.parametrize("soap", [False, True])
 def test_state_survives(soap: bool) -> None:
-    """Going on from saved moments is the same as never having stopped."""
+    """Going on from saved moments is the same as never having stopped, past a turn of the basis; those of the other
+    optimiser are not taken.
+    """
     config = TrainConfig(soap=soap, lr=0.01)
     model = block()
     optimiser = make_optimiser(model, config)
-    steps(optimiser, model, 25)
+    steps(optimiser, model, SOAP_EVERY + 5)
+    saved = {k: {n: v.clone() for n, v in s.items()} for k, s in state_of(optimiser, model).items()}
     other = block()
     other.load_state_dict(model.state_dict())
     again = make_optimiser(other, config)
-    load_state(again, other, {k: {n: v.clone() for n, v in s.items()} for k, s in state_of(optimiser, model).items()})
-    assert steps(optimiser, model, 5) == steps(again, other, 5)
+    load_state(again, other, saved)
+    assert steps(optimiser, model, SOAP_EVERY) == steps(again, other, SOAP_EVERY)
+    third = make_optimiser(other, TrainConfig(soap=not soap))
+    load_state(third, other, saved)
+    taken = {p.ndim == 4 for p in other.parameters() if p in third.state}
+    assert taken == {False}
+    steps(third, other, 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import math
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_semicodec
-from pillow_semicodec.metrics import ssimulacra2
+from pillow_semicodec.bench.curves import coded
 
 from .commands import one_line
 from .data import names_of
@@ -27,14 +26,6 @@ from .data import names_of
 SIDE = 384  # pixels of what is looked at
 QUALITY, AVIF_QUALITIES = 60, (35, 55, 72)
 LEAST, MOST = 0.5, 2.0  # bounds of a ratio over the median, before it is squared
-
-
-def coded(picture: Image.Image, format: str, **options: int) -> tuple[float, float]:
-    """(logarithm of bytes, SSIMULACRA2)"""
-    file = io.BytesIO()
-    picture.save(file, format, **options)
-    with Image.open(file) as decoded:
-        return math.log(len(file.getvalue())), ssimulacra2(np.asarray(picture), np.asarray(decoded.convert("RGB")))
 
 
 def ratio_of(folder: Path, name: str) -> float:
@@ -46,7 +37,7 @@ def ratio_of(folder: Path, name: str) -> float:
     size, score = coded(part, "SGC", quality=QUALITY, indexed=False)
     curve = sorted(coded(part, "AVIF", quality=q, speed=6)[::-1] for q in AVIF_QUALITIES)
     scores, sizes = zip(*curve, strict=True)
-    return math.exp(size - float(np.interp(score, scores, sizes)))
+    return float(size / np.exp(np.interp(score, scores, np.log(sizes))))
 
 
 def read_hardness(path: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from io import BytesIO
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +47,14 @@ def measure(path: Path, codec: Codec, quality: int) -> Row:
     a, b = np.asarray(picture), np.asarray(load(data).convert("RGB"))
     bpp = 8 * len(data) / (picture.width * picture.height)
     return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b), "ssimulacra2": ssimulacra2(a, b)}
+
+
+def coded(picture: Image.Image, format: str, **options: Any) -> tuple[int, float]:
+    """(bytes, SSIMULACRA2) of an RGB picture that Pillow saves and reads back."""
+    file = BytesIO()
+    picture.save(file, format, **options)
+    with Image.open(file) as decoded:
+        return len(file.getvalue()), ssimulacra2(np.asarray(picture), np.asarray(decoded.convert("RGB")))
 
 
 def _start_worker(providers: tuple[str, ...]) -> None:

@@ -8,25 +8,16 @@ bytes; beyond its ends, it is the end. Both codecs get the picture as RGB.
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import pillow_semicodec  # noqa: F401
-from pillow_semicodec.metrics import ssimulacra2
+from pillow_semicodec.bench.curves import coded
 
 QUALITIES = (10, 25, 50, 75, 90)
 WEBP_QUALITIES = (1, 5, 10, 20, 35, 50, 65, 75, 85, 92, 97, 100)
-
-
-def coded(image: Image.Image, format: str, quality: int) -> tuple[int, float]:
-    """(bytes, SSIMULACRA2)"""
-    file = io.BytesIO()
-    image.save(file, format, quality=quality)
-    with Image.open(file) as decoded:
-        return len(file.getvalue()), ssimulacra2(np.asarray(image), np.asarray(decoded.convert("RGB")))
 
 
 def main() -> None:
@@ -37,12 +28,12 @@ def main() -> None:
     for path in sorted(p for p in args.folder.iterdir() if p.is_file()):
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-        webp = [coded(image, "WEBP", q) for q in WEBP_QUALITIES]
+        webp = [coded(image, "WEBP", quality=q) for q in WEBP_QUALITIES]
         sizes = np.log([size for size, _ in webp])
         scores = np.maximum.accumulate([score for _, score in webp])
         print(f"{path.name[:40]:40} {image.width}x{image.height}")
         for quality in QUALITIES:
-            size, score = coded(image, "SGC", quality)
+            size, score = coded(image, "SGC", quality=quality)
             of_webp = float(np.interp(np.log(size), sizes, scores))
             ratio = size / float(np.exp(np.interp(score, scores, sizes)))
             worse += score < of_webp

@@ -24,7 +24,8 @@ def test_soap_is_adam_along_the_gradients_own_axes(size: int, count: int, seed: 
     """
     draw = torch.Generator().manual_seed(seed)
     left, right = (torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64)).Q for _ in range(2))
-    diagonals = torch.randn(count, size, generator=draw, dtype=torch.float64) * torch.linspace(1, 9, size)
+    signs = torch.randint(0, 2, (count, size), generator=draw).double() * 2 - 1
+    diagonals = signs * torch.linspace(1, 9, size).double()  # axes of equal variance would be no axes
     diagonals[SOAP_WARM_UP + 5 :] = diagonals[SOAP_WARM_UP + 5 :].flip(1) * 3
     layer = nn.Conv2d(size, size, 1, bias=False, dtype=torch.float64)
     start, vector = layer.weight.detach().clone(), nn.Parameter(torch.zeros(size, dtype=torch.float64))

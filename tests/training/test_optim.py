@@ -40,7 +40,7 @@ def test_soap_is_adam_along_the_gradients_own_axes(size: int, count: int, seed: 
         if step >= SOAP_WARM_UP:
             adam.step()
     moved = (layer.weight.detach() - start)[:, :, 0, 0]
-    assert torch.allclose(left.mT @ moved @ right, torch.diag(vector.detach()), atol=1e-5)
+    assert torch.allclose(left.mT @ moved @ right, torch.diag(vector.detach()), atol=1e-3)  # of about 0.1
 
 
 def test_who_gets_soap() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +112,12 @@ class CropSampler:
         """uint8 [B, 3, crop, crop]."""
         crops = np.stack([self._crop() for _ in range(self.batch)])
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+
+def rounds(count: int, size: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Numbers below ``count``, ``size`` at a time, for ever; every round has them all in an order of its own."""
+    while True:
+        yield from np.split(random.permutation(count), range(size, count, size))
 
 
 def halve(picture: Picture) -> Picture:

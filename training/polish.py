@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .commands import one_line
-from .data import CropSampler, read_folder, split_validation, to_signal
+from .data import CropSampler, read_folder, rounds, split_validation, to_signal
 from .export import PSEUDO_COUNTS, band_of, hyper_prior, load_model, residual_prior
 from .model import Coded, SemicodecModel
 from .plots import RATES as VALIDATION_RATES
@@ -148,10 +148,9 @@ def latents_of(model: SemicodecModel, crops: Tensor) -> list[Latents]:
 def batches(latents: list[Latents], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """y [BATCH, M, h, w] and rates [BATCH], for ever, in an order of their own in every round."""
     random = np.random.default_rng(seed)
-    while True:
-        for rows in np.split(random.permutation(len(latents)), range(BATCH, len(latents), BATCH)):
-            y = torch.stack([latents[k].y for k in rows]).float().contiguous(memory_format=torch.channels_last)
-            yield y, torch.from_numpy(random.random(len(rows), np.float32))
+    for rows in rounds(len(latents), BATCH, random):
+        y = torch.stack([latents[k].y for k in rows]).float().contiguous(memory_format=torch.channels_last)
+        yield y, torch.from_numpy(random.random(len(rows), np.float32))
 
 
 class Figures(NamedTuple):

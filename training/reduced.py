@@ -30,7 +30,7 @@ from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import one_line
 from .companions import export_companion
-from .data import CropSampler, read_folder, split_validation
+from .data import CropSampler, read_folder, rounds, split_validation
 from .layers import DepthConvBlock
 from .semisup import EmaTeacher
 
@@ -92,15 +92,13 @@ def targets(pictures: Tensor) -> list[Tensor]:
 
 
 def batches(coded: list[Coded], size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    random = np.random.default_rng(seed)
-    while True:
-        for rows in np.split(random.permutation(len(coded)), range(size, len(coded), size)):
-            chosen = [coded[k] for k in rows]
-            yield (
-                torch.from_numpy(np.stack([c.latents for c in chosen])).float(),
-                torch.from_numpy(np.stack([c.condition for c in chosen])),
-                torch.from_numpy(np.stack([c.picture for c in chosen])),
-            )
+    for rows in rounds(len(coded), size, np.random.default_rng(seed)):
+        chosen = [coded[k] for k in rows]
+        yield (
+            torch.from_numpy(np.stack([c.latents for c in chosen])).float(),
+            torch.from_numpy(np.stack([c.condition for c in chosen])),
+            torch.from_numpy(np.stack([c.picture for c in chosen])),
+        )
 
 
 @torch.no_grad()

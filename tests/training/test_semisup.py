@@ -421,7 +421,8 @@ def test_gradients_are_those_of_both(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29618", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.stdout.count("agreed") == 2, done.stderr[-2000:]  # gloo may abort a process whose peer has left
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("agreed") == 2
 
 
 def test_denoising_keeps_the_target_clean() -> None:

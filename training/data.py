@@ -17,7 +17,7 @@ from .synthetic import synthetic_pictures
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 HALF_SCALE_SHARE = 0.25  # of the crops come from pictures reduced by two: sharper, and busier
-SYNTHETIC_COUNT = 200
+SYNTHETIC_COUNT = 260
 VALIDATION_EVERY = 60  # one picture in so many is held out
 
 

@@ -1,11 +1,12 @@
-"""Synthetic pictures: text, screens, code, tables, charts, line art, flat colours, gradients, dots and noise, where codecs
-that learn from photographs are weak.
+"""Synthetic pictures: text, screens, code, tables, charts, line art, flat colours, gradients, dots, noise, photographed
+pages and rendered skies, where codecs that learn from photographs are weak.
 
 Grounds are often exactly white, black or one colour: that is what screens show, and what a viewer notices when it is not.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,8 +80,8 @@ class _Artist:
 
     # ---- kinds of pictures ----
 
-    def text(self) -> Image.Image:
-        ground, ink = self.pair()
+    def text(self, pair: tuple[Colour, Colour] | None = None) -> Image.Image:
+        ground, ink = pair or self.pair()
         image, draw = self.blank(ground)
         top, left = float(self.whole(2, 30)), self.whole(2, self.size // 4)
         right = self.size - self.whole(0, self.size // 4)
@@ -216,6 +217,67 @@ class _Artist:
         large = small.convert("RGB").resize((small.width * factor,) * 2, Image.Resampling.NEAREST)
         return large.crop((0, 0, self.size, self.size))
 
+    def clouds(self, octaves: Sequence[int]) -> NDArray[np.float64]:
+        """Smooth noise [size, size] in [0, 1]: grids of so many cells a side, the finer the fainter."""
+        total = np.zeros((self.size, self.size))
+        for cells in octaves:
+            grid = Image.fromarray(self.random.uniform(0, 1 / cells, (cells, cells)).astype(np.float32))
+            total += np.asarray(grid.resize(total.shape, Image.Resampling.BICUBIC))
+        low, high = total.min(), total.max()
+        return np.asarray((total - low) / (high - low))
+
+    def scan(self) -> Image.Image:
+        """A page of text photographed: askew, blurred, unevenly lit, with the noise of a sensor and often a JPEG already."""
+        paper, ink = (self.whole(215, 256),) * 3, (self.whole(0, 70),) * 3
+        page, reach = self.text((paper, ink)), self.size / 12
+        corners = np.array([(0, 0), (0, self.size), (self.size, self.size), (self.size, 0)], np.float64)
+        corners += self.random.uniform(-reach, reach, corners.shape)
+        page = page.transform(
+            page.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC, fillcolor=paper
+        )
+        page = page.filter(ImageFilter.GaussianBlur(float(self.random.uniform(0.2, 1.2))))
+        dark = float(self.random.uniform(0.3, 0.95))
+        light = dark + (1 - dark) * self.clouds((2, 3, 4))
+        side = int(self.size / self.random.uniform(1, 1.8))  # grains of a pixel or a little more
+        grain = Image.fromarray(self.random.normal(0, self.random.uniform(0, 7), (side, side)).astype(np.float32))
+        cast = np.ones(3) if self.chance(0.6) else self.random.uniform(0.8, 1, 3)
+        pixels = (
+            np.asarray(page) * light[..., None] * cast
+            + np.asarray(grain.resize(page.size, Image.Resampling.BILINEAR))[..., None]
+        )
+        image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+        return jpeg(image, self.whole(60, 96)) if self.chance(0.6) else image
+
+    def sky(self) -> Image.Image:
+        """Clouds of a few colours, more often dark, with specks of a pixel or two, shapes with clean edges and a label."""
+        brightest = int(self.random.choice((60, 120, 255)))
+        pixels = np.tile(np.array(self.colour(0, brightest), np.float64), (self.size, self.size, 1))
+        for _ in range(self.whole(1, 4)):
+            cover = self.clouds((2, 4, 8, 16, 32)[: self.whole(2, 6)])[..., None]
+            pixels += cover * (np.array(self.colour(0, brightest)) - pixels)
+        image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+        shapes, scale = Image.new("RGBA", (2 * self.size,) * 2), 2  # drawn large and shrunk: edges between pixels
+        draw = ImageDraw.Draw(shapes)
+        for _ in range(self.whole(0, 300)):
+            x, y = (scale * self.whole(0, self.size) for _ in range(2))
+            draw.rectangle((x, y, x + self.whole(0, 4), y + self.whole(0, 3)), fill=(*self.colour(100), self.whole(80, 256)))
+        for _ in range(self.whole(0, 6)):
+            x, y, radius = *(scale * self.whole(0, self.size) for _ in range(2)), self.whole(4, self.size // 2)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=self.colour(), outline=self.colour())
+        shapes = shapes.resize(image.size, Image.Resampling.BOX)
+        image.paste(shapes.convert("RGB"), mask=shapes.getchannel("A"))
+        self.paragraph(
+            ImageDraw.Draw(image), self.whole(0, self.size), self.whole(0, self.size), self.size, 2, self.colour(150)
+        )
+        return image
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """What is left of ``image`` in a JPEG."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream)
+
 
 def synthetic_pictures(count: int, size: int, seed: int, photographs: Sequence[Picture] = ()) -> list[Picture]:
     """``count`` pictures [size, size, 3], the kinds in turn; the same for the same arguments.
@@ -225,5 +287,5 @@ def synthetic_pictures(count: int, size: int, seed: int, photographs: Sequence[P
     """
     artist = _Artist(size, np.random.default_rng(seed), photographs)
     kinds = (artist.text, artist.screen, artist.code, artist.line_art, artist.table, artist.screen)
-    kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots)  # type: ignore[assignment]
+    kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots, artist.scan, artist.sky, artist.scan)
     return [np.asarray(kinds[i % len(kinds)]().convert("RGB")) for i in range(count)]

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from io import BytesIO
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import container
 from .container import Prologue
 from .errors import UnsupportedError
+from .files import Source, opened
 from .limits import DEFAULT_LIMITS, Limits
 from .semantics import Semantics, read_semantics
 
@@ -27,14 +25,14 @@ INSTALLED = "*"
 
 
 def analyze(
-    source: str | PathLike[str] | bytes | bytearray | memoryview,
+    source: Source,
     *,
     heads: str | tuple[str, ...] = (),
     threads: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Semantics:
-    """Labels with probabilities, a map of segments and an embedding, from a file or its bytes, without decoding pixels
-    (but of indexed pictures and overlays).
+    """Labels with probabilities, a map of segments and an embedding, from a file, by its name, its bytes or open, without
+    decoding pixels (but of indexed pictures and overlays).
 
     Heads read a picture at its own scale; they know things of the size that they were trained on.
 
@@ -50,9 +48,7 @@ def analyze(
         TypeError, ValueError: ``threads`` is no whole number of 0 or more.
     """
     names = (heads,) if isinstance(heads, str) else tuple(heads)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _of_file(BytesIO(source).read, names, threads, limits)
-    with Path(source).open("rb") as file:
+    with opened(source) as file:
         return _of_file(file.read, names, threads, limits)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from . import codec, container
 from .container import Animation, Frame, Prologue
 from .errors import FormatError
+from .files import Source, opened
 from .limits import DEFAULT_LIMITS, Limits
 from .options import TARGETS
 from .pixels import Pixels
@@ -141,13 +142,21 @@ def read_part(
     return prologue, read(stream.read, prologue.index, limits)
 
 
-def decode_frames(data: bytes | IO[bytes], *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
+def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
     """All frames of a file one after another, arrays of their own; of a file of one picture, that.
 
+    Args:
+        source: a file's name, what it holds, or a file, open for reading bytes.
+
     Raises:
+        OSError: the file cannot be read.
         SemicodecError: one of its subclasses; frames before the damage come first.
     """
-    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
+    with opened(source) as file:
+        yield from _frames(file, threads, limits)
+
+
+def _frames(file: IO[bytes], threads: int, limits: Limits) -> Iterator[Pixels]:
     first = container.read_prologue(file.read, limits)
     streams = container.read_slices(file.read, first.index, limits)
     canvas = codec.decode_picture(first, streams, threads=threads)

@@ -112,14 +112,15 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     )
 
     encode = commands.add_parser("encode", parents=[coding, threads], help="any picture that Pillow reads → .sgc")
-    encode.add_argument("source", type=Path)
+    encode.add_argument("source", type=Path, help="picture")
     encode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .sgc")
     encode.set_defaults(run=_encode)
 
     decode = commands.add_parser("decode", parents=[threads], help=".sgc → any format that Pillow writes")
-    decode.add_argument("source", type=Path)
+    decode.add_argument("source", type=Path, help="file that ends in .sgc")
     decode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .png")
     decode.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
+    decode.add_argument("--flatten", action="store_true", help="put a transparent picture on white")
     decode.set_defaults(run=_decode)
 
     seeing = argparse.ArgumentParser(add_help=False)
@@ -209,6 +210,8 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
     name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
     try:
         return write_atomically(target, partial(recode, source, name, settings, flatten))
+    except FileNotFoundError:
+        raise  # says which file
     except (ValueError, OSError) as error:
         raise ValueError(f"{source}: {_reason(error)}") from error
 
@@ -237,7 +240,7 @@ def _encode(args: argparse.Namespace) -> int:
 
 def _decode(args: argparse.Namespace) -> int:
     target = args.target or args.source.with_suffix(".png")
-    size = _recode(args.source, target, {}, overwrite=args.overwrite)
+    size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
     print(f"{target}: {size} bytes")
     return 0
 

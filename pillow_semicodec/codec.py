@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from functools import partial
 from io import BytesIO
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .companions import GRADIENT, REDUCED, SCALES, has_companion
 from .container import INDEXED_MODES, Header, Prologue
 from .depth import DTYPES, KINDS, FromLevels, Levels, numbers_of
 from .effort import ROUNDS, refine
+from .files import Source, opened
 from .head_bundle import find_heads
 from .heads import run_heads
 from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, share_of
@@ -477,13 +478,14 @@ def check_threads(threads: int) -> None:
         raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
 
 
-def read_prologue(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Prologue:
-    """Size, mode, model and metadata of a file, without its pixels and without running a network."""
-    return container.read_prologue(BytesIO(data).read, limits)
+def read_prologue(source: Source, limits: Limits = DEFAULT_LIMITS) -> Prologue:
+    """Size, mode, model and metadata of a file, without its pixels and without running a network; see ``decode``."""
+    with opened(source) as file:
+        return container.read_prologue(file.read, limits)
 
 
 def decode(
-    data: bytes | IO[bytes],
+    source: Source,
     *,
     box: tuple[int, int, int, int] | None = None,
     scale: int = 1,
@@ -495,7 +497,7 @@ def decode(
     """Decompress a file to uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or whatever dtype was given.
 
     Args:
-        data: what a file holds, or a file, open for reading bytes and seekable.
+        source: a file's name, what it holds, or a file, open for reading bytes and seekable.
         box: decode the pixels (left, top, right, bottom) only, from the slices that they depend on; no other slice is read.
         scale: 2, 4, 8 or 16 for a picture so many times smaller, sides rounded up, whose pixels stand for squares of the
             picture: without the synthesis, where the model has a network for it. A box is still one of the whole picture;
@@ -505,20 +507,19 @@ def decode(
         progress: called with the share of the slices that are decoded, as in ``encode``.
 
     Raises:
+        OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError, ValueError: ``threads`` is no whole number of 0 or more; a box that is empty or leaves the picture;
-            another scale.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` is no whole number of 0 or more; a box that is
+            empty or leaves the picture; another scale.
     """
-    if not isinstance(data, (bytes, bytearray, memoryview)) and not hasattr(data, "read"):
-        raise TypeError(f"data must be bytes or an open file, not {type(data).__name__}")
-    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
-    prologue = container.read_prologue(file.read, limits)
-    streams: Streams
-    if box is None:  # damage is found before anything is computed
-        streams = container.read_slices(file.read, prologue.index, limits)
-    else:
-        streams = container.SliceReader(file, prologue.index, limits)
-    return decode_picture(prologue, streams, box=box, scale=scale, out=out, threads=threads, progress=progress)
+    with opened(source) as file:
+        prologue = container.read_prologue(file.read, limits)
+        streams: Streams
+        if box is None:  # damage is found before anything is computed
+            streams = container.read_slices(file.read, prologue.index, limits)
+        else:
+            streams = container.SliceReader(file, prologue.index, limits)
+        return decode_picture(prologue, streams, box=box, scale=scale, out=out, threads=threads, progress=progress)
 
 
 class _Luma:

@@ -105,7 +105,12 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if flatten and "save_all" in save:
             picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
-        picture.save(buffer, name, **save)
+        try:
+            picture.save(buffer, name, **save)
+        except OSError as error:  # Pillow's "cannot write mode RGBA as JPEG"
+            if picture.has_transparency_data and "cannot write mode" in str(error):
+                raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
+            raise
         output.write(buffer.getbuffer())
 
 

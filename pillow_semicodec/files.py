@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, and found in folders."""
+"""Files on disk: opened, written whole or not at all, and found in folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,26 @@ except ImportError:  # Windows, where a file that somebody writes cannot be remo
     fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".sgc-", ".part"  # of files that are being written
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[IO[bytes]]:
+    """What ``source`` holds, a file's name or bytes, for reading; an open file as it is, and it stays open.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: none of these.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            yield file
+    elif hasattr(source, "read"):
+        yield source
+    else:
+        raise TypeError(f"a file must be its name, its bytes or an open file, not {type(source).__name__}")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:

@@ -92,6 +92,23 @@ def test_flatten(tmp_path: Path) -> None:
         assert image.mode == "RGB"
 
 
+def test_formats_without_alpha(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in the way of a JPEG is said, with what helps; and that helps."""
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "a.sgc")
+    arguments = ["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jpg")]
+    assert main(arguments) == 1
+    assert "--flatten" in capsys.readouterr().err
+    assert not (tmp_path / "a.jpg").exists()
+    assert main([*arguments, "--flatten"]) == 0
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert np.asarray(image).min() > 200
+
+
+def test_missing_file_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", str(tmp_path / "nothere.png")]) == 1
+    assert capsys.readouterr().err.count("nothere.png") == 1
+
+
 def test_animations_stay_animated(tmp_path: Path) -> None:
     """From GIF and back, with their times; flattened, every frame is."""
     frames = [Image.new("RGBA", (30, 30), (k, k, k, 255)) for k in (210, 250)]

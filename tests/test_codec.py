@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -174,6 +175,26 @@ def test_threads_are_checked(picture: np.ndarray, sgc_bytes: bytes, threads: obj
         sgc.encode(picture, threads=threads)  # type: ignore[arg-type]
     with pytest.raises(error, match="threads"):
         sgc.decode(sgc_bytes, threads=threads)  # type: ignore[arg-type]
+
+
+def test_sources(tmp_path: Path, sgc_bytes: bytes) -> None:
+    """A file is its name, its bytes or an open file, which stays open; nothing else is."""
+    path = tmp_path / "a.sgc"
+    path.write_bytes(sgc_bytes)
+    wanted = sgc.decode(sgc_bytes)
+    with path.open("rb") as file:
+        for source in (path, str(path), memoryview(sgc_bytes), file):
+            assert np.array_equal(sgc.decode(source), wanted)
+        assert not file.closed
+    for source in (path, sgc_bytes):
+        assert sgc.read_prologue(source).header.width == wanted.shape[1]
+        assert np.array_equal(next(sgc.decode_frames(source)), wanted)
+    assert sgc.decode(path, box=(0, 0, 5, 7)).shape[:2] == (7, 5)
+    for read in (sgc.decode, sgc.read_prologue, sgc.analyze, lambda source: next(sgc.decode_frames(source))):
+        with pytest.raises(TypeError, match="its name, its bytes or an open file, not int"):
+            read(5)
+        with pytest.raises(FileNotFoundError, match="nothere"):
+            read(tmp_path / "nothere.sgc")
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0, 3), (4, 4, 5), (4, 4, 1), (4,), (1, 2, 3, 4)])

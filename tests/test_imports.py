@@ -127,9 +127,10 @@ print([m for m in ("onnxruntime", "constriction", "numpy") if m in sys.modules])
 
 
 def test_public_names() -> None:
-    """Everything in __all__ exists, the lazy names too."""
+    """Everything in __all__ exists, the lazy names too, and is what completion offers."""
     import pillow_semicodec
 
+    assert dir(pillow_semicodec) == sorted(pillow_semicodec.__all__)
     for name in pillow_semicodec.__all__:
         assert getattr(pillow_semicodec, name) is not None
     with pytest.raises(AttributeError, match="nonesuch"):

@@ -465,7 +465,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
     ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``indexed`` (default: where a palette takes
-    fewer bytes), ``progress`` (a function that is told the share of the work that is done).
+    fewer bytes, or few more), ``progress`` (a function that is told the share of the work that is done).
 
     Raises:
         OSError: a mode that cannot be written.

@@ -37,6 +37,7 @@ def analyze(
     Heads read a picture at its own scale; they know things of the size that they were trained on.
 
     Args:
+        source: a file's name, what it holds, or a file, open for reading bytes.
         heads: names of installed heads; none named takes what the file itself says, or else all heads of its model;
             ``INSTALLED``, all heads of its model, whatever the file says.
         threads: CPU threads; 0 takes one per core.
@@ -45,7 +46,7 @@ def analyze(
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for bytes that are no file this build can read, and for heads that are not
             installed.
-        TypeError, ValueError: ``threads`` is no whole number of 0 or more.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` is no whole number of 0 or more.
     """
     names = (heads,) if isinstance(heads, str) else tuple(heads)
     with opened(source) as file:

@@ -143,7 +143,8 @@ def read_part(
 
 
 def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
-    """All frames of a file one after another, arrays of their own; of a file of one picture, that.
+    """All frames of a file one after another, arrays of their own; of a file of one picture, that. Nothing is read, and no
+    error raised, before the first frame is asked for; a file given by its name is open until the last.
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes.
@@ -151,6 +152,7 @@ def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses; frames before the damage come first.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` is no whole number of 0 or more.
     """
     with opened(source) as file:
         yield from _frames(file, threads, limits)

@@ -32,7 +32,7 @@ from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
 
 DEFAULT_QUALITY = 75
-PALETTE_WORTH = 1.15  # times the bytes of latents that a palette may take: at low qualities it is sharper by far more
+PALETTE_WORTH = 1.15  # times the bytes of latents that a palette may take: it is sharper, at low qualities by much
 SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
 PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictures that get one, its longer side at most
 TRIAL_SHARE = 1 / 5  # of what is left to do, as progress counts it
@@ -165,10 +165,7 @@ def encode(
     job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
     data = job.data(plan, cells, effort, target, error, otherwise=drawn)
     if indexed is None and target is None:
-        drawing = draw(metadata)
-        data = drawing.file(share_of(quality), below=PALETTE_WORTH * len(data)) or data
-        data = job.overlaid(drawing, quality, plan, effort, below=len(data)) or data
-        data = _with_grounds(data, drawing.colours.picture)
+        data = job.drawn(data, draw(metadata), quality, plan, effort)
     return _finished(min(drawn or data, data, key=len), way)
 
 
@@ -269,6 +266,14 @@ class _Job(NamedTuple):
             return otherwise
         plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
+
+    def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan, effort: int) -> bytes:
+        """``data``, or the picture as a palette, which may take a little more, or with one on top, which may not."""
+        plain = len(data)
+        latents = plain - sum(map(len, (*self.metadata.values(), *self.planes)))
+        data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
+        data = self.overlaid(drawing, quality, plan, effort, below=min(plain, len(data))) or data
+        return _with_grounds(data, drawing.colours.picture)
 
     def overlaid(self, drawing: Drawing, quality: float, plan: RatePlan, effort: int, below: int) -> bytes | None:
         """The file with what is drawn on top, unless that takes more bytes than ``below`` or there is nothing like that."""
@@ -481,7 +486,16 @@ def check_threads(threads: int) -> None:
 
 
 def read_prologue(source: Source, limits: Limits = DEFAULT_LIMITS) -> Prologue:
-    """Size, mode, model and metadata of a file, without its pixels and without running a network; see ``decode``."""
+    """Size, mode, model and metadata of a file, without its pixels and without running a network.
+
+    Args:
+        source: a file's name, what it holds, or a file, open for reading bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
+        TypeError: ``source`` is none of these.
+    """
     with opened(source) as file:
         return container.read_prologue(file.read, limits)
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont
 from strategies import planes
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, indexed
+from pillow_semicodec import container, indexed, metrics
 from pillow_semicodec.cli import main
 from pillow_semicodec.codec import PALETTE_WORTH
 from pillow_semicodec.overlay import GROUND_COST
@@ -82,6 +82,20 @@ def test_the_better_file_is_taken(picture: np.ndarray, quality: int) -> None:
     assert default in (never, always) or sgc.read_prologue(default).metadata
     assert not is_indexed(never)
     assert is_indexed(always)
+
+
+@pytest.mark.model
+def test_a_palette_is_worth_a_few_bytes() -> None:
+    """Where it takes a little more than latents it is taken, for it is far sharper; metadata weigh nothing there."""
+    picture, exif = screen(), bytes(20_000)
+    sizes = {q: [len(sgc.encode(picture, q, indexed=choice)) for choice in (False, True)] for q in range(8, 22)}
+    quality = next(q for q, (latents, palette) in sizes.items() if latents < palette < 1.12 * latents)
+    default, never = (sgc.encode(picture, quality, indexed=choice) for choice in (None, False))
+    assert is_indexed(default)
+    assert metrics.psnr(picture, sgc.decode(default)) > metrics.psnr(picture, sgc.decode(never)) + 3
+    least = min(sizes)
+    assert sizes[least][1] > 1.2 * sizes[least][0]
+    assert not is_indexed(sgc.encode(picture, least, exif=exif))
 
 
 @given(st.integers(1, 94), st.sampled_from([255, 0, 40]))

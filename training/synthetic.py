@@ -256,7 +256,8 @@ class _Artist:
             cover = self.clouds((2, 4, 8, 16, 32)[: self.whole(2, 6)])[..., None]
             pixels += cover * (np.array(self.colour(0, brightest)) - pixels)
         image = Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
-        shapes, scale = Image.new("RGBA", (2 * self.size,) * 2), 2  # drawn large and shrunk: edges between pixels
+        scale = 2  # drawn large and shrunk: edges between pixels
+        shapes = Image.new("RGBA", (scale * self.size,) * 2)
         draw = ImageDraw.Draw(shapes)
         for _ in range(self.whole(0, 300)):
             x, y = (scale * self.whole(0, self.size) for _ in range(2))

@@ -359,6 +359,16 @@ def test_hidden_labels_are_not_shown(labelled: list[str]) -> None:
     assert batch.labels.shape == (4,)
 
 
+def in_two_processes(port: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What torchrun made of a script or module, which must end well."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    said = f"{done.stderr[:3000]} … {done.stderr[-2000:]}"  # a process says why first, the launcher last
+    assert done.returncode == 0, said
+    return done
+
+
 def test_two_processes_train_one_model(labelled: list[str], pictures: Path, tmp_path: Path) -> None:
     """torchrun with two gloo processes, the same command; one process resumes what two have begun."""
     arguments = [
@@ -373,22 +383,7 @@ def test_two_processes_train_one_model(labelled: list[str], pictures: Path, tmp_
         "--set",
         "semi.every=2",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port=29617",
-        "-m",
-        "training.train",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    done = subprocess.run(
-        [*command, *arguments, "--steps", "3", *SETTINGS], check=False, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, (
-        f"{done.stderr[:3000]} … {done.stderr[-2000:]}"
-    )  # a process says why first, the launcher last
+    done = in_two_processes("29617", "-m", "training.train", *arguments, "--steps", "3", *SETTINGS)
     assert "2 x cpu" in done.stdout
     train.main([*arguments, "--steps", "5"])
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 5
@@ -421,12 +416,7 @@ def test_gradients_are_those_of_both(tmp_path: Path) -> None:
         "d.barrier()\n"
         "d.destroy_process_group()\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29618", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, (
-        f"{done.stderr[:3000]} … {done.stderr[-2000:]}"
-    )  # a process says why first, the launcher last
+    done = in_two_processes("29618", str(script))
     assert done.stdout.count("agreed") == 2
 
 

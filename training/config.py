@@ -60,6 +60,7 @@ class TrainConfig:
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
+    vivid_share: float = 0.0  # of the crops get more saturated colours: smooth ones show a mottle where they are rare
     noise_share: float = 0.0  # of the crops get Gaussian noise that the decoded picture should not have (denoising)
     noise_sigma: float = 0.04  # its largest deviation, on [0, 1]
     bf16: bool = True
@@ -68,7 +69,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt")
-        shares += ("grey_share", "synthetic_share", "noise_share")
+        shares += ("grey_share", "synthetic_share", "vivid_share", "noise_share")
         _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:
             raise ValueError("lr_hold is 1, and should be less: the learning rate falls to zero after it")

@@ -61,10 +61,11 @@ def _read_rgb(path: Path) -> Picture:
 
 
 class CropSampler:
-    """Endless random crops, mirrored and rotated, some halved, some grey, some synthetic.
+    """Endless random crops, mirrored and rotated, some halved, some grey, some vivid, some synthetic.
 
     Args:
         weights: how often a picture is drawn, relative to others; all alike by default.
+        vivid_share: of the crops whose colours are moved away from grey.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class CropSampler:
         synthetic_share: float,
         seed: int,
         weights: list[float] | None = None,
+        vivid_share: float = 0.0,
     ) -> None:
         self.random = np.random.default_rng(seed)
-        self.crop, self.batch, self.grey_share = crop, batch, grey_share
+        self.crop, self.batch, self.grey_share, self.vivid_share = crop, batch, grey_share, vivid_share
         weights = weights or [1.0] * len(pictures)
         large = [(p, w) for p, w in zip(pictures, weights, strict=True) if min(p.shape[:2]) >= crop]
         self.full, shares = [p for p, _ in large], np.array([w for _, w in large])
@@ -105,13 +107,21 @@ class CropSampler:
         if self.random.random() < 0.5:
             out = out[:, ::-1]
         if self.random.random() < self.grey_share:
-            out = np.repeat(out @ np.array([0.299, 0.587, 0.114]) + 0.5, 3).reshape(out.shape).astype(np.uint8)
+            out = np.repeat(_luma(out) + 0.5, 3).reshape(out.shape).astype(np.uint8)
+        elif self.random.random() < self.vivid_share:
+            grey = _luma(out)[:, :, None]
+            out = np.clip(grey + self.random.uniform(1.3, 2.5) * (out - grey) + 0.5, 0, 255).astype(np.uint8)
         return out
 
     def next(self) -> Tensor:
         """uint8 [B, 3, crop, crop]."""
         crops = np.stack([self._crop() for _ in range(self.batch)])
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+
+def _luma(picture: Picture) -> NDArray[np.float64]:
+    luma: NDArray[np.float64] = picture @ np.array([0.299, 0.587, 0.114])
+    return luma
 
 
 def rounds(count: int, size: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:

@@ -226,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         config.synthetic_share,
         seed,
         weights and weights[: len(training)],
+        config.vivid_share,
     )
     sets = read_all(args.labels)
     joint_sampler = JointSampler(sets, training, semi, seed) if sets else None

@@ -153,6 +153,20 @@ def test_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not all(grey)
 
 
+def test_vivid_crops_keep_their_light() -> None:
+    """Colours move away from grey, what is grey stays, and light changes only where a colour reaches its end."""
+    dull = np.random.default_rng(0).integers(110, 140, (100, 100, 3), dtype=np.uint8)
+    plain, vivid = (CropSampler([dull], 64, 16, 0, 0, 7, vivid_share=share).next().float() for share in (0.0, 1.0))
+    chroma, vivid_chroma = ((c.amax(1) - c.amin(1)).mean() for c in (plain, vivid))
+    assert 1.25 * chroma < vivid_chroma < 2.6 * chroma
+    luma, vivid_luma = (torch.tensordot(c, torch.tensor([0.299, 0.587, 0.114]), dims=([1], [0])) for c in (plain, vivid))
+    assert abs(luma.std() - vivid_luma.std()) < 0.6
+    grey = np.repeat(dull[:, :, :1], 3, axis=2)
+    crops = CropSampler([grey], 64, 4, 0, 0, 7, vivid_share=1.0).next()
+    assert torch.equal(crops[:, 0], crops[:, 1])
+    assert torch.equal(crops[:, 0], crops[:, 2])
+
+
 def test_validation_is_held_out() -> None:
     """No validation picture is trained on; their sides suit the networks."""
     pictures = [np.full((70 + k, 200, 3), k, np.uint8) for k in range(130)]

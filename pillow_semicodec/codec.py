@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from functools import partial
 from io import BytesIO
@@ -101,7 +102,7 @@ def encode(
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview
             and knows no effort. Beside photographs, letters and flat grounds are kept like that cell by cell, unless
-            ``indexed`` is False.
+            ``indexed`` is False; with a target, where that leaves more for the photographs.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -154,19 +155,24 @@ def encode(
     if semantics or isinstance(roi, str):
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
-    drawn = None
-    if indexed is None and target is not None:
-        drawn = draw(metadata).file_for(quality, target, error)
-        if drawn is not None and target.size is not None:
-            return _finished(drawn, way)
+    drawing = draw(metadata) if indexed is None else None
+    palette = drawing.file_for(quality, target, error) if drawing and target else None
+    if palette is not None and target is not None and target.size is not None:
+        return _finished(palette, way)
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
     job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
-    data = job.data(plan, cells, effort, target, error, otherwise=drawn)
-    if indexed is None and target is None:
-        data = job.drawn(data, draw(metadata), quality, plan, effort)
-    return _finished(min(drawn or data, data, key=len), way)
+    if target is None:
+        data = job.data(plan, cells, effort)
+        return _finished(job.drawn(data, drawing, quality, plan, effort) if drawing else data, way)
+    try:
+        data = job.data_for(target, error, cells, effort, drawing, quality)
+    except ValueError:
+        if palette is None:
+            raise
+        data = palette
+    return _finished(min(palette or data, data, key=len), way)
 
 
 def _with_grounds(data: bytes, picture: pixels.Pixels) -> bytes:
@@ -253,30 +259,58 @@ class _Job(NamedTuple):
         plan: RatePlan,
         cells: Cells | None,
         effort: int,
-        target: Target | None,
-        error: SquaredError,
-        otherwise: bytes | None,
+        target: Target | None = None,
+        error: SquaredError | None = None,
     ) -> bytes:
-        """The file; or ``otherwise``, if there is that, where the target is out of reach."""
-        try:
-            plan = plan if target is None else self.plan_for(target, error)
-        except ValueError:
-            if otherwise is None:
-                raise
-            return otherwise
         plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
+
+    def data_for(
+        self,
+        target: Target,
+        error: SquaredError,
+        cells: Cells | None,
+        effort: int,
+        drawing: Drawing | None,
+        quality: float,
+    ) -> bytes:
+        """The file that meets a target, with something drawn on top if that leaves more bytes for the rest of a size, or
+        takes fewer for a PSNR.
+
+        Raises:
+            ValueError: the target is out of reach.
+        """
+        jobs = [self]
+        if drawing and (laid := self.overlaid(drawing, quality, below=target.size or math.inf)):
+            jobs = [laid, self]
+        found: list[tuple[_Job, RatePlan]] = []
+        for job in jobs:
+            try:
+                found.append((job, job.plan_for(target, error)))
+            except ValueError:
+                if job is self and not found:
+                    raise
+
+        def loss(candidate: tuple[_Job, RatePlan]) -> int:
+            job, plan = candidate
+            return -plan.rate if target.size else job.size_at(plan.rate)
+
+        job, plan = min(found, key=loss) if len(found) > 1 else found[0]
+        return job.data(plan, cells, effort, target, error)
 
     def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan, effort: int) -> bytes:
         """``data``, or the picture as a palette, which may take a little more, or with one on top, which may not."""
         plain = len(data)
         latents = plain - sum(map(len, (*self.metadata.values(), *self.planes)))
         data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
-        data = self.overlaid(drawing, quality, plan, effort, below=min(plain, len(data))) or data
+        most = min(plain, len(data))
+        if job := self.overlaid(drawing, quality, below=most):
+            laid = job.data(plan, None, effort)
+            data = laid if len(laid) < most else data
         return _with_grounds(data, drawing.colours.picture)
 
-    def overlaid(self, drawing: Drawing, quality: float, plan: RatePlan, effort: int, below: int) -> bytes | None:
-        """The file with what is drawn on top, unless that takes more bytes than ``below`` or there is nothing like that."""
+    def overlaid(self, drawing: Drawing, quality: float, below: float) -> _Job | None:
+        """The same with what is drawn on top, unless that alone takes ``below`` bytes or there is nothing like that."""
         if container.UNSEEN_KEPT in self.metadata:
             return None
         parts = take_apart(drawing.colours.picture, share_of(quality))
@@ -284,10 +318,7 @@ class _Job(NamedTuple):
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = {**self.metadata, container.OVERLAY: parts.payload}
-        job = self._replace(metadata=metadata, y=y, colours=parts.rest, way=None)
-        plan, streams = job.coded(plan, None, effort, None, SquaredError(parts.rest, self.header.grey))
-        data = job.file(plan.rate, streams)
-        return data if len(data) < below else None
+        return self._replace(metadata=metadata, y=y, colours=parts.rest, way=None)
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)
@@ -297,9 +328,9 @@ class _Job(NamedTuple):
         return encoder.streams(keep, stage(self.way, self.layout.slices, share))
 
     def coded(
-        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError
+        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError | None
     ) -> tuple[RatePlan, Streams]:
-        """Streams at a rate, with regions if there are any, and with effort."""
+        """Streams at a rate, with regions if there are any, and with effort, which must not miss a target."""
         harder = effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
         if cells is not None and cells.any() and not cells.all():
@@ -316,24 +347,28 @@ class _Job(NamedTuple):
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
         refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
         better = self.streams(plan, refined, keep=False, share=1.0)
-        return plan, better if target is None or self.meets(target, plan, better, error) else streams
+        return plan, better if target is None or error is None or self.meets(target, plan, better, error) else streams
 
     def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
         """Args: error: of this picture; its sums are not touched."""
         found = error.anew()
+        out: Any = found
+        if overlay := self.metadata.get(container.OVERLAY):
+            out = Overlaid(overlay, self.header, 0, 0, found)
+            out = _Luma(out) if self.header.grey else out
         decoder = Decoder(streams, plan, self.bundle, self.layout, self.threads, found.deep)
-        decoder.picture(out=found, step=stage(self.way, self.layout.slices, share))
+        decoder.picture(out=out, step=stage(self.way, self.layout.slices, share))
         return found.psnr
 
-    def plan_for(self, target: Target, error: SquaredError) -> RatePlan:
-        def size_at(rate: int) -> int:
-            return len(self.file(rate, self.streams(RatePlan(rate), share=TRIAL_SHARE)))
+    def size_at(self, rate: int) -> int:
+        return len(self.file(rate, self.streams(RatePlan(rate), share=TRIAL_SHARE)))
 
+    def plan_for(self, target: Target, error: SquaredError) -> RatePlan:
         def psnr_at(rate: int) -> float:
             plan = RatePlan(rate)
             return self.psnr(plan, self.streams(plan, share=TRIAL_SHARE / 2), error, TRIAL_SHARE / 2)
 
-        return RatePlan(rate_for(target, self.bundle, size_at, psnr_at))
+        return RatePlan(rate_for(target, self.bundle, self.size_at, psnr_at))
 
     def meets(self, target: Target, plan: RatePlan, streams: Streams, error: SquaredError) -> bool:
         if target.size is not None:

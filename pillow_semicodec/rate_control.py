@@ -117,7 +117,7 @@ def _search(
 
 
 class SquaredError:
-    """Takes decoded boxes and adds up how far they are from a picture, where that is visible."""
+    """Takes decoded boxes, RGB or grey, and adds up how far they are from a picture, where that is visible."""
 
     def __init__(self, picture: Any, grey: bool) -> None:
         self.picture, self.grey = picture, grey
@@ -129,7 +129,8 @@ class SquaredError:
         alpha = original[:, :, -1:] > 0 if original.ndim == 3 and original.shape[2] in (2, 4) else None
         bands = 1 if self.grey else 3
         colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
-        decoded: NDArray[Any] = to_luma(box[:, :, :3])[:, :, None] if self.grey else box[:, :, :3]
+        decoded: NDArray[Any] = box[:, :, None] if box.ndim == 2 else box[:, :, :3]
+        decoded = to_luma(decoded)[:, :, None] if self.grey and box.ndim == 3 else decoded
         squares: NDArray[Any] = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
         if alpha is not None:
             squares = squares * alpha

@@ -11,6 +11,7 @@ from conftest import TINY, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_effort import psnr
 from test_indexed import screen
 
 import pillow_semicodec as sgc
@@ -100,6 +101,25 @@ def test_the_smallest_file_is_taken(bands: int) -> None:
     box = slice(-102, -38), slice(96, 192)  # the photograph
     without, within = (np.abs(sgc.decode(d)[box].astype(int) - picture[box]) for d in (plain, data))
     assert within.mean() < 1.1 * without.mean()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_targets_are_met_with_overlays(bands: int) -> None:
+    """Where letters take less that way, the rest gets more of the bytes, or the file gets smaller."""
+    picture = np.concatenate([np.tile(mixed(bands)[:32], (8, 1) + (1,) * (bands > 1)), mixed(bands)])
+    size = len(sgc.encode(picture, 85, threads=1))
+    data, plain = (sgc.encode(picture, target_size=size, indexed=choice, threads=1) for choice in (None, False))
+    assert has_overlay(data)
+    assert 0.97 * size <= len(data) <= size
+    assert len(plain) <= size
+    best, worst = (psnr(picture, d) for d in (data, plain))
+    assert best > worst + 1
+    wanted = best - 0.5
+    data, plain = (sgc.encode(picture, target_psnr=wanted, indexed=choice, threads=1) for choice in (None, False))
+    assert has_overlay(data)
+    assert len(data) < len(plain)
+    assert wanted <= psnr(picture, data) <= wanted + 0.5
 
 
 def test_cells() -> None:

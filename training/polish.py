@@ -233,7 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_model(args.checkpoint).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = configure([], state["configs"])["train"]
     training, validation = split_validation(read_folder(args.data))
-    sampler = CropSampler(training, CROP, 4, config.grey_share, config.synthetic_share, seed=1, vivid_share=config.vivid_share)
+    shares = {"grey_share": config.grey_share, "synthetic_share": config.synthetic_share, "vivid_share": config.vivid_share}
+    sampler = CropSampler(training, CROP, 4, seed=1, **shares)
     latents: list[Latents] = []
     with tqdm(total=args.crops, desc="latents", mininterval=10) as progress:
         while len(latents) < args.crops:

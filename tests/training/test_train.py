@@ -14,15 +14,18 @@ bjontegaard = pytest.importorskip("bjontegaard")
 
 import numpy as np  # noqa: E402
 from conftest import photo  # noqa: E402
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
-from training import ablate, export, fused, train  # noqa: E402
+from training import ablate, average, export, fused, train  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import CropSampler, read_folder, split_validation  # noqa: E402
 from training.hardness import read_hardness  # noqa: E402
+from training.state import load_checkpoint  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
 
 SETTINGS = [
@@ -86,6 +89,34 @@ def test_a_model_grows(run: Path, data: Path, tmp_path: Path, capsys: pytest.Cap
         train.main([*arguments, "--resume", str(tmp_path / "old.pt")])
     train.main([*arguments, "--resume", str(tmp_path / "old.pt"), "--restart-clock"])
     assert "bypass_split.weight" in capsys.readouterr().out
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_averages_lie_between(share: float, seed: int) -> None:
+    """On the straight line, and at its ends exactly; whole numbers are those of the new weights."""
+    draw = torch.Generator().manual_seed(seed)
+    old, new = ({"w": torch.randn(3, 2, generator=draw).half(), "n": torch.tensor([k])} for k in (1, 2))
+    found = average.mixed(old, new, share)
+    assert found["n"].item() == 2
+    assert found["w"].dtype == torch.half
+    expected = old["w"].double() * (1 - share) + new["w"].double() * share
+    assert torch.allclose(found["w"].double(), expected, atol=2e-3)
+    assert torch.equal(average.mixed(old, new, 0.0)["w"], old["w"])
+    assert torch.equal(average.mixed(old, new, 1.0)["w"], new["w"])
+    with pytest.raises(ValueError, match="different shapes"):
+        average.mixed(old, {"w": torch.zeros(1)}, share)
+
+
+def test_an_average_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:
+    """Of a run with itself it holds the run's averages."""
+    checkpoint = str(run / "checkpoint.pt")
+    average.main([checkpoint, checkpoint, "--share", "0.3", "--out", str(tmp_path / "mixed.pt")])
+    before, after = (load_checkpoint(path)["ema"] for path in (run / "checkpoint.pt", tmp_path / "mixed.pt"))
+    assert all(torch.allclose(before[name].float(), after[name].float(), atol=1e-6) for name in before)
+    on = ["--data", str(data), "--out", str(tmp_path / "on"), "--steps", "1", "--threads", "1", "--restart-clock"]
+    train.main([*on, "--resume", str(tmp_path / "mixed.pt")])
+    with pytest.raises(ValueError, match="--share"):
+        average.main([checkpoint, checkpoint, "--share", "2", "--out", str(tmp_path / "no.pt")])
 
 
 def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ class RateBank:
         position = float(np.interp(quality, self.quality_positions[:, 0], self.quality_positions[:, 1]))
         return int(np.clip(round((position + 1) * RATE_UNIT), 0, RATE_MAX))
 
+    def quality_of_rate(self, rate: int) -> float:
+        """The quality from 1 to 100 whose rate is nearest."""
+        return float(np.interp(rate / RATE_UNIT - 1, self.quality_positions[:, 1], self.quality_positions[:, 0]))
+
     def interpolate(self, bank: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Row of ``bank`` [A, C] at ``rate``, as [1, C, 1, 1]."""
         position = rate / RATE_UNIT - 1

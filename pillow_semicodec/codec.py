@@ -27,7 +27,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .overlay import GROUND_COST, Overlaid, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
-from .rate_control import SquaredError, Target, rate_for, target_of
+from .rate_control import OutOfReachError, SquaredError, Target, rate_for, target_of
 from .regions import Cells, Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
@@ -77,8 +77,9 @@ def encode(
         quality: 1 to 100, as with JPEG.
         target_size, target_bpp, target_psnr: instead of a quality, the bytes of the file at most, its bits per pixel at
             most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten
-            trials, mostly within 1.5 % of the bytes and 0.05 dB. Pictures in black and white, which are kept exactly, know
-            no options but ``target_size``, metadata, ``slice_side``, ``threads`` and ``progress``.
+            trials, twenty where letters may be kept as a palette, mostly within 1.5 % of the bytes and 0.05 dB. Pictures in
+            black and white, which are kept exactly, know no options but ``target_size``, metadata, ``slice_side``,
+            ``threads`` and ``progress``.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
             1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
         model: name or id of an installed model; the default one otherwise.
@@ -102,7 +103,7 @@ def encode(
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview
             and knows no effort. Beside photographs, letters and flat grounds are kept like that cell by cell, unless
-            ``indexed`` is False; with a target, where that leaves more for the photographs.
+            ``indexed`` is False; with a target, where that leaves more for the photographs, or takes less.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -155,8 +156,8 @@ def encode(
     if semantics or isinstance(roi, str):
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
-    drawing = draw(metadata) if indexed is None else None
-    palette = drawing.file_for(quality, target, error) if drawing and target else None
+    drawing = draw(metadata) if indexed is None and target else None
+    palette = drawing.file_for(quality, target, error) if drawing else None
     if palette is not None and target is not None and target.size is not None:
         return _finished(palette, way)
     planes: Streams = ()
@@ -165,13 +166,14 @@ def encode(
     job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
     if target is None:
         data = job.data(plan, cells, effort)
-        return _finished(job.drawn(data, drawing, quality, plan, effort) if drawing else data, way)
+        return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way)
     try:
-        data = job.data_for(target, error, cells, effort, drawing, quality)
-    except ValueError:
+        job, plan = job.planned(target, error, drawing)
+    except OutOfReachError:
         if palette is None:
             raise
-        data = palette
+        return _finished(palette, way)
+    data = job.data(plan, cells, effort, target, error)
     return _finished(min(palette or data, data, key=len), way)
 
 
@@ -265,38 +267,35 @@ class _Job(NamedTuple):
         plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
 
-    def data_for(
-        self,
-        target: Target,
-        error: SquaredError,
-        cells: Cells | None,
-        effort: int,
-        drawing: Drawing | None,
-        quality: float,
-    ) -> bytes:
-        """The file that meets a target, with something drawn on top if that leaves more bytes for the rest of a size, or
-        takes fewer for a PSNR.
+    def planned(self, target: Target, error: SquaredError, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
+        """How a target is met: by this job, or with what is drawn on top where that leaves more of a size for the rest, or
+        takes fewer bytes for a PSNR. What is drawn is as exact as at the quality that the target allows without it.
 
         Raises:
-            ValueError: the target is out of reach.
+            OutOfReachError: by neither.
         """
-        jobs = [self]
+        plan, missed = None, None
+        try:
+            plan = self.plan_for(target, error)
+        except OutOfReachError as failure:
+            missed = failure
+        quality = self.bundle.rate_bank.quality_of_rate(plan.rate) if plan else 1.0 if target.size else 100.0
         if drawing and (laid := self.overlaid(drawing, quality, below=target.size or math.inf)):
-            jobs = [laid, self]
-        found: list[tuple[_Job, RatePlan]] = []
-        for job in jobs:
             try:
-                found.append((job, job.plan_for(target, error)))
-            except ValueError:
-                if job is self and not found:
-                    raise
+                other = laid.plan_for(target, error)
+            except OutOfReachError:
+                pass
+            else:
+                if plan is None or laid.is_better(other, self, plan, target):
+                    return laid, other
+        if plan is None:
+            assert missed is not None
+            raise missed
+        return self, plan
 
-        def loss(candidate: tuple[_Job, RatePlan]) -> int:
-            job, plan = candidate
-            return -plan.rate if target.size else job.size_at(plan.rate)
-
-        job, plan = min(found, key=loss) if len(found) > 1 else found[0]
-        return job.data(plan, cells, effort, target, error)
+    def is_better(self, plan: RatePlan, than: _Job, at: RatePlan, target: Target) -> bool:
+        """Of two that meet a target: a higher rate for a size, fewer bytes for a PSNR."""
+        return plan.rate >= at.rate if target.size else self.size_at(plan.rate) < than.size_at(at.rate)
 
     def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan, effort: int) -> bytes:
         """``data``, or the picture as a palette, which may take a little more, or with one on top, which may not."""
@@ -305,7 +304,7 @@ class _Job(NamedTuple):
         data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
         most = min(plain, len(data))
         if job := self.overlaid(drawing, quality, below=most):
-            laid = job.data(plan, None, effort)
+            laid = job._replace(way=None).data(plan, None, effort)  # the way ends with ``data``
             data = laid if len(laid) < most else data
         return _with_grounds(data, drawing.colours.picture)
 
@@ -318,7 +317,7 @@ class _Job(NamedTuple):
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = {**self.metadata, container.OVERLAY: parts.payload}
-        return self._replace(metadata=metadata, y=y, colours=parts.rest, way=None)
+        return self._replace(metadata=metadata, y=y, colours=parts.rest)
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)

@@ -19,6 +19,10 @@ PSNR_SLACK = 0.05  # dB
 LOG_BYTES_PER_ANCHOR, DB_PER_ANCHOR = 0.45, 1.9  # a first guess at how both rise with the rate
 
 
+class OutOfReachError(ValueError):
+    """No rate meets the target; the message says what is possible."""
+
+
 class Target(NamedTuple):
     """One of them is wanted."""
 
@@ -55,7 +59,7 @@ def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int],
         size_at, psnr_at: bytes of the file and PSNR of the picture at a rate.
 
     Raises:
-        ValueError: no rate meets the target; the message says what is possible.
+        OutOfReachError: no rate meets the target.
     """
     bank = bundle.rate_bank
     low, high = max(0, bank.rate_of_quality(1) - RATE_UNIT), bank.rate_of_quality(100)
@@ -63,12 +67,14 @@ def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int],
         goal = math.log(target.size)
         found = _search(lambda rate: math.log(size_at(rate)), goal, LOG_BYTES_PER_ANCHOR, low, high, -SIZE_SLACK)
         if found is None:
-            raise ValueError(f"{target.size} bytes are too few: this picture takes {size_at(low)} at least")
+            raise OutOfReachError(f"{target.size} bytes are too few: this picture takes {size_at(low)} at least")
         return found
     assert target.psnr is not None
     found = _search(psnr_at, target.psnr, DB_PER_ANCHOR, low, high, PSNR_SLACK)
     if found is None:
-        raise ValueError(f"a PSNR of {target.psnr:g} dB is out of reach: this picture has {psnr_at(high):.2f} dB at most")
+        raise OutOfReachError(
+            f"a PSNR of {target.psnr:g} dB is out of reach: this picture has {psnr_at(high):.2f} dB at most"
+        )
     return found
 
 

@@ -122,6 +122,32 @@ def test_targets_are_met_with_overlays(bands: int) -> None:
     assert wanted <= psnr(picture, data) <= wanted + 0.5
 
 
+@pytest.mark.model
+def test_generous_targets_keep_letters_exactly() -> None:
+    """And the rest at least as well as without an overlay; a quality beside a target counts for nothing."""
+    picture = np.concatenate([np.tile(mixed()[:32], (8, 1, 1)), mixed()])
+    data, same = (sgc.encode(picture, quality, target_size=10**6, threads=1) for quality in (20, 90))
+    assert data == same
+    assert has_overlay(data)
+    assert np.array_equal(sgc.decode(data, threads=1)[:200], picture[:200])
+    assert psnr(picture, data) >= psnr(picture, sgc.encode(picture, target_size=10**6, indexed=False, threads=1))
+
+
+@pytest.mark.model
+def test_effort_and_exact_pictures_meet_targets_too() -> None:
+    """Effort is spent on the rest; what nobody sees is kept where that was asked for, and has no overlay."""
+    picture = np.concatenate([np.tile(mixed(4)[:32], (8, 1, 1)), mixed(4)])
+    size = len(sgc.encode(picture, 85, threads=1))
+    data = sgc.encode(picture, target_size=size, effort=2, threads=1)
+    assert has_overlay(data)
+    assert len(data) <= size
+    exact = sgc.encode(picture, target_size=2 * size, exact=True, threads=1)
+    assert not has_overlay(exact)
+    assert len(exact) <= 2 * size
+    with pytest.raises(ValueError, match="too few"):
+        sgc.encode(picture, target_size=200)
+
+
 def test_cells() -> None:
     """One or two colours fill them; a photograph, or a gradient, does not."""
     colours = np.zeros((40, 64), np.int32)

@@ -2,7 +2,7 @@
 
 For a NEW that was trained on from OLD: on the straight line between both, errors lie about on the line, too, and often below
 it (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). A dial, without training, for runs that won
-something and paid for it with something else.
+something and paid for it with something else. Heads are those of NEW; go on from MIXED.pt with ``--restart-clock``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def mixed(old: Weights, new: Weights, share: float) -> Weights:
     """``old`` moved towards ``new`` by ``share``; what is no float number is that of ``new``.
 
     Raises:
-        ValueError: they are weights of different shapes.
+        ValueError: names or shapes of the weights differ.
     """
     if {name: w.shape for name, w in old.items()} != {name: w.shape for name, w in new.items()}:
-        raise ValueError("these are checkpoints of different shapes")
+        raise ValueError("the weights of these checkpoints have different names or shapes")
     return {
         name: torch.lerp(old[name].float(), w.float(), share).to(w.dtype) if w.is_floating_point() else w
         for name, w in new.items()

@@ -60,7 +60,7 @@ class TrainConfig:
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
-    vivid_share: float = 0.0  # of the crops get more saturated colours: smooth ones show a mottle where they are rare
+    vivid_share: float = 0.0  # of the coloured crops get more saturated colours, which are rare in photographs
     noise_share: float = 0.0  # of the crops get Gaussian noise that the decoded picture should not have (denoising)
     noise_sigma: float = 0.04  # its largest deviation, on [0, 1]
     bf16: bool = True

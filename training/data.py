@@ -65,7 +65,7 @@ class CropSampler:
 
     Args:
         weights: how often a picture is drawn, relative to others; all alike by default.
-        vivid_share: of the crops whose colours are moved away from grey.
+        vivid_share: of the crops that are not made grey, those whose colours are moved away from grey.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CropSampler:
             out = out[:, ::-1]
         if self.random.random() < self.grey_share:
             out = np.repeat(_luma(out) + 0.5, 3).reshape(out.shape).astype(np.uint8)
-        elif self.random.random() < self.vivid_share:
+        elif self.vivid_share and self.random.random() < self.vivid_share:
             grey = _luma(out)[:, :, None]
             out = np.clip(grey + self.random.uniform(1.3, 2.5) * (out - grey) + 0.5, 0, 255).astype(np.uint8)
         return out

@@ -103,7 +103,7 @@ def test_averages_lie_between(share: float, seed: int) -> None:
     assert torch.allclose(found["w"].double(), expected, atol=2e-3)
     assert torch.equal(average.mixed(old, new, 0.0)["w"], old["w"])
     assert torch.equal(average.mixed(old, new, 1.0)["w"], new["w"])
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="different names or shapes"):
         average.mixed(old, {"w": torch.zeros(1)}, share)
 
 
@@ -185,7 +185,7 @@ def test_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vivid_crops_keep_their_light() -> None:
-    """Colours move away from grey, what is grey stays, and light changes only where a colour reaches its end."""
+    """Colours move away from grey, what is grey stays, and light keeps its contrast."""
     dull = np.random.default_rng(0).integers(110, 140, (100, 100, 3), dtype=np.uint8)
     plain, vivid = (CropSampler([dull], 64, 16, 0, 0, 7, vivid_share=share).next().float() for share in (0.0, 1.0))
     chroma, vivid_chroma = ((c.amax(1) - c.amin(1)).mean() for c in (plain, vivid))

@@ -306,13 +306,13 @@ class _Job(NamedTuple):
         if job := self.overlaid(drawing, quality, below=most):
             laid = job._replace(way=None).data(plan, None, effort)  # the way ends with ``data``
             data = laid if len(laid) < most else data
-        return _with_grounds(data, drawing.colours.picture)
+        return _with_grounds(data, drawing.pixels)
 
     def overlaid(self, drawing: Drawing, quality: float, below: float) -> _Job | None:
         """The same with what is drawn on top, unless that alone takes ``below`` bytes or there is nothing like that."""
         if container.UNSEEN_KEPT in self.metadata:
             return None
-        parts = take_apart(drawing.colours.picture, share_of(quality))
+        parts = take_apart(drawing.pixels, share_of(quality))
         if parts is None or len(parts.payload) >= below:
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)

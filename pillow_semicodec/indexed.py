@@ -35,7 +35,11 @@ SLICE_SIDE, LEAST_SIDE = 4096, 64  # pixels; repetition pays across large areas,
 NEEDLESS = (container.PREVIEW, container.REGIONS)
 MOST_COLOURS = 2**16  # of a file
 WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
-WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; photographs have 0.02 to 0.25
+WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; most photographs have 0.02 to 0.25
+LONG_RUN, WORTH_RUNS = (
+    32,
+    0.2,
+)  # pixels; share of them in such runs, if a picture of more colours is a screen with photographs
 PROBE_ROWS = 32
 FREQUENT = 256  # colours whose numbers have one byte
 EXACT_FROM = 95  # quality
@@ -77,11 +81,23 @@ def is_worth_trying(picture: Any) -> bool:
     height, width = picture.shape[:2]
     if height * width > container.MOST_OVERLAID or not is_available():
         return False
-    rows = range(0, height, max(1, height // PROBE_ROWS))
-    probe = np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows])
-    probe = visible(probe)[0]
+    probe = _probe(picture)
     repeats = (probe[:, 1:] == probe[:, :-1]).mean() if width > 1 else 1.0
-    return bool(repeats >= WORTH_REPEATS and len(np.unique(probe)) <= WORTH_COLOURS)
+    if repeats < WORTH_REPEATS:
+        return False
+    if len(np.unique(probe)) <= WORTH_COLOURS:
+        return True
+    begins = np.ones(probe.shape, np.bool_)
+    begins[:, 1:] = probe[:, 1:] != probe[:, :-1]
+    runs = np.diff(np.append(np.flatnonzero(begins), probe.size))
+    return bool(runs[runs >= LONG_RUN].sum() >= WORTH_RUNS * probe.size)
+
+
+def _probe(picture: Any) -> Numbers:
+    """Colours of a few rows, as ``visible`` numbers them."""
+    height, width = picture.shape[:2]
+    rows = range(0, height, max(1, height // PROBE_ROWS))
+    return visible(np.concatenate([np.asarray(picture[i : i + 1, 0:width]) for i in rows]))[0]
 
 
 def visible(picture: NDArray[np.uint8], exact: bool = False) -> tuple[Numbers, NDArray[np.bool_] | None]:
@@ -401,12 +417,18 @@ class Drawing:
         self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
         self.header = Header(width, height, mode, bytes(8), indexed=True)
         self.layout = Layout(height, width, side, self.header.alpha)
-        self.colours = Colours(np.asarray(picture[0:height, 0:width]), exact)
-        found = self.colours.found
-        if must and found > MOST_COLOURS:
-            raise ValueError(f"{found} colours are too many for an indexed picture: {MOST_COLOURS} at most")
-        self.hopeless = not must and found > WORTH_COLOURS
+        self.pixels, self._exact = np.asarray(picture[0:height, 0:width]), exact
+        if must and self.colours.found > MOST_COLOURS:
+            raise ValueError(f"{self.colours.found} colours are too many for an indexed picture: {MOST_COLOURS} at most")
+        # A few rows may tell already what counting all colours would.
+        self.hopeless = not must and (
+            len(np.unique(_probe(self.pixels))) > WORTH_COLOURS or self.colours.found > WORTH_COLOURS
+        )
         self._last: tuple[float, Indexed] | None = None
+
+    @functools.cached_property
+    def colours(self) -> Colours:
+        return Colours(self.pixels, self._exact)
 
     @functools.cached_property
     def alpha(self) -> Streams:

@@ -123,6 +123,20 @@ def test_targets_are_met_with_overlays(bands: int) -> None:
 
 
 @pytest.mark.model
+def test_large_photographs_on_screens() -> None:
+    """However many colours they have, the letters beside them are drawn; a photograph alone is none of that."""
+    picture = screen(600, 1000)
+    photograph = np.random.default_rng(0).normal(photo(560, 480), 12).clip(0, 255).astype(np.uint8)
+    picture[20:580, 500:980] = photograph
+    assert len(np.unique(picture[::18].reshape(-1, 3), axis=0)) > indexed.WORTH_COLOURS
+    plain, data = (sgc.encode(picture, 75, indexed=choice, threads=1) for choice in (False, None))
+    assert has_overlay(data)
+    assert len(data) < 0.97 * len(plain)
+    assert indexed.is_worth_trying(picture)
+    assert not indexed.is_worth_trying(photograph)
+
+
+@pytest.mark.model
 def test_generous_targets_keep_letters_exactly() -> None:
     """And the rest at least as well as without an overlay; a quality beside a target counts for nothing."""
     picture = np.concatenate([np.tile(mixed()[:32], (8, 1, 1)), mixed()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -173,7 +174,7 @@ def encode(
         if palette is None:
             raise
         return _finished(palette, way)
-    data = job.data(plan, cells, effort, target, error)
+    data = job.data(plan, cells, effort, partial(job.meets, target, error))
     return _finished(min(palette or data, data, key=len), way)
 
 
@@ -261,10 +262,10 @@ class _Job(NamedTuple):
         plan: RatePlan,
         cells: Cells | None,
         effort: int,
-        target: Target | None = None,
-        error: SquaredError | None = None,
+        meets: Callable[[RatePlan, Streams], bool] | None = None,
     ) -> bytes:
-        plan, streams = self.coded(plan, cells, effort, target, error)
+        """The file; what effort makes of it, if that ``meets`` what it must."""
+        plan, streams = self.coded(plan, cells, effort, meets)
         return self.file(plan.rate, streams)
 
     def planned(self, target: Target, error: SquaredError, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
@@ -327,9 +328,9 @@ class _Job(NamedTuple):
         return encoder.streams(keep, stage(self.way, self.layout.slices, share))
 
     def coded(
-        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError | None
+        self, plan: RatePlan, cells: Cells | None, effort: int, meets: Callable[[RatePlan, Streams], bool] | None
     ) -> tuple[RatePlan, Streams]:
-        """Streams at a rate, with regions if there are any, and with effort, which must not miss a target."""
+        """Streams at a rate, with regions if there are any, and with effort, unless ``meets`` turns its streams down."""
         harder = effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
         if cells is not None and cells.any() and not cells.all():
@@ -339,14 +340,14 @@ class _Job(NamedTuple):
                 self.metadata[container.REGIONS] = regions
         elif not harder:
             streams = self.streams(plan, keep=False, share=1.0)
-        elif target is not None:  # what is kept if the refined ones miss it
+        elif meets is not None:  # what is kept if the refined ones do not
             streams = self.streams(plan, share=1 / 8)
         if not harder:
             return plan, streams
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
         refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
         better = self.streams(plan, refined, keep=False, share=1.0)
-        return plan, better if target is None or error is None or self.meets(target, plan, better, error) else streams
+        return plan, better if meets is None or meets(plan, better) else streams
 
     def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
         """Args: error: of this picture; its sums are not touched."""
@@ -369,7 +370,7 @@ class _Job(NamedTuple):
 
         return RatePlan(rate_for(target, self.bundle, self.size_at, psnr_at))
 
-    def meets(self, target: Target, plan: RatePlan, streams: Streams, error: SquaredError) -> bool:
+    def meets(self, target: Target, error: SquaredError, plan: RatePlan, streams: Streams) -> bool:
         if target.size is not None:
             return len(self.file(plan.rate, streams)) <= target.size
         return target.psnr is None or self.psnr(plan, streams, error) >= target.psnr

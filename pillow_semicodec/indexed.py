@@ -36,10 +36,8 @@ NEEDLESS = (container.PREVIEW, container.REGIONS)
 MOST_COLOURS = 2**16  # of a file
 WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
 WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; most photographs have 0.02 to 0.25
-LONG_RUN, WORTH_RUNS = (
-    32,
-    0.2,
-)  # pixels; share of them in such runs, if a picture of more colours is a screen with photographs
+LONG_RUN = 32  # pixels of one colour in a row
+WORTH_RUNS = 0.2  # share of the pixels in such runs, if a picture of more colours is a screen with photographs
 PROBE_ROWS = 32
 FREQUENT = 256  # colours whose numbers have one byte
 EXACT_FROM = 95  # quality
@@ -82,13 +80,12 @@ def is_worth_trying(picture: Any) -> bool:
     if height * width > container.MOST_OVERLAID or not is_available():
         return False
     probe = _probe(picture)
-    repeats = (probe[:, 1:] == probe[:, :-1]).mean() if width > 1 else 1.0
-    if repeats < WORTH_REPEATS:
+    begins = np.ones(probe.shape, np.bool_)
+    begins[:, 1:] = probe[:, 1:] != probe[:, :-1]
+    if width > 1 and (~begins[:, 1:]).mean() < WORTH_REPEATS:
         return False
     if len(np.unique(probe)) <= WORTH_COLOURS:
         return True
-    begins = np.ones(probe.shape, np.bool_)
-    begins[:, 1:] = probe[:, 1:] != probe[:, :-1]
     runs = np.diff(np.append(np.flatnonzero(begins), probe.size))
     return bool(runs[runs >= LONG_RUN].sum() >= WORTH_RUNS * probe.size)
 

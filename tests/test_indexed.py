@@ -78,9 +78,8 @@ def test_the_better_file_is_taken(picture: np.ndarray, quality: int) -> None:
     else:
         overlaid = container.OVERLAY in sgc.read_prologue(default).metadata
         assert len(default) <= len(never) * (1 + GROUND_COST * overlaid)
-        worth = (
-            1 if picture.ndim == 3 and picture.shape[2] in (2, 4) else PALETTE_WORTH
-        )  # the share is one of the bytes beside alpha's
+        has_alpha = picture.ndim == 3 and picture.shape[2] in (2, 4)
+        worth = 1 if has_alpha else PALETTE_WORTH  # the share is one of the bytes beside alpha's
         assert overlaid or not indexed.is_worth_trying(picture) or len(always) >= worth * len(never)
     assert default in (never, always) or sgc.read_prologue(default).metadata
     assert not is_indexed(never)

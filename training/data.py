@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pillow_semicodec.indexed import LUMA
+
 from .synthetic import synthetic_pictures
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
@@ -120,7 +122,7 @@ class CropSampler:
 
 
 def _luma(picture: Picture) -> NDArray[np.float64]:
-    luma: NDArray[np.float64] = picture @ np.array([0.299, 0.587, 0.114])
+    luma: NDArray[np.float64] = picture @ np.array(LUMA)
     return luma
 
 

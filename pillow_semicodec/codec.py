@@ -164,7 +164,7 @@ def encode(
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    job = _Job(header, metadata, y, colours, planes, bundle, layout, threads, way)
+    job = _Job(header, metadata | _neutral(picture, exact), y, colours, planes, bundle, layout, threads, way)
     if target is None:
         data = job.data(plan, cells, effort)
         return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way)
@@ -317,7 +317,7 @@ class _Job(NamedTuple):
         if parts is None or len(parts.payload) >= below:
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
-        metadata = {**self.metadata, container.OVERLAY: parts.payload}
+        metadata = self.metadata | _neutral(parts.rest) | {container.OVERLAY: parts.payload}
         return self._replace(metadata=metadata, y=y, colours=parts.rest)
 
     def file(self, rate: int, streams: Streams) -> bytes:
@@ -355,9 +355,8 @@ class _Job(NamedTuple):
         out: Any = found
         if overlay := self.metadata.get(container.OVERLAY):
             out = Overlaid(overlay, self.header, 0, 0, found)
-            out = _Luma(out) if self.header.grey else out
         decoder = Decoder(streams, plan, self.bundle, self.layout, self.threads, found.deep)
-        decoder.picture(out=out, step=stage(self.way, self.layout.slices, share))
+        decoder.picture(out=_in_bands(out, self.header, self.metadata), step=stage(self.way, self.layout.slices, share))
         return found.psnr
 
     def size_at(self, rate: int) -> int:
@@ -404,6 +403,11 @@ def _colours(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[s
             metadata[container.UNSEEN_KEPT] = b""
         return mode, VisibleColours(picture, exact)
     return mode, picture
+
+
+def _neutral(picture: Any, exact: bool = False) -> dict[bytes, bytes]:
+    """The chunk for colours of which only luma shall count: what the networks add to grey otherwise is a tint."""
+    return {container.NEUTRAL: b""} if pixels.is_neutral(picture, exact) else {}
 
 
 def _check(picture: Any, quality: float, threads: int, slice_side: int | None, alpha_quality: int) -> None:
@@ -574,14 +578,20 @@ def decode(
 
 
 class _Luma:
-    """Takes RGB pixels, with alpha or without, and passes luma on."""
+    """Takes RGB pixels, with alpha or without, and passes luma on, in one band or in three."""
 
-    def __init__(self, out: Any) -> None:
-        self.out = out
+    def __init__(self, out: Any, bands: int) -> None:
+        self.out, self.bands = out, bands
 
     def __setitem__(self, at: Any, colours: pixels.Pixels) -> None:
-        luma = pixels.to_luma(colours[:, :, :3])
-        self.out[at] = luma if colours.shape[2] == 3 else np.stack([luma, colours[:, :, 3]], 2)
+        bands = [pixels.to_luma(colours[:, :, :3])] * self.bands + [colours[:, :, k] for k in range(3, colours.shape[2])]
+        self.out[at] = np.stack(bands, 2) if len(bands) > 1 else bands[0]
+
+
+def _in_bands(out: Any, header: Header, metadata: dict[bytes, bytes]) -> Any:
+    """What takes the networks' RGB and gives ``out`` the colours that the picture has."""
+    neutral = container.NEUTRAL in metadata
+    return _Luma(out, 1 if header.grey else 3) if header.grey or neutral else out
 
 
 def decode_picture(
@@ -630,7 +640,7 @@ def decode_picture(
         target = FromLevels(out, numbers, shown) if numbers else out
         if overlay := prologue.metadata.get(container.OVERLAY):
             target = Overlaid(overlay, header, area.left, area.top, target, scale)
-        target = _Luma(target) if header.grey else target
+        target = _in_bands(target, header, prologue.metadata)
         decoder = Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads, numbers is not None, scale)
         decoder.picture(area, target, step)
     return out

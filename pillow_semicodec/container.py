@@ -30,7 +30,7 @@ INDEXED_MODES = {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}  # with a palette
 _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True): code for code, m in INDEXED_MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY = b"I", b"S", b"R", b"N", b"P", b"O"
+INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL = b"I", b"S", b"R", b"N", b"P", b"O", b"G"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
@@ -224,7 +224,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind in (INDEX, ANIMATION):
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
-    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY):
+    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -508,6 +508,8 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
                 raise FormatError("regions in a picture without latents")
             if OVERLAY in metadata and (not header.latents or header.deep or header.width * header.height > MOST_OVERLAID):
                 raise FormatError(f"an overlay in {header.width}x{header.height} pixels of mode {header.mode}")
+            if NEUTRAL in metadata and (not header.latents or header.grey or metadata[NEUTRAL]):
+                raise FormatError(f"a chunk that says neutral, of {len(metadata[NEUTRAL])} bytes, in mode {header.mode}")
             if header.deep:
                 read_numbers(metadata[NUMBERS], header)
             return Prologue(header, index, metadata)

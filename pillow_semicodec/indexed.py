@@ -455,7 +455,7 @@ class Drawing:
         indexed, found = self.indexed(share), error.anew()
         decoded = indexed.palette[indexed.numbers]
         rows, columns = (slice(0, n) for n in decoded.shape[:2])
-        found[rows, columns] = np.broadcast_to(decoded, (*decoded.shape[:2], 3))
+        found[rows, columns] = decoded
         return found.psnr
 
     def file_for(

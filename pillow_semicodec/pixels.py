@@ -12,6 +12,7 @@ LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
 BLOCK_SIDE = 512  # pixels that are reduced at a time
+NEUTRAL_ROWS = 64  # that are looked at together
 REMEMBERED = 2**21  # latents whose positions are kept for the next slice of this size; they take 8 bytes each
 
 Pixels = NDArray[np.uint8]
@@ -31,6 +32,25 @@ def to_luma(rgb: NDArray[Any]) -> NDArray[Any]:
         return luma
     weights = np.array([19595, 38470, 7471], np.uint32)
     return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)
+
+
+def is_neutral(picture: Any, exact: bool = False) -> bool:
+    """Whether red, green and blue are the same everywhere: grey, given in colour. Colours under alpha 0 do not count.
+
+    Args:
+        picture: [H, W] or [H, W, C], in front of alpha if C is 2 or 4: an array, or anything out of which boxes are cut. Of
+            a picture in colour mostly a few rows are read.
+        exact: colours under alpha 0 count, too.
+    """
+    if len(picture.shape) == 2 or picture.shape[2] < 3:
+        return False
+    height, width, bands = picture.shape
+    for top in range(0, height, NEUTRAL_ROWS):
+        part = np.asarray(picture[top : min(top + NEUTRAL_ROWS, height), 0:width])
+        coloured = (part[:, :, 0] != part[:, :, 1]) | (part[:, :, 0] != part[:, :, 2])
+        if (coloured if exact or bands == 3 else coloured & (part[:, :, 3] > 0)).any():
+            return False
+    return True
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:

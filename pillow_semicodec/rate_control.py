@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import RATE_UNIT, ModelBundle
-from .pixels import Pixels, to_luma
+from .pixels import Pixels
 
 TRIALS = 10
 SIZE_SLACK = 0.015  # share of the bytes that may be left over
@@ -123,7 +123,7 @@ def _search(
 
 
 class SquaredError:
-    """Takes decoded boxes, RGB or grey, and adds up how far they are from a picture, where that is visible."""
+    """Takes decoded boxes, with alpha or without, and adds up how far colours are from a picture's where that is visible."""
 
     def __init__(self, picture: Any, grey: bool) -> None:
         self.picture, self.grey = picture, grey
@@ -135,8 +135,7 @@ class SquaredError:
         alpha = original[:, :, -1:] > 0 if original.ndim == 3 and original.shape[2] in (2, 4) else None
         bands = 1 if self.grey else 3
         colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
-        decoded: NDArray[Any] = box[:, :, None] if box.ndim == 2 else box[:, :, :3]
-        decoded = to_luma(decoded)[:, :, None] if self.grey and box.ndim == 3 else decoded
+        decoded: NDArray[Any] = box[:, :, None] if box.ndim == 2 else box[:, :, :bands]
         squares: NDArray[Any] = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
         if alpha is not None:
             squares = squares * alpha

@@ -70,7 +70,7 @@ def parse(data: bytes) -> dict:
             levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
             file["rates"] = np.array(rates)[levels].reshape(-(-height // 16), -(-width // 16))
         else:
-            assert kind.islower() or kind == ("P" if file["indexed"] else "O")
+            assert kind.islower() or kind in ("P" if file["indexed"] else "OG")
             file["metadata"][kind] = payload
     return file
 
@@ -437,6 +437,14 @@ def lay_over(pixels: np.ndarray, payload: bytes) -> np.ndarray:
     return pixels
 
 
+def in_bands(pixels: np.ndarray, file: dict) -> np.ndarray:
+    """RGB as the networks give it → as the picture has it."""
+    luma = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    if file["mode"].startswith("L"):
+        return luma
+    return np.stack([luma] * 3, 2) if "G" in file["metadata"] else pixels
+
+
 def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(pixels, z, residual, indexes)."""
     file = parse(data)
@@ -486,8 +494,7 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     y = (mean + residual) * np.exp(model.row("log_inverse_gain", rates))
     pixels = model.float_graph("synthesis", y, model.row("synthesis_condition", fine))[0]
     pixels = pixels[0, :height, :width]
-    if file["mode"].startswith("L"):
-        pixels = ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.uint8)
+    pixels = in_bands(pixels, file)
     if "O" in file["metadata"]:
         pixels = lay_over(pixels, file["metadata"]["O"])
     if alpha:

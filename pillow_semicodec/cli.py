@@ -28,7 +28,7 @@ LABELS_SHOWN = 5
 CHUNK_TITLES = {
     container.PALETTE: "palette",
     container.OVERLAY: "overlay",
-    container.NEUTRAL: "grey in all bands",
+    container.NEUTRAL: "made grey",
     container.EXIF: "EXIF",
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",

@@ -164,7 +164,9 @@ def encode(
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    job = _Job(header, metadata | _neutral(picture, exact), y, colours, planes, bundle, layout, threads, way)
+    job = _Job(
+        header, _marked(metadata, pixels.is_neutral(picture, exact)), y, colours, planes, bundle, layout, threads, way
+    )
     if target is None:
         data = job.data(plan, cells, effort)
         return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way)
@@ -187,7 +189,7 @@ def _with_grounds(data: bytes, picture: pixels.Pixels) -> bytes:
     parts = take_apart(picture, 0, flat=True)
     if parts is None or len(parts.payload) > GROUND_COST * len(data):
         return data
-    metadata = {**prologue.metadata, container.OVERLAY: parts.payload}
+    metadata = _marked(prologue.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
     streams = container.read_slices(stream.read, prologue.index)
     return container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
 
@@ -317,7 +319,7 @@ class _Job(NamedTuple):
         if parts is None or len(parts.payload) >= below:
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
-        metadata = self.metadata | _neutral(parts.rest) | {container.OVERLAY: parts.payload}
+        metadata = _marked(self.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
         return self._replace(metadata=metadata, y=y, colours=parts.rest)
 
     def file(self, rate: int, streams: Streams) -> bytes:
@@ -345,7 +347,8 @@ class _Job(NamedTuple):
         if not harder:
             return plan, streams
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
-        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
+        luma = self.header.grey or container.NEUTRAL in self.metadata
+        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step, luma)
         better = self.streams(plan, refined, keep=False, share=1.0)
         return plan, better if meets is None or meets(plan, better) else streams
 
@@ -405,9 +408,9 @@ def _colours(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[s
     return mode, picture
 
 
-def _neutral(picture: Any, exact: bool = False) -> dict[bytes, bytes]:
-    """The chunk for colours of which only luma shall count: what the networks add to grey otherwise is a tint."""
-    return {container.NEUTRAL: b""} if pixels.is_neutral(picture, exact) else {}
+def _marked(metadata: dict[bytes, bytes], neutral: bool) -> dict[bytes, bytes]:
+    """With the chunk for ``neutral`` colours: of the networks' pixels only luma shall count, for what they add is a tint."""
+    return {**metadata, container.NEUTRAL: b""} if neutral else metadata
 
 
 def _check(picture: Any, quality: float, threads: int, slice_side: int | None, alpha_quality: int) -> None:

@@ -29,7 +29,7 @@ from .indexed import (
     write_palette,
 )
 from .pixels import LATENT_STRIDE as CELL
-from .pixels import reduced
+from .pixels import coloured, reduced
 
 FILLED = 0.5  # share of a cell's pixels that its two most frequent colours have, if it is drawn
 RETURNS = 4  # pixels of a picture that have a colour, if it is one of a screen; edges of photographs have others everywhere
@@ -49,6 +49,7 @@ class Parts(NamedTuple):
 
     payload: bytes
     rest: VisibleColours
+    neutral: bool  # whether all that can be seen of the rest is grey, and given in colour
 
 
 def drawn_cells(colours: NDArray[np.signedinteger[Any]], flat: bool = False) -> tuple[Mask, NDArray[np.signedinteger[Any]]]:
@@ -106,7 +107,9 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     own, alpha = (own[:, :, :-1], own[:, :, -1]) if bands in (2, 4) else (own, np.full((height, width), 255, np.uint8))
     plain = where if seen is None else where & seen
     rest = np.where(plain[:, :, None], bytes_of(_pixels(grounds, height, width), colours.grey), own)
-    return Parts(payload, VisibleColours(np.dstack([rest, alpha])))
+    photographed = ~where if seen is None else ~where & seen
+    neutral = bands > 2 and not (coloured(own) & photographed).any()
+    return Parts(payload, VisibleColours(np.dstack([rest, alpha])), neutral)
 
 
 def _pixels(cells: NDArray[Any], height: int, width: int) -> NDArray[Any]:

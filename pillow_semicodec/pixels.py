@@ -12,8 +12,10 @@ LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
 BLOCK_SIDE = 512  # pixels that are reduced at a time
-NEUTRAL_ROWS = 64  # that are looked at together
+NEUTRAL_PIXELS = 2**18  # that are looked at together
 REMEMBERED = 2**21  # latents whose positions are kept for the next slice of this size; they take 8 bytes each
+
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue, in 1/65536
 
 Pixels = NDArray[np.uint8]
 
@@ -24,14 +26,13 @@ def to_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_luma(rgb: NDArray[Any]) -> NDArray[Any]:
-    """[H, W, 3] → [H, W]: ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow converts RGB to L; levels in float32 are
+    """[…, 3] → […]: ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow converts RGB to L; levels in float32 are
     not rounded.
     """
     if rgb.dtype == np.float32:
-        luma: NDArray[Any] = rgb @ np.array([19595, 38470, 7471], np.float32) / 2**16
+        luma: NDArray[Any] = rgb @ (LUMA.astype(np.float32) / 2**16)
         return luma
-    weights = np.array([19595, 38470, 7471], np.uint32)
-    return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)
+    return ((rgb @ LUMA + 0x8000) >> 16).astype(np.uint8)
 
 
 def is_neutral(picture: Any, exact: bool = False) -> bool:
@@ -45,12 +46,19 @@ def is_neutral(picture: Any, exact: bool = False) -> bool:
     if len(picture.shape) == 2 or picture.shape[2] < 3:
         return False
     height, width, bands = picture.shape
-    for top in range(0, height, NEUTRAL_ROWS):
-        part = np.asarray(picture[top : min(top + NEUTRAL_ROWS, height), 0:width])
-        coloured = (part[:, :, 0] != part[:, :, 1]) | (part[:, :, 0] != part[:, :, 2])
-        if (coloured if exact or bands == 3 else coloured & (part[:, :, 3] > 0)).any():
+    rows = max(1, NEUTRAL_PIXELS // width)
+    for top in range(0, height, rows):
+        part = np.asarray(picture[top : min(top + rows, height), 0:width])
+        found = coloured(part)
+        if (found if exact or bands == 3 else found & (part[:, :, 3] > 0)).any():
             return False
     return True
+
+
+def coloured(rgb: NDArray[Any]) -> NDArray[np.bool_]:
+    """[H, W, 3 or more] → [H, W]: where red, green and blue are not the same."""
+    found: NDArray[np.bool_] = (rgb[:, :, 0] != rgb[:, :, 1]) | (rgb[:, :, 0] != rgb[:, :, 2])
+    return found
 
 
 def latent_shape(height: int, width: int) -> tuple[int, int]:

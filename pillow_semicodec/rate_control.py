@@ -123,7 +123,7 @@ def _search(
 
 
 class SquaredError:
-    """Takes decoded boxes, with alpha or without, and adds up how far colours are from a picture's where that is visible."""
+    """Takes decoded boxes, with alpha or without, and adds up how far their colours are off where that is visible."""
 
     def __init__(self, picture: Any, grey: bool) -> None:
         self.picture, self.grey = picture, grey

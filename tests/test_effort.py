@@ -23,10 +23,10 @@ def psnr(picture: np.ndarray, data: bytes) -> float:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("quality", [60, 90])
-def test_effort_saves_bits(quality: int) -> None:
+@pytest.mark.parametrize(("quality", "grey"), [(60, False), (90, False), (75, True)])
+def test_effort_saves_bits(quality: int, grey: bool) -> None:
     """At the PSNR of effort 1 the file is smaller: decibels count as much as they cost by a higher quality."""
-    picture = photo(256, 256, 3)
+    picture = photo(256, 256, 3)[:, :, 1] if grey else photo(256, 256, 3)
     plain, tried = sgc.encode(picture, quality), sgc.encode(picture, quality, effort=7)
     higher = sgc.encode(picture, quality + 3)
     slope = np.log(len(higher) / len(plain)) / (psnr(picture, higher) - psnr(picture, plain))  # of bytes over dB

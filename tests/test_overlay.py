@@ -40,7 +40,8 @@ def laid_over(picture: np.ndarray, quality: float, side: int = 0) -> bytes:
     stream = io.BytesIO(file)
     prologue = container.read_prologue(stream.read)
     streams = container.read_slices(stream.read, prologue.index)
-    chunks = {container.OVERLAY: parts.payload}
+    kept = {kind: payload for kind, payload in prologue.metadata.items() if kind == container.NEUTRAL}
+    chunks = {**kept, container.OVERLAY: parts.payload}
     return container.write_container(prologue.header, prologue.index.rate, streams, chunks, prologue.index.side)
 
 

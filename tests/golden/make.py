@@ -57,6 +57,7 @@ def good() -> None:
     i, j = np.mgrid[:50, :70]
     cases["16-bits"] = (i * 300 + j * 500).astype(np.uint16), 80, {}
     cases["16-bits-rgb"] = photo(30, 40, 12).astype(np.uint16) * 257, 60, {}
+    cases["neutral-alpha"] = np.dstack([photo(50, 70, 15)[:, :, [1, 1, 1]], i * 5]).astype(np.uint8), 70, {"indexed": False}
     cases["float"] = (np.sin(i / 9) * j).astype(np.float32), 80, {}
     cases["preview"] = photo(90, 140, 11), 50, {"preview": True}
     cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ LATENT_STRIDE = 16  # pixels per latent position
 HYPER_STRIDE = 4  # latent positions per hyper-latent position
 
 BLOCK_SIDE = 512  # pixels that are reduced at a time
-NEUTRAL_PIXELS = 2**18  # that are looked at together
+NEUTRAL_SIDE = 128  # pixels of squares that are looked at together
 REMEMBERED = 2**21  # latents whose positions are kept for the next slice of this size; they take 8 bytes each
 
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # of red, green and blue, in 1/65536
@@ -40,15 +41,16 @@ def is_neutral(picture: Any, exact: bool = False) -> bool:
 
     Args:
         picture: [H, W] or [H, W, C], in front of alpha if C is 2 or 4: an array, or anything out of which boxes are cut. Of
-            a picture in colour mostly a few rows are read.
+            a picture in colour mostly the first one or two are read.
         exact: colours under alpha 0 count, too.
     """
     if len(picture.shape) == 2 or picture.shape[2] < 3:
         return False
     height, width, bands = picture.shape
-    rows = max(1, NEUTRAL_PIXELS // width)
-    for top in range(0, height, rows):
-        part = np.asarray(picture[top : min(top + rows, height), 0:width])
+    corners = itertools.product(range(0, height, NEUTRAL_SIDE), range(0, width, NEUTRAL_SIDE))
+    for top, left in corners:
+        rows, columns = (slice(a, min(a + NEUTRAL_SIDE, n)) for a, n in ((top, height), (left, width)))
+        part = np.asarray(picture[rows, columns])
         found = coloured(part)
         if (found if exact or bands == 3 else found & (part[:, :, 3] > 0)).any():
             return False

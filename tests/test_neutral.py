@@ -125,7 +125,7 @@ def test_little_is_read_of_a_picture_in_colour() -> None:
             return np.broadcast_to(np.array([1, 2, 3], np.uint8), (height, width, 3))
 
     assert not pixels.is_neutral(Boxes())
-    assert Boxes.read <= 2**18
+    assert Boxes.read <= 2**14
 
 
 def test_targets_know() -> None:

@@ -347,8 +347,7 @@ class _Job(NamedTuple):
         if not harder:
             return plan, streams
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
-        luma = self.header.grey or container.NEUTRAL in self.metadata
-        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step, luma)
+        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
         better = self.streams(plan, refined, keep=False, share=1.0)
         return plan, better if meets is None or meets(plan, better) else streams
 

@@ -76,14 +76,12 @@ def refine(
     effort: int,
     threads: int,
     step: Callable[[], None] = lambda: None,
-    luma: bool = False,
 ) -> Plane:
     """The latents in quantisation steps, [M, h, w], that ``Encoder`` should round instead of ``y``'s; 5 bytes a pixel.
 
     Args:
         colours: what ``analyse`` was given.
         step: called ``ROUNDS[effort]`` times for every slice.
-        luma: of what the networks make, only that will be shown.
 
     Raises:
         BundleError: the model has no network of gradients, or a broken one.
@@ -97,7 +95,7 @@ def refine(
 
     def work(i: int, j: int) -> None:
         box = layout.latents.box(i, j)
-        out[:, box.top : box.bottom, box.left : box.right] = _Slice(base, colours, box, weights, luma).refined(
+        out[:, box.top : box.bottom, box.left : box.right] = _Slice(base, colours, box, weights).refined(
             ROUNDS[effort], step
         )
 
@@ -118,9 +116,9 @@ def _trade_offs(bundle: ModelBundle) -> tuple[float, float]:
 class _Slice:
     """One slice and what surrounds it."""
 
-    def __init__(self, base: _Base, colours: Any, box: Box, weights: NDArray[np.float32], luma: bool) -> None:
+    def __init__(self, base: _Base, colours: Any, box: Box, weights: NDArray[np.float32]) -> None:
         bounds = base.layout.latents.bounds
-        self.base, self.box, self.luma = base, box, luma
+        self.base, self.box = base, box
         self.bits = _bits(base.bundle.conditional)
         self.near = box.grown(CONTEXT_HALO, CONTEXT_HALO, bounds)
         self.wide = box.grown(SYNTHESIS_HALO, SYNTHESIS_HALO, bounds)
@@ -170,12 +168,8 @@ class _Slice:
         steps = mean + residual.astype(np.float32)
         self.y_hat[:, *box.within(self.wide)] = steps * self.inverse
         error = base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels
-        squares = float(np.square(error).sum(dtype=np.float64))
-        if self.luma:  # the same error in three bands
-            off = pixels.to_luma(error)
-            squares = 3 * float(np.square(off).sum(dtype=np.float64))
-            error = 3 * off[..., None] * (pixels.LUMA.astype(np.float32) / 2**16)
         gradient = base.transforms.gradient(self.y_hat[None], self.condition, error)
+        squares = float(np.square(error).sum(dtype=np.float64))
         slope = gradient[0][:, *box.within(self.wide)] * (self.inverse * self.weight)
         curve = 255**2 * self.weight * self.inverse**2  # half of the second derivative, of an orthonormal transform
         inside = np.clip(residual, -LARGEST, LARGEST) + (LARGEST + 1)

@@ -132,7 +132,7 @@ def encode(
     mode, colours = _colours(picture, exact, metadata)
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
-    error = SquaredError(colours if mode.endswith(";16") else picture, mode[0] in "LI")
+    error = SquaredError(colours if mode.endswith(";16") else picture)
     if indexed:
         if semantics:
             described = analyse(colours, bundle := find_model(model), layout, threads)
@@ -592,8 +592,9 @@ class _Luma:
 
 def _in_bands(out: Any, header: Header, metadata: dict[bytes, bytes]) -> Any:
     """What takes the networks' RGB and gives ``out`` the colours that the picture has."""
-    neutral = container.NEUTRAL in metadata
-    return _Luma(out, 1 if header.grey else 3) if header.grey or neutral else out
+    if header.grey:
+        return _Luma(out, 1)
+    return _Luma(out, 3) if container.NEUTRAL in metadata else out
 
 
 def decode_picture(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,13 @@ def is_neutral(picture: Any, exact: bool = False) -> bool:
     if len(picture.shape) == 2 or picture.shape[2] < 3:
         return False
     height, width, bands = picture.shape
-    corners = itertools.product(range(0, height, NEUTRAL_SIDE), range(0, width, NEUTRAL_SIDE))
-    for top, left in corners:
-        rows, columns = (slice(a, min(a + NEUTRAL_SIDE, n)) for a, n in ((top, height), (left, width)))
-        part = np.asarray(picture[rows, columns])
-        found = coloured(part)
-        if (found if exact or bands == 3 else found & (part[:, :, 3] > 0)).any():
-            return False
+    side = NEUTRAL_SIDE
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            part = np.asarray(picture[top : min(top + side, height), left : min(left + side, width)])
+            seen = True if exact or bands == 3 else part[:, :, 3] > 0
+            if (coloured(part) & seen).any():
+                return False
     return True
 
 

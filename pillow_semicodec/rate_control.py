@@ -125,18 +125,17 @@ def _search(
 class SquaredError:
     """Takes decoded boxes, with alpha or without, and adds up how far their colours are off where that is visible."""
 
-    def __init__(self, picture: Any, grey: bool) -> None:
-        self.picture, self.grey = picture, grey
+    def __init__(self, picture: Any) -> None:
+        self.picture = picture
         self.shape, self.deep = picture.shape, picture.dtype.kind == "f"
         self._sum, self._count, self._lock = 0.0, 0, threading.Lock()
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
-        original = np.asarray(self.picture[at])
-        alpha = original[:, :, -1:] > 0 if original.ndim == 3 and original.shape[2] in (2, 4) else None
-        bands = 1 if self.grey else 3
-        colours = original[:, :, None] if original.ndim == 2 else original[:, :, :bands]
-        decoded: NDArray[Any] = box[:, :, None] if box.ndim == 2 else box[:, :, :bands]
-        squares: NDArray[Any] = (colours.astype(np.float64 if self.deep else np.int32) - decoded) ** 2
+        original, decoded = np.atleast_3d(self.picture[at]), np.atleast_3d(box)
+        alpha = original[:, :, -1:] > 0 if original.shape[2] in (2, 4) else None
+        bands = original.shape[2] - (alpha is not None)
+        colours: NDArray[Any] = original[:, :, :bands].astype(np.float64 if self.deep else np.int32)
+        squares: NDArray[Any] = (colours - decoded[:, :, :bands]) ** 2
         if alpha is not None:
             squares = squares * alpha
         with self._lock:
@@ -145,7 +144,7 @@ class SquaredError:
 
     def anew(self) -> SquaredError:
         """For the same picture, with nothing added up."""
-        return SquaredError(self.picture, self.grey)
+        return SquaredError(self.picture)
 
     @property
     def psnr(self) -> float:

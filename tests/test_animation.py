@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import photo, with_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageSequence
@@ -213,11 +213,7 @@ def test_damaged_frames() -> None:
 @given(st.binary(max_size=30))
 def test_any_bytes_are_an_animation_or_none(payload: bytes) -> None:
     """An ancillary chunk never keeps a picture from being shown."""
-    file = sgc.encode(photo(20, 20))
-    stream = io.BytesIO(file)
-    prologue = container.read_prologue(stream.read)
-    streams = container.read_slices(stream.read, prologue.index)
-    data = container.write_container(prologue.header, prologue.index.rate, streams, {container.ANIMATION: payload})
+    data = with_chunks(sgc.encode(photo(20, 20)), {container.ANIMATION: payload})
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.n_frames >= 1
         opened.load()

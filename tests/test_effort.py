@@ -17,7 +17,7 @@ from pillow_semicodec.rate_control import SquaredError
 
 
 def psnr(picture: np.ndarray, data: bytes) -> float:
-    error = SquaredError(picture, picture.ndim == 2)
+    error = SquaredError(picture)
     error[0 : picture.shape[0], 0 : picture.shape[1]] = sgc.decode(data, threads=1)
     return error.psnr
 

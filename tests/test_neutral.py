@@ -7,28 +7,20 @@ import io
 import numpy as np
 import pytest
 import reference_decoder
-from conftest import TINY, photo
+from conftest import TINY, photo, with_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from strategies import planes
+from test_effort import psnr
 from test_overlay import laid_over, screen
 
 import pillow_semicodec as sgc
 from pillow_semicodec import container, pixels
-from pillow_semicodec.rate_control import SquaredError
 
 
 def thrice(plane: np.ndarray) -> np.ndarray:
     return np.stack([plane] * 3, 2)
-
-
-def with_chunks(data: bytes, chunks: dict[bytes, bytes]) -> bytes:
-    """The file with other chunks, too."""
-    stream = io.BytesIO(data)
-    prologue = container.read_prologue(stream.read)
-    streams = container.read_slices(stream.read, prologue.index)
-    return container.write_container(prologue.header, prologue.index.rate, streams, {**prologue.metadata, **chunks})
 
 
 def is_neutral(data: bytes) -> bool:
@@ -131,14 +123,8 @@ def test_little_is_read_of_a_picture_in_colour() -> None:
 def test_targets_know() -> None:
     """A PSNR is that of what comes back, without the tint that is left out."""
     picture = thrice(photo()[:, :, 1])
-
-    def psnr(data: bytes) -> float:
-        error = SquaredError(picture, grey=False)
-        error[0 : picture.shape[0], 0 : picture.shape[1]] = sgc.decode(data)
-        return error.psnr
-
-    wanted = psnr(sgc.encode(picture, 50, indexed=False))
-    assert wanted <= psnr(sgc.encode(picture, target_psnr=wanted, indexed=False)) < wanted + 0.3
+    wanted = psnr(picture, sgc.encode(picture, 50, indexed=False))
+    assert wanted <= psnr(picture, sgc.encode(picture, target_psnr=wanted, indexed=False)) < wanted + 0.3
 
 
 def test_pillow_gives_the_mode_back() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import coded, photo
+from conftest import coded, photo, with_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -127,9 +126,6 @@ def test_old_readers_refuse_regions() -> None:
     """The chunk is critical, and one that does not fit is a FormatError."""
     assert container.REGIONS.isupper()
     data = sgc.encode(photo(), 60, roi=[(16, 16, 64, 64)])
-    stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read)
-    payloads = container.read_slices(stream.read, prologue.index)
     wrong = {container.REGIONS: write_regions(Regions((5, 6), b"\0\1"))}
     with pytest.raises(sgc.FormatError, match="positions"):
-        sgc.decode(container.write_container(prologue.header, prologue.index.rate, payloads, wrong))
+        sgc.decode(with_chunks(data, wrong))

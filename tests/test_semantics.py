@@ -17,7 +17,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import TINY, photo
+from conftest import TINY, photo, with_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -182,12 +182,7 @@ def test_imageio_has_the_same_options(tmp_path: Path) -> None:
 def test_a_broken_chunk_does_not_hide_the_picture() -> None:
     """Pillow shows the picture without semantics; ``analyze`` says what is wrong, and named heads look for themselves."""
     data = sgc.encode(photo(), 60)
-    stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read)
-    payloads = container.read_slices(stream.read, prologue.index)
-    broken = container.write_container(
-        prologue.header, prologue.index.rate, payloads, {container.SEMANTICS: b"\x01\x05junk!"}
-    )
+    broken = with_chunks(data, {container.SEMANTICS: b"\x01\x05junk!"})
     with Image.open(BytesIO(broken)) as image:
         image.load()
         assert "semantics" not in image.info
@@ -327,11 +322,8 @@ def test_names_from_files_do_not_drive_the_terminal(tmp_path: Path, capsys: pyte
 
 def with_chunk(seen: sgc.Semantics | bytes) -> bytes:
     """A file that stores these semantics."""
-    stream = BytesIO(sgc.encode(photo(), 60))
-    prologue = container.read_prologue(stream.read)
-    streams = container.read_slices(stream.read, prologue.index)
     payload = seen if isinstance(seen, bytes) else write_semantics(seen)
-    return container.write_container(prologue.header, prologue.index.rate, streams, {container.SEMANTICS: payload})
+    return with_chunks(sgc.encode(photo(), 60), {container.SEMANTICS: payload})
 
 
 def test_very_many_labels_are_cut_to_what_a_file_holds() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from pillow_semicodec.companions import COMPANION_VERSION
 from .commands import ExportError
 
 LEAST_HALVED = 1024  # numbers of a weight from which on it is stored in 16 bits
+HALVED = "_16"  # ends the names of such weights
 
 
 def halve_weights(path: Path) -> None:
@@ -29,13 +31,31 @@ def halve_weights(path: Path) -> None:
     graph, casts = model.graph, []
     for index, weight in enumerate(graph.initializer):
         if weight.data_type == TensorProto.FLOAT and np.prod(weight.dims) >= LEAST_HALVED:
-            small = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name + "_16")
+            small = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name + HALVED)
             casts.append(helper.make_node("Cast", [small.name], [weight.name], to=TensorProto.FLOAT))
             graph.initializer[index].CopyFrom(small)
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.save(model, path)
+
+
+def start_from(net: nn.Module, path: Path) -> None:
+    """Give a network the weights of a graph that `export_companion` wrote of one like it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: no ONNX graph, or one of a network of another shape.
+    """
+    try:
+        graph = onnx.load(path).graph
+    except DecodeError as error:
+        raise ValueError(f"{path}: not an ONNX graph ({error})") from error
+    stored = {w.name.removesuffix(HALVED): numpy_helper.to_array(w).astype(np.float32) for w in graph.initializer}
+    try:
+        net.load_state_dict({name: torch.from_numpy(weight) for name, weight in stored.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path}: not the weights of this network: {error}") from error
 
 
 def export_companion(

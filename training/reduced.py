@@ -29,7 +29,7 @@ from pillow_semicodec.layout import Layout, RatePlan
 from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import one_line
-from .companions import export_companion
+from .companions import export_companion, start_from
 from .data import CropSampler, read_folder, rounds, split_validation
 from .layers import DepthConvBlock
 from .semisup import EmaTeacher
@@ -111,15 +111,23 @@ def psnr(net: ReducedSynthesis, coded: list[Coded]) -> dict[int, float]:
     return dict(zip(SCALES, (10 * np.log10(255**2 / np.mean(errors, 0))).tolist(), strict=True))
 
 
-def train(coded: list[Coded], minutes: float, lr: float = 2e-3, batch: int = 24, seed: int = 1) -> ReducedSynthesis:
-    """Fit the network by the clock; returns the moving average of its weights."""
+def train(
+    coded: list[Coded], minutes: float, start: Path | None = None, lr: float = 2e-3, batch: int = 24, seed: int = 1
+) -> ReducedSynthesis:
+    """Fit the network by the clock; returns the moving average of its weights.
+
+    Args:
+        start: ``reduced.onnx`` of a model that this one was trained from: its weights to begin with.
+    """
     torch.manual_seed(seed)
     net = ReducedSynthesis(coded[0].latents.shape[0], coded[0].condition.shape[0])
+    if start is not None:
+        start_from(net, start)
     optimiser = torch.optim.AdamW(net.parameters(), lr, betas=(0.9, 0.98))
-    teacher, start = EmaTeacher(net, 0.998), time.monotonic()
+    teacher, started = EmaTeacher(net, 0.998), time.monotonic()
     progress = tqdm(total=round(minutes * 60), desc="training", mininterval=5)
     for step, (y_hat, condition, picture) in enumerate(batches(coded, batch, seed)):
-        share = (time.monotonic() - start) / (60 * minutes)
+        share = (time.monotonic() - started) / (60 * minutes)
         if share >= 1:
             break
         for group in optimiser.param_groups:
@@ -161,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder to write to; default: the model's own")
     parser.add_argument("--crops", type=int, default=3000, help="pieces of pictures to learn from; 0.4 MB each")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--start", type=Path, help="reduced.onnx of an earlier model to begin with; new weights otherwise")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
     with one_line("reduced"):
@@ -175,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
             coded = list(tqdm(pool.map(_code, jobs, chunksize=8), total=len(jobs), desc="coding", mininterval=5))
-        net = train(coded, args.minutes)
+        net = train(coded, args.minutes, args.start)
         folder = args.out or model.directory
         folder.mkdir(parents=True, exist_ok=True)
         export(net, model.model_id, folder)

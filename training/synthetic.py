@@ -288,5 +288,5 @@ def synthetic_pictures(count: int, size: int, seed: int, photographs: Sequence[P
     """
     artist = _Artist(size, np.random.default_rng(seed), photographs)
     kinds = (artist.text, artist.screen, artist.code, artist.line_art, artist.table, artist.screen)
-    kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots, artist.scan, artist.sky, artist.scan)
+    kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots, artist.scan, artist.sky, artist.sky)
     return [np.asarray(kinds[i % len(kinds)]().convert("RGB")) for i in range(count)]

@@ -18,9 +18,17 @@ from pillow_semicodec.indexed import LUMA
 from .synthetic import synthetic_pictures
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
-HALF_SCALE_SHARE = 0.25  # of the crops come from pictures reduced by two: sharper, and busier
+REDUCED_SHARE = 0.4  # of the crops are reduced, by up to two: sharper, and busier
 SYNTHETIC_COUNT = 260
 VALIDATION_EVERY = 60  # one picture in so many is held out
+# Qualities 5 to 95 are rates from a little below 0 to 7/8; quality 100 is rate 1.
+LOWEST_RATE, FREQUENT_RATE, SHARE_ABOVE = -0.09, 0.89, 0.05
+
+
+def rates_of(quantiles: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rates to train at, of numbers that are spread evenly over [0, 1)."""
+    shares, rates = (0, 1 - SHARE_ABOVE, 1), (LOWEST_RATE, FREQUENT_RATE, 1)
+    return np.interp(quantiles, shares, rates).astype(np.float32)
 
 
 def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
@@ -63,7 +71,7 @@ def _read_rgb(path: Path) -> Picture:
 
 
 class CropSampler:
-    """Endless random crops, mirrored and rotated, some halved, some grey, some vivid, some synthetic.
+    """Endless random crops, mirrored and rotated, some reduced, some grey, some vivid, some synthetic.
 
     Args:
         weights: how often a picture is drawn, relative to others; all alike by default.
@@ -86,25 +94,25 @@ class CropSampler:
         weights = weights or [1.0] * len(pictures)
         large = [(p, w) for p, w in zip(pictures, weights, strict=True) if min(p.shape[:2]) >= crop]
         self.full, shares = [p for p, _ in large], np.array([w for _, w in large])
-        doubled = [(p, w) for p, w in large if min(p.shape[:2]) >= 2 * crop]
-        self.half, half_shares = [halve(p) for p, _ in doubled], np.array([w for _, w in doubled])
         self.synthetic = synthetic_pictures(SYNTHETIC_COUNT, 2 * crop, seed, self.full) if synthetic_share else []
         self.synthetic_share = synthetic_share
         if not self.full:
             raise ValueError(f"no training picture is as large as the crop, {crop} pixels")
-        self._shares = {id(pool): s / s.sum() for pool, s in ((self.full, shares), (self.half, half_shares)) if len(s)}
+        self._shares = shares / shares.sum()
 
     def _crop(self) -> Picture:
-        kind = self.random.random()
-        pool = self.full
+        kind, side = self.random.random(), self.crop
         if kind < self.synthetic_share:
-            pool = self.synthetic
-        elif kind < self.synthetic_share + HALF_SCALE_SHARE and self.half:
-            pool = self.half
-        picture = pool[self.random.choice(len(pool), p=self._shares.get(id(pool)))]
-        top = self.random.integers(picture.shape[0] - self.crop + 1)
-        left = self.random.integers(picture.shape[1] - self.crop + 1)
-        out = picture[top : top + self.crop, left : left + self.crop]
+            picture = self.synthetic[self.random.integers(len(self.synthetic))]
+        else:
+            picture = self.full[self.random.choice(len(self.full), p=self._shares)]
+            if kind < self.synthetic_share + REDUCED_SHARE:
+                side = int(self.crop * self.random.uniform(1, min(2.0, min(picture.shape[:2]) / self.crop)))
+        top = self.random.integers(picture.shape[0] - side + 1)
+        left = self.random.integers(picture.shape[1] - side + 1)
+        out = picture[top : top + side, left : left + side]
+        if side > self.crop:
+            out = np.asarray(Image.fromarray(out).resize((self.crop, self.crop), Image.Resampling.LANCZOS))
         out = np.rot90(out, self.random.integers(4))
         if self.random.random() < 0.5:
             out = out[:, ::-1]
@@ -130,11 +138,6 @@ def rounds(count: int, size: int, random: np.random.Generator) -> Iterator[NDArr
     """Numbers below ``count``, ``size`` at a time, for ever; every round has them all in an order of its own."""
     while True:
         yield from np.split(random.permutation(count), range(size, count, size))
-
-
-def halve(picture: Picture) -> Picture:
-    image = Image.fromarray(picture)
-    return np.asarray(image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS))
 
 
 def split_validation(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .config import ModelConfig
 from .fused import fused
-from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, IntegerConv2d, requantise, round_ste
+from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, IntegerConv2d, interpolated, requantise, round_ste
 
 SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 256.0, 64
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_COUNT - 1)
@@ -46,7 +46,7 @@ class StaticPrior(nn.Module):
 
     def bits(self, z: Tensor, rate_weights: Tensor) -> Tensor:
         """z [B, Z, h, w], rate_weights [B, anchors] → bits of every element."""
-        scale = torch.exp(rate_weights @ self.log_scale)[:, :, None, None]
+        scale = torch.exp(interpolated(rate_weights, self.log_scale))
         return gaussian_bits(z, scale.clamp_min(0.05))
 
 

@@ -37,7 +37,7 @@ from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import ExportError, one_line
 from .config import ModelConfig
-from .data import Picture, read_folder, split_validation, to_signal
+from .data import Picture, rates_of, read_folder, split_validation, to_signal
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .graphs import GRAPHS, ScaleContextGraph, ScaleGraph, example_inputs, export_graph
 from .model import SemicodecModel
@@ -127,8 +127,8 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
 
 
 def band_of(rate: Tensor) -> Tensor:
-    """Of the tables of z, for rates from 0 to 1."""
-    return (rate * PRIOR_BANDS).floor().clamp_max(PRIOR_BANDS - 1).long()
+    """Of the tables of z, for rates from 0 to 1; beyond them, the outer ones."""
+    return (rate * PRIOR_BANDS).floor().clamp(0, PRIOR_BANDS - 1).long()
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def count_symbols(
         top, left = (int(random.integers(n - s + 1)) for n, s in zip(picture.shape, size, strict=False))
         crop = picture[top : top + size[0], left : left + size[1]].copy()
         x = to_signal(torch.from_numpy(crop).permute(2, 0, 1)[None])
-        rate = torch.tensor([(k % 64 + random.random()) / 64])
+        rate = torch.from_numpy(rates_of((k % 64 + random.random((1,))) / 64))
         weights = bank.weights(rate)
         coded = model.code(model.analysis(x), weights)
         residual = torch.round(coded.residual).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)

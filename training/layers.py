@@ -19,6 +19,16 @@ def round_ste(x: Tensor) -> Tensor:
     return x + (torch.floor(x + 0.5) - x).detach()
 
 
+def interpolated(weights: Tensor, bank: Tensor) -> Tensor:
+    """weights [B, A] of the anchors of a bank [A, C] → [B, C, 1, 1], in float32 under autocast, too.
+
+    In bfloat16 a product of gain and inverse gain is wrong by 0.5 to 1.3 %, up to 4 %, differently in every channel and at
+    every rate: noise that the decoder does not have, and that the transforms would learn to bear.
+    """
+    with torch.autocast(weights.device.type, enabled=False):
+        return (weights @ bank)[:, :, None, None]
+
+
 class DepthConvBlock(nn.Module):
     """``x += pw(dw3x3(relu(pw x)))``, then ``x += pw(relu(pw x → 2C))``: the DC block of DCVC-DC (Li et al., 2023).
 

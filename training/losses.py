@@ -36,16 +36,17 @@ def rate_distortion_loss(
         every: compute also those errors that have no share.
     """
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
-    mse = (output.x_hat - x).square().mean((1, 2, 3))
+    x_hat = output.x_hat + (output.x_hat.clamp(-0.5, 0.5) - output.x_hat).detach()  # what a decoder shows
+    mse = (x_hat - x).square().mean((1, 2, 3))
     moved = config.xyb_tilt * (1 - rate)
     msssim_share, xyb_share = config.msssim_share - moved, config.xyb_share + moved
     distortion = (1 - config.msssim_share - config.xyb_share) * mse
     similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)
     if config.msssim_share or every:
-        similarity = msssim(x + 0.5, output.x_hat + 0.5)
+        similarity = msssim(x + 0.5, x_hat + 0.5)
         distortion = distortion + msssim_share * MSSSIM_WEIGHT * (1 - similarity)
     if config.xyb_share or config.xyb_tilt or every:
-        xyb = xyb_error(x + 0.5, output.x_hat + 0.5)
+        xyb = xyb_error(x + 0.5, x_hat + 0.5)
         distortion = distortion + xyb_share * XYB_WEIGHT * xyb
     loss = (bpp + rd_lambda * 255**2 * distortion) * (0.02 / rd_lambda) ** config.lambda_balance
     return RateDistortion(loss.mean(), bpp, mse, similarity, xyb)

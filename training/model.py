@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .config import ModelConfig
 from .eight_bit import EightBitBlocks
 from .entropy_models import ScaleContext, ScaleHyperSynthesis, StaticPrior, gaussian_bits, scale_of_index
-from .layers import IntegerConv2d, round_ste
+from .layers import IntegerConv2d, interpolated, round_ste
 from .transforms import (
     BLOCK,
     AnalysisTransform,
@@ -66,9 +66,12 @@ class RateBank(nn.Module):
         self.hyper_bias = nn.Parameter(torch.zeros(config.rate_anchors, config.context_width))
 
     def weights(self, rate: Tensor) -> Tensor:
-        """rate [B] in [0, 1] → interpolation weights [B, anchors]."""
+        """rate [B] → weights of the anchors [B, anchors]: interpolation in [0, 1], beyond it the line of the outer two."""
         position = rate[:, None] * (self.config.rate_anchors - 1)
-        return (1 - (position - torch.arange(self.config.rate_anchors, device=rate.device)).abs()).clamp_min(0)
+        low = position.floor().clamp(0, self.config.rate_anchors - 2)
+        distance = position - low
+        anchors = torch.arange(self.config.rate_anchors, device=rate.device)
+        return (anchors == low) * (1 - distance) + (anchors == low + 1) * distance
 
     def rd_lambda(self, rate: Tensor) -> Tensor:
         return self.config.lambda_min * (self.config.lambda_max / self.config.lambda_min) ** rate
@@ -120,7 +123,7 @@ class SemicodecModel(nn.Module):
         return all(module.calibrated for module in self.modules() if isinstance(module, EightBitBlocks))
 
     def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
-        """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1].
+        """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1], or a little below.
 
         Reconstructions come from rounding with straight-through gradients, rates from additive noise (Minnen & Singh,
         2020) or, with ``hard_rate``, from the rounded values themselves, as the range coder sees them: noise charges
@@ -139,7 +142,7 @@ class SemicodecModel(nn.Module):
 
     def code(self, y: Tensor, weights: Tensor) -> Coded:
         """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
-        y = y * torch.exp(weights @ self.rate_bank.log_gain)[:, :, None, None]
+        y = y * torch.exp(interpolated(weights, self.rate_bank.log_gain))
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
         features, mean1 = self.hyper_synthesis(z_hat, (weights @ self.rate_bank.hyper_bias)[:, :, None, None])
@@ -153,7 +156,7 @@ class SemicodecModel(nn.Module):
             index2 = self.scale_context(scale_features, residual1)
         mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
         residual = y - mean
-        inverse_gain = torch.exp(weights @ self.rate_bank.log_inverse_gain)[:, :, None, None]
+        inverse_gain = torch.exp(interpolated(weights, self.rate_bank.log_inverse_gain))
         return Coded(z, residual, index, (mean + round_ste(residual)) * inverse_gain)
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
@@ -161,13 +164,13 @@ class SemicodecModel(nn.Module):
         semantic heads read, [B, M, H/16, W/16].
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        y = self.analysis(x).float() * torch.exp(weights @ bank.log_gain)[:, :, None, None]
+        y = self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain))
         z_hat = round_ste(self.hyper_analysis(y))
         features, mean1 = self.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
         mask = step_mask(y)
         y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
         mean2 = mean1 + self.mean_context(features, y_hat1)
-        return torch.where(mask, y_hat1, mean2) * torch.exp(weights @ bank.log_inverse_gain)[:, :, None, None]
+        return torch.where(mask, y_hat1, mean2) * torch.exp(interpolated(weights, bank.log_inverse_gain))
 
     def clamp_integer_weights(self) -> None:
         for module in self.modules():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .commands import one_line
-from .data import CropSampler, read_folder, rounds, split_validation, to_signal
+from .data import CropSampler, rates_of, read_folder, rounds, split_validation, to_signal
 from .export import PSEUDO_COUNTS, band_of, hyper_prior, load_model, residual_prior
 from .model import Coded, SemicodecModel
 from .plots import RATES as VALIDATION_RATES
@@ -29,7 +29,7 @@ from .semisup import EmaTeacher
 from .state import load_checkpoint, save_checkpoint
 from .train import configure
 
-CROP = 384  # pixels: borders count less than in training
+CROP = 320  # pixels, as in training
 BATCH = 12
 LEARNS = ("hyper_analysis.", "hyper_synthesis.", "mean_context.", "scale_hyper_synthesis.", "scale_context.")
 LEARNS += ("rate_bank.hyper_bias",)
@@ -150,7 +150,7 @@ def batches(latents: list[Latents], seed: int) -> Iterator[tuple[Tensor, Tensor]
     random = np.random.default_rng(seed)
     for rows in rounds(len(latents), BATCH, random):
         y = torch.stack([latents[k].y for k in rows]).float().contiguous(memory_format=torch.channels_last)
-        yield y, torch.from_numpy(random.random(len(rows), np.float32))
+        yield y, torch.from_numpy(rates_of(random.random(len(rows))))
 
 
 class Figures(NamedTuple):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
-from .data import VALIDATION_EVERY, CropSampler, names_of, read_folder, split_validation, to_signal
+from .data import VALIDATION_EVERY, CropSampler, names_of, rates_of, read_folder, split_validation, to_signal
 from .fused import as_written, compile_from_now_on
 from .growth import load_grown
 from .hardness import read_hardness
@@ -339,7 +339,9 @@ def main(arguments: list[str] | None = None) -> None:
         for group in optimiser.param_groups:
             group["lr"] = lr * group["speed"]
         target = to_signal(sampler.next().to(device, non_blocking=True))
-        rate = torch.rand(len(target), generator=generator).to(device)
+        # Rates of a batch are spread over all there are: their mix is noise in the gradient otherwise.
+        quantiles = (torch.rand(1, generator=generator) + torch.arange(len(target)) / len(target)) % 1
+        rate = torch.from_numpy(rates_of(quantiles.double().numpy())).to(device)
         x = add_noise(target, config, generator)
         joint = joint_sampler.next() if joint_sampler and step % semi.every == 0 else None
         if teacher:

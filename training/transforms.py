@@ -130,7 +130,7 @@ class MeanContext(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.context_width
-        self.embed = nn.Conv2d(config.latent_channels, width, 1)
+        self.embed = Float32Conv2d(config.latent_channels, width, 1)
         self.blocks = nn.Sequential(*(DepthConvBlock(width) for _ in range(config.context_blocks)))
         self.mean = Float32Conv2d(width, config.latent_channels, 1)
         nn.init.zeros_(self.mean.weight)

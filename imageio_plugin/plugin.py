@@ -263,11 +263,11 @@ class SemicodecPlugin(PluginV3):
                     f"SGC takes uint8, uint16 and bool pictures, not {picture.dtype}; scale and round to one of them first"
                 )
         if self._frames_written:  # the animation is coded as a whole when the file is closed
-            self._frames_written += frames
+            self._frames_written += _kept(frames)
             self._pending = options
             return None
         self._encode(frames, options)
-        self._frames_written += frames
+        self._frames_written += _kept(frames)
         if self.request._uri_type == URI_BYTES:
             file = self.request.get_file()
             file.seek(0)
@@ -296,3 +296,8 @@ class SemicodecPlugin(PluginV3):
                 self._encode(self._frames_written, pending)
         finally:
             super().close()
+
+
+def _kept(frames: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Frames that a caller may fill anew before the file is closed; what lies in a file stays there."""
+    return [frame if isinstance(frame.base, np.memmap) else frame.copy() for frame in frames]

@@ -34,16 +34,10 @@ _SAVED_AS = {
     "RGB": "RGB",
     "LA": "LA",
     "RGBA": "RGBA",
-    "La": "LA",
-    "RGBa": "RGBA",
     "PA": "RGBA",
     "1": "1",
     "P": "RGB",
-    "RGBX": "RGB",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-    "LAB": "RGB",
-    "HSV": "RGB",
+    **container.VIEWS,
     "I;16": "I;16",
     "I;16L": "I;16",
     "I;16B": "I;16",
@@ -63,7 +57,7 @@ def _shown_as(prologue: container.Prologue) -> str:
     if prologue.numbers:
         return _DEEP[prologue.numbers.kind] if prologue.header.grey else "RGB"
     view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
-    return view if view in container.VIEWS and _SAVED_AS[view] == prologue.header.mode else prologue.header.mode
+    return view if container.VIEWS.get(view) == prologue.header.mode else prologue.header.mode
 
 
 def _accept(prefix: bytes) -> bool:
@@ -270,7 +264,8 @@ class SgcImageFile(ImageFile.ImageFile):
         """As always; but a picture that is not loaded is decoded 2, 4, 8 or 16 times smaller, without the synthesis."""
         pair = factor if isinstance(factor, tuple) else (factor, factor)
         scale = pair[0]
-        if box is None and pair[1] == scale and scale in (2, 4, 8, 16) and not ImageFile.LOAD_TRUNCATED_IMAGES:
+        possible = box is None and pair[1] == scale and scale in (2, 4, 8, 16) and self._prologue() is not None
+        if possible and not ImageFile.LOAD_TRUNCATED_IMAGES:
             with self._lock:  # which has until now what is to be read
                 prologue = self._prologue()
                 if prologue is not None and _can_reduce(prologue):
@@ -479,17 +474,19 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """``save_all=True``: all frames of the picture and of ``append_images`` (any iterable of pictures); ``duration``:
-    milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: default 0, for ever. Frames that
-    share no mode are saved as RGB, or RGBA.
+    milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: that of ``info`` by default,
+    failing that 0, for ever. Frames that share no mode are saved as RGB, or RGBA.
     """
     from . import animation
 
     settings = im.encoderinfo
     images = [im, *settings.get("append_images", ())]
     places = [image.tell() for image in images]
+    # What was drawn into a frame that is shown is lost when another one is sought.
+    shown = [image.copy() if getattr(image, "n_frames", 1) > 1 else image for image in images]
     try:
         modes, durations = [], []
-        for frame in _frames(images):
+        for frame in _frames(images, places, shown):
             frame.load()  # some formats know the duration only then
             modes.append(_mode_of(frame))
             durations.append(frame.info.get("duration", 0))
@@ -497,12 +494,12 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             _save(im, fp, filename)
             return
         mode = _common(modes)
-        pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(images)), len(modes))
-        chosen = settings.get("duration", durations)
+        pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(images, places, shown)), len(modes))
+        chosen, loop = settings.get("duration", durations), settings.get("loop", im.info.get("loop", 0))
         _write(
             fp,
             lambda: animation.encode_animation(
-                pictures, durations=chosen, loop=settings.get("loop", 0), **{**_options(im, mode), "shown_as": None}
+                pictures, durations=chosen, loop=loop, **{**_options(im, mode), "shown_as": None}
             ),
         )
     finally:
@@ -523,9 +520,11 @@ class _Counted:
         return self._count
 
 
-def _frames(images: list[Image.Image]) -> Iterator[Image.Image]:
-    for image in images:
-        yield from ImageSequence.Iterator(image)
+def _frames(images: list[Image.Image], places: list[int], shown: list[Image.Image]) -> Iterator[Image.Image]:
+    """Args: shown: what is to be seen of every image at its place."""
+    for image, place, now in zip(images, places, shown, strict=True):
+        for frame in ImageSequence.Iterator(image):
+            yield now if image.tell() == place else frame
 
 
 def _common(modes: list[str]) -> str:
@@ -559,7 +558,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "roi": _region(settings.get("roi")),
         "semantics": settings.get("semantics") or False,
         "exact": settings.get("exact") or False,
-        "shown_as": im.mode if im.mode in container.VIEWS and _SAVED_AS[im.mode] == mode else None,
+        "shown_as": im.mode if container.VIEWS.get(im.mode) == mode else None,
         "preview": settings.get("preview"),
         "indexed": settings.get("indexed"),
         "progress": settings.get("progress"),
@@ -589,7 +588,7 @@ def _region(roi: Any) -> Any:
 def _profile_of(im: Image.Image, mode: str) -> bytes | None:
     """The ICC profile of ``im.info``, unless it describes other colours than those of the mode that is written."""
     profile: bytes | None = im.info.get("icc_profile")
-    colours = b"GRAY" if mode in ("1", "L", "LA") else b"RGB "
+    colours = b"RGB " if mode in ("RGB", "RGBA") else b"GRAY"
     if profile and profile[16:20] in (b"GRAY", b"RGB ", b"CMYK", b"Lab ") and profile[16:20] != colours:
         return None
     return profile
@@ -604,6 +603,8 @@ def _mode_of(im: Image.Image) -> str:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
     if mode in ("1", "L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
         mode = "LA" if mode == "1" else mode + "A"
+    if mode in _DEEP.values() and im.has_transparency_data:
+        raise OSError(f"cannot write mode {im.mode} with a transparent colour as SGC; convert it to LA first")
     return mode
 
 

@@ -43,7 +43,7 @@ def encode_animation(
         options: as for ``encode``; ``progress`` is told of every frame, where their number is known (``len``).
 
     Raises:
-        ValueError: no frames, frames of different shapes, durations that are negative or of another number.
+        ValueError: no frames, more than 65536, frames of different shapes, durations that are negative or of another number.
         TypeError and others: see ``encode``.
     """
     if isinstance(loop, bool) or not isinstance(loop, int) or not 0 <= loop < 2**32:
@@ -58,6 +58,8 @@ def encode_animation(
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     before: Pixels | None = None
     for k, frame in enumerate(frames):
+        if k == container.MAX_FRAMES:
+            raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
         picture = np.asarray(frame)
         if k == 1 and target is not None:
             raise ValueError(f"{target} is for single pictures, not for animations")
@@ -74,7 +76,7 @@ def encode_animation(
             files.append(part)
         left, top = (box.left, box.top) if box else (0, 0)
         described.append(Frame(0, left, top, len(files[-1]) if k else 0))
-        before = picture
+        before = picture if count == 1 else picture.copy()  # a reader of films may fill one array again and again
         step()
     if not described:
         raise ValueError("an animation without frames")

@@ -235,7 +235,8 @@ def _encode(args: argparse.Namespace) -> int:
     if target.suffix.lower() != SGC:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
     size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
-    print(f"{target}: {size} bytes, {100 * size / args.source.stat().st_size:.1f} % of {args.source}")
+    before = args.source.stat().st_size  # of a pipe, 0
+    print(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else ""))
     return 0
 
 

@@ -355,7 +355,7 @@ class _Job(NamedTuple):
         """Args: error: of this picture; its sums are not touched."""
         found = error.anew()
         out: Any = found
-        if overlay := self.metadata.get(container.OVERLAY):
+        if (overlay := self.metadata.get(container.OVERLAY)) is not None:
             out = Overlaid(overlay, self.header, 0, 0, found)
         decoder = Decoder(streams, plan, self.bundle, self.layout, self.threads, found.deep)
         decoder.picture(out=_in_bands(out, self.header, self.metadata), step=stage(self.way, self.layout.slices, share))
@@ -641,7 +641,7 @@ def decode_picture(
         decode_bilevel(streams, layout, area, out, threads, step)
     else:
         target = FromLevels(out, numbers, shown) if numbers else out
-        if overlay := prologue.metadata.get(container.OVERLAY):
+        if (overlay := prologue.metadata.get(container.OVERLAY)) is not None:
             target = Overlaid(overlay, header, area.left, area.top, target, scale)
         target = _in_bands(target, header, prologue.metadata)
         decoder = Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads, numbers is not None, scale)

@@ -36,8 +36,10 @@ ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
 _NUMBERS = struct.Struct(">Bdd")  # kind, and what level 0 and level 255 stand for
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # kinds: 16 bits, 32 bits, single precision
+LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127  # of single precision
 _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
-VIEWS = ("YCbCr", "LAB", "HSV", "CMYK", "RGBX", "RGBa", "La")  # modes of Pillow that are coded as L, RGB, LA or RGBA
+# Modes of Pillow, and what they are coded as.
+VIEWS = dict.fromkeys(("YCbCr", "LAB", "HSV", "CMYK", "RGBX"), "RGB") | {"RGBa": "RGBA", "La": "LA"}
 
 _INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slices' side in pixels, or WHOLE_PICTURE
 WHOLE_PICTURE = 255
@@ -221,7 +223,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
             raise FormatError("a slice before the slice index")
         if size != slice_size:
             raise FormatError(f"a slice states {size} bytes, and the slice index {slice_size}")
-    elif kind in (INDEX, ANIMATION):
+    elif kind == INDEX:
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
     elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL):
@@ -399,7 +401,7 @@ def read_numbers(payload: bytes, header: Header) -> Numbers:
     numbers = Numbers(*_NUMBERS.unpack(payload))
     if numbers.kind not in ((UNSIGNED, SIGNED, FLOAT) if header.grey else (UNSIGNED,)):
         raise FormatError(f"numbers of kind {numbers.kind} in mode {header.mode}")
-    largest = {UNSIGNED: 2.0**17, SIGNED: 2.0**33, FLOAT: 3.4e38}[numbers.kind]  # what lies beyond is cut
+    largest = {UNSIGNED: 2.0**17, SIGNED: 2.0**33, FLOAT: LARGEST_FLOAT}[numbers.kind]  # what lies beyond is cut
     if not (abs(numbers.low) <= largest and abs(numbers.high) <= largest and numbers.low < numbers.high):
         raise FormatError(f"numbers from {numbers.low} to {numbers.high}")
     return numbers
@@ -538,7 +540,7 @@ def read_arrived(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS)
     """Like ``read_slices``, of a file that may be cut off or damaged: streams that are not whole are ``CutStream``."""
     slices: list[bytes] = []
     for size in index.stream_sizes:  # which says where every slice lies, whatever stands there
-        head, arrived = SLICE + write_varint(size), b""
+        head, arrived = SLICE + write_varint(size), bytearray()
         while piece := read(min(chunk_size(size) - len(arrived), 2**20)):
             arrived += piece
         try:

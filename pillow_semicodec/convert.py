@@ -26,6 +26,7 @@ from typing import IO, Any
 from PIL import Image, ImageSequence
 
 from . import options
+from .container import VIEWS, write_resolution
 from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
@@ -91,6 +92,9 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if exif:
             save["exif"] = exif
         save |= {key: image.info[key] for key in ("xmp", "comment", "dpi") if image.info.get(key)}
+        with contextlib.suppress(ValueError):  # some files state a resolution of 0, or none that is a number
+            write_resolution(save.pop("dpi", None))
+            save["dpi"] = image.info["dpi"]
         place, frames = image.tell(), getattr(image, "n_frames", 1)
         if frames > 1 and image.format not in ONE_PICTURE and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
@@ -106,7 +110,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
-            picture.save(buffer, name, **save)
+            _save(picture, buffer, name, save)
         except OSError as error:  # Pillow's "cannot write mode RGBA as JPEG"
             if picture.has_transparency_data and "cannot write mode" in str(error):
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
@@ -114,9 +118,20 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         output.write(buffer.getbuffer())
 
 
+def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, Any]) -> None:
+    """As a format; a picture whose mode it lacks in that which an SGC file has it in, CMYK as RGB."""
+    try:
+        picture.save(buffer, name, **save)
+    except OSError as error:
+        if picture.format != "SGC" or picture.mode not in VIEWS or "cannot write mode" not in str(error):
+            raise
+        picture.convert(VIEWS[picture.mode]).save(buffer, name, **save)
+
+
 def _flattened(image: Image.Image) -> Image.Image:
-    """On white."""
-    picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    """On white; grey stays grey."""
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(mode)
     picture.info = {key: value for key, value in image.info.items() if key != "transparency"}
     return picture
 

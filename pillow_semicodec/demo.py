@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .bench.codecs import CODECS
+from .bench.codecs import present
 from .files import write_atomically
 
-RIVALS = {codec.name: (codec.kind, codec.settings) for codec in CODECS if codec.name in ("JPEG", "WebP", "AVIF")}
+RIVALS = ("JPEG", "WebP", "AVIF")
 PANEL = 384  # pixels a side of each crop shown
 
 
@@ -30,7 +30,7 @@ class Coded(NamedTuple):
 def compare(picture: Image.Image, quality: float, output: Path) -> str:
     """Save ``picture`` by every codec, write crops side by side to ``output``, and return a table."""
     coded = [_code("SGC", picture, "SGC", {"quality": quality})]
-    for name, (kind, settings) in RIVALS.items():
+    for name, kind, settings in ((c.name, c.kind, c.settings) for c in present() if c.name in RIVALS):
         best = nearest_quality(picture, kind, settings, len(coded[0].data))
         coded.append(_code(f"{name} q{best}", picture, kind, {**settings, "quality": best}))
     write_atomically(output, lambda file: side_by_side(picture, coded).save(file, "PNG"))

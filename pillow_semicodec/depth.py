@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import FLOAT, SIGNED, UNSIGNED, Numbers
+from .container import FLOAT, LARGEST_FLOAT, SIGNED, UNSIGNED, Numbers
 
 DTYPES: dict[int, np.dtype[Any]] = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
@@ -44,7 +44,10 @@ def _range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]
     usual = of_floats if dtype.kind == "f" else 2.0 ** max(8, int(max(high, 0)).bit_length()) - 1
     if low >= 0 and high <= usual and high - low >= LEAST_FILLED * usual:
         return 0.0, usual
-    return low, high if high > low else low + max(1e-6 * abs(low), 1.0)
+    if high > low:
+        return low, high
+    apart = max(1e-6 * abs(low), 1.0)
+    return (low, low + apart) if low + apart <= LARGEST_FLOAT else (low - apart, low)
 
 
 class Levels:

@@ -13,7 +13,7 @@ from . import container, options, pixels
 from .container import Prologue
 from .planes import Box, Grid
 
-WINDOWS = 4  # slices in work at a time, at most: each takes some 200 bytes a pixel
+WINDOWS, PIXELS_AT_ONCE = 4, 2**23  # slices in work at a time, and their pixels, at most: some 200 bytes each
 
 
 class Latents(NamedTuple):
@@ -92,5 +92,7 @@ class Layout:
     def workers(self, threads: int) -> tuple[int, int]:
         """(slices to compute at a time, threads for each)."""
         threads = threads or options.cores()
-        workers = min(threads, WINDOWS, self.slices)
+        side = self.side or max(self.height, self.width)
+        area = min(side, self.height) * min(side, self.width)
+        workers = min(threads, WINDOWS, self.slices, max(1, PIXELS_AT_ONCE // area))
         return workers, max(1, threads // workers)

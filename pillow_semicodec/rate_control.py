@@ -92,7 +92,7 @@ def _search(
         value = value_at(rate)
         known.append((rate, value))
         if (value <= goal) if slack < 0 else (value >= goal):
-            best = min(best or (math.inf, 0), (abs(value - goal), rate))
+            best = min(best or (math.inf, rate), (abs(value - goal), rate))
             if abs(value - goal) <= abs(slack):
                 break
         if value < goal:

@@ -1,4 +1,4 @@
-"""A second decoder, laid out like FORMAT.md: slow, plain, and sharing no code with the package.
+"""A second decoder of pictures of 8 bits, laid out like FORMAT.md: slow, plain, and sharing no code with the package.
 
 The range decoder and the integer networks are plain Python and NumPy integers; only the float networks run in ONNX
 Runtime. It is the oracle for indexes and latents, and the proof that FORMAT.md says enough.
@@ -104,6 +104,10 @@ class RangeDecoder:
             self.range <<= 32
             self.point = (self.point << 32 & 2**64 - 1) | self.next_word()
         return symbol
+
+    def finish(self) -> None:
+        assert not self.words, "words are left over"
+        assert self.range == 2**64 - 1 or (self.point - self.lower) % 2**64 < 2**33 - 1, "the stream goes on"
 
 
 def categorical(frequencies: np.ndarray) -> list[int]:
@@ -244,6 +248,7 @@ def decode_plane(  # noqa: PLR0915
                         a[positions[n]] = (guesses[n] + rest[n]) % 256 if n in rest else v[symbols[n - start]]
                 start = end
         step = half
+    coder.finish()
     return a
 
 
@@ -483,6 +488,8 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     indexes = np.where(step1, indexes1, indexes2[0].astype(int))
     first = residual.copy()
     residuals(2, indexes, ~step1)
+    for coder in coders:
+        coder.finish()
 
     rates = file.get("rates", np.array([[rate]]))
     regions = "rates" in file

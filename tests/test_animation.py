@@ -127,6 +127,46 @@ def test_frames_may_be_changed_in_place() -> None:
             again.seek(1)
 
 
+def test_what_was_drawn_into_a_frame_is_saved() -> None:
+    """Into that which is shown, of any format; and how often an animation is shown stays as it was."""
+    for name in ("SGC", "WEBP"):
+        file = io.BytesIO()
+        pictures = ball(3)
+        pictures[0].save(
+            file, name, save_all=True, append_images=pictures[1:], loop=3, **({"lossless": True} if name == "WEBP" else {})
+        )
+        for place in range(3):
+            with Image.open(file) as opened:
+                opened.seek(place)
+                opened.load()
+                opened.paste((0, 0, 0), (0, 0, 90, 35))
+                with Image.open(saved([opened])) as again:
+                    assert (again.n_frames, again.info["loop"]) == (3, opened.info["loop"])
+                    dark = [np.asarray(frame)[:30, :, :3].mean() < 20 for frame in ImageSequence.Iterator(again)]
+                assert dark == [k == place for k in range(3)]
+
+
+def test_frames_out_of_one_buffer() -> None:
+    """A reader of films may fill the same array for every frame."""
+    pictures = [np.asarray(frame) for frame in ball(3)]
+
+    def films() -> Iterator[np.ndarray]:
+        buffer = np.empty_like(pictures[0])
+        for picture in pictures:
+            buffer[:] = picture
+            yield buffer
+
+    assert encode_animation(films()) == encode_animation(pictures)
+
+
+def test_more_frames_than_a_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_FRAMES", 3)
+    pictures = [np.asarray(frame) for frame in ball(4)]
+    assert len(list(decode_frames(encode_animation(pictures[:3])))) == 3
+    with pytest.raises(ValueError, match="more than 3 frames"):
+        encode_animation(iter(pictures))
+
+
 def test_lenient_readers_see_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a frame that is cut, what there is of it; the frames before it stay."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

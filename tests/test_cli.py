@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import struct
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image
+from PIL import Image, ImageCms
 
+from pillow_semicodec import container
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 
@@ -90,6 +94,59 @@ def test_flatten(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.sgc") as image:
         assert np.asarray(image).min() > 200
         assert image.mode == "RGB"
+    grey = Image.new("LA", (40, 40), (70, 128))
+    grey.save(tmp_path / "b.png", icc_profile=bytes(16) + b"GRAY" + bytes(100))
+    assert main(["convert", str(tmp_path / "b.png"), "--to", "jpg", "--flatten"]) == 0
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert (image.mode, image.info["icc_profile"][16:20]) == ("L", b"GRAY")
+
+
+@pytest.mark.parametrize("mode", container.VIEWS)
+def test_modes_that_png_lacks(mode: str, tmp_path: Path) -> None:
+    """What SGC keeps as RGB, grey or with alpha is decoded as that; JPEG gets its CMYK."""
+    source = Image.fromarray(photo(40, 50)).convert("RGBA").convert({"La": "LA", "LAB": "RGB"}.get(mode, "RGBA"))
+    if mode == "LAB":
+        profile = ImageCms.createProfile
+        source = ImageCms.profileToProfile(source, profile("sRGB"), profile("LAB"), outputMode="LAB")
+    else:
+        source = (source if mode in ("La", "RGBa") else source.convert("RGB")).convert(mode)
+    source.save(tmp_path / "a.sgc")
+    assert main(["decode", str(tmp_path / "a.sgc")]) == 0
+    with Image.open(tmp_path / "a.png") as png, Image.open(tmp_path / "a.sgc") as image:
+        assert image.mode == mode
+        assert png.mode == {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
+        assert np.array_equal(np.asarray(png), np.asarray(image.convert(png.mode)))
+    if mode == "CMYK":
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jpg")]) == 0
+        with Image.open(tmp_path / "a.jpg") as image:
+            assert image.mode == "CMYK"
+
+
+@pytest.mark.parametrize("density", [(0, 0), (72, 0)])
+def test_resolutions_that_say_nothing(density: tuple[int, int], tmp_path: Path) -> None:
+    """Cameras and scanners write them; the picture is converted without."""
+    Image.fromarray(photo(40, 50)).save(tmp_path / "a.jpg", dpi=(72, 72))
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    at = data.index(b"JFIF\0") + 8
+    data[at : at + 4] = struct.pack(">HH", *density)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert main(["encode", str(tmp_path / "a.jpg")]) == 0
+    with Image.open(tmp_path / "a.sgc") as image:
+        assert "dpi" not in image.info
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Pillow leaves the pipe to the collector
+def test_from_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe has no size that the result could be compared with."""
+    os.mkfifo(tmp_path / "pipe")
+    file = io.BytesIO()
+    Image.fromarray(photo(40, 50)).save(file, "PNG")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(file.getvalue(),))
+    writer.start()
+    assert main(["encode", str(tmp_path / "pipe"), str(tmp_path / "a.sgc")]) == 0
+    writer.join()
+    assert capsys.readouterr().out.endswith(f"{(tmp_path / 'a.sgc').stat().st_size} bytes\n")
 
 
 def test_formats_without_alpha(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

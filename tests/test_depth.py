@@ -19,6 +19,8 @@ import pillow_semicodec as sgc
 from pillow_semicodec import container, depth
 from pillow_semicodec.container import Chunk, Header, Numbers
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def fine(height: int = 80, width: int = 120) -> np.ndarray:
     """Float64 [H, W] from 0 to 1, in steps far below 1/255."""
@@ -79,12 +81,25 @@ def test_levels_and_back(picture: np.ndarray) -> None:
         (np.array([[0.1, 99]], np.float32), 0, 255),
         (np.array([[-1, 3]], np.float32), -1, 3),
         (np.array([[400, 400]], np.float32), 400, 401),
+        (np.array([[-LARGEST, 90]], np.float32), -LARGEST, 90),
+        (np.array([[LARGEST]], np.float32), LARGEST * (1 - 1e-6), LARGEST),
     ],
 )
 def test_ranges(picture: np.ndarray, low: float, high: float) -> None:
     """Whole numbers take the bits of their largest one, floats 0 to 1 or 0 to 255, where they fill a quarter of that."""
     numbers = depth.numbers_of(picture)
     assert (numbers.kind, numbers.low, numbers.high) == (depth.KINDS[picture.dtype], low, high)
+
+
+@pytest.mark.parametrize("value", [-LARGEST, LARGEST])
+def test_the_largest_floats_there_are(value: float) -> None:
+    """Maps have them where there are no data; a file that holds them can be read."""
+    picture = np.full((20, 30), value, np.float32)
+    for other in (value, 5.0):
+        picture[:, 9:] = other
+        decoded = sgc.decode(sgc.encode(picture, 90))
+        assert np.isfinite(decoded).all()
+        assert np.abs(decoded / LARGEST - picture / LARGEST).mean() < 0.2
 
 
 @pytest.mark.model

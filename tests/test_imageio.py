@@ -160,8 +160,10 @@ def test_animations(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "x.sgc", frames, duration=[10, 20, 30], loop=2)
     iio.imwrite(tmp_path / "y.sgc", np.stack(frames), duration=[10, 20, 30], loop=2)
     with iio.imopen(tmp_path / "z.sgc", "w", extension=".sgc") as file:
+        again = np.empty_like(PICTURE)
         for frame in frames:
-            file.write(frame, duration=[10, 20, 30], loop=2)
+            again[:] = frame  # as a reader of films does
+            file.write(again, duration=[10, 20, 30], loop=2)
     assert len({(tmp_path / f"{name}.sgc").read_bytes() for name in "xyz"}) == 1
     everything = iio.imread(tmp_path / "x.sgc")
     assert everything.shape == (3, *PICTURE.shape)

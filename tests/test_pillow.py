@@ -361,6 +361,20 @@ def test_a_profile_of_other_colours_is_dropped(image: Image.Image) -> None:
     assert "icc_profile" not in Image.open(saved(cmyk)).info
     image.info["icc_profile"] = bytes(16) + b"RGB " + bytes(100)
     assert Image.open(saved(image)).info["icc_profile"] == image.info["icc_profile"]
+    for mode in ("1", "L", "LA", "I;16", "I", "F"):
+        grey = image.convert("L").convert("I" if mode == "I;16" else mode).convert(mode)
+        for colours, kept in ((b"GRAY", True), (b"RGB ", False)):
+            grey.info["icc_profile"] = bytes(16) + colours + bytes(100)
+            assert ("icc_profile" in Image.open(saved(grey)).info) is kept, (mode, colours)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_transparent_colour_of_many_bits_is_refused(mode: str) -> None:
+    """There is no alpha beside more than 8 bits, and none is lost without a word."""
+    picture = Image.new(mode, (20, 20), 7)
+    picture.info["transparency"] = 7
+    with pytest.raises(OSError, match=rf"mode {mode} with a transparent colour"):
+        saved(picture)
 
 
 def test_limits_apply(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +458,10 @@ def test_a_grey_picture_by_path_is_not_mapped(tmp_path: Path) -> None:
 def test_pickle(image: Image.Image, protocol: int) -> None:
     """A loaded picture survives pickling."""
     opened = Image.open(saved(image))
-    assert pickle.loads(pickle.dumps(opened, protocol)).tobytes() == opened.tobytes()
+    again = pickle.loads(pickle.dumps(opened, protocol))
+    assert again.tobytes() == opened.tobytes()
+    for way in (lambda p: p.reduce(2), lambda p: p.crop((3, 4, 20, 30)), lambda p: p.resize((9, 9))):
+        assert way(again).tobytes() == way(opened).tobytes()
 
 
 def test_frames(image: Image.Image) -> None:

@@ -125,3 +125,17 @@ def test_the_search_ends_on_the_right_side(
         assert not possible(low if slack < 0 else high)
     else:
         assert possible(found)
+
+
+@given(st.integers(0, 30000), st.integers(30001, 65535), st.floats(0, 1), st.floats(30, 80), st.floats(20, 60))
+def test_where_nothing_differs(low: int, high: int, share: float, goal: float, under: float) -> None:
+    """A picture may have no error from some rate on: what is found was tried, and meets the goal."""
+    exact, tried = low + share * (high - low), {}
+
+    def value(rate: int) -> float:
+        tried[rate] = math.inf if rate >= exact else min(under, goal - 1)
+        return tried[rate]
+
+    found = _search(value, goal, 3.0, low, high, 0.05)
+    assert found is not None
+    assert tried[found] == math.inf

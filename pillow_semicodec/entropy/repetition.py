@@ -50,7 +50,7 @@ def unpack(data: bytes, size: int, width: int = 1) -> bytes:
     """
     lzma = _lzma()
     stream = lzma.LZMADecompressor(**_settings(lzma, width))
-    cut, result, place = isinstance(data, CutStream), b"", 0
+    cut, result, place = isinstance(data, CutStream), bytearray(), 0
     step = PIECE if cut else max(len(data), 1)
     try:
         while len(result) < size and not stream.eof and place < len(data):
@@ -62,7 +62,7 @@ def unpack(data: bytes, size: int, width: int = 1) -> bytes:
         if not cut:
             raise FormatError(f"data is not packed as it should be: {error}") from error
     if cut:
-        return result[:size].ljust(size, b"\0")
+        return bytes(result[:size].ljust(size, b"\0"))
     if len(result) != size or not stream.eof or stream.unused_data:
         raise FormatError(f"data does not unpack to {size} bytes")
-    return result
+    return bytes(result)

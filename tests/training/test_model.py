@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,10 +10,12 @@ pytest.importorskip("pytorch_msssim")
 
 from conftest import photo  # noqa: E402
 
+from pillow_semicodec.bundle import RATE_UNIT, RateBank  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
+from training.layers import interpolated  # noqa: E402
 from training.losses import rate_distortion_loss  # noqa: E402
-from training.model import SemicodecModel, step_mask  # noqa: E402
+from training.model import CodecOutput, SemicodecModel, step_mask  # noqa: E402
 from training.transforms import block_transform, dct_matrix  # noqa: E402
 
 SHAPE = ModelConfig(analysis_blocks=1, synthesis_blocks=1, latent_channels=96, synthesis_width=64, scale_width=16)
@@ -53,6 +56,12 @@ def test_rates_are_interpolated(model: SemicodecModel) -> None:
     assert torch.allclose(weights.sum(1), torch.ones(3))
     assert weights[0, 0] == 1
     assert weights[2, -1] == 1
+    bank = np.random.default_rng(0).normal(size=(model.config.rate_anchors, 5)).astype(np.float32)
+    runtime = RateBank(bank, bank, bank, bank, np.zeros((2, 2)))
+    for rate in (-0.1, 0.0, 0.3, 1.0):  # below the first anchor, too
+        unit = round((rate * (model.config.rate_anchors - 1) + 1) * RATE_UNIT)
+        row = interpolated(model.rate_bank.weights(torch.tensor([rate])), torch.from_numpy(bank))
+        assert np.allclose(row.numpy(), runtime.interpolate(bank, unit), atol=2e-3)
     lambdas = model.rate_bank.rd_lambda(torch.tensor([0.0, 0.5, 1.0]))
     assert float(lambdas[1] ** 2) == pytest.approx(float(lambdas[0] * lambdas[2]), rel=1e-4)
 
@@ -99,3 +108,25 @@ def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:
     assert loss(0, tilted) == pytest.approx(loss(0, TrainConfig(msssim_share=0.2, xyb_share=0.3)), rel=1e-6)
     with pytest.raises(ValueError, match="xyb_tilt"):
         TrainConfig(msssim_share=0.1, xyb_tilt=0.2)
+
+
+def test_gains_keep_their_precision_under_autocast() -> None:
+    """A gain of 100 is the same in training as in a file; in bfloat16 it would be one of 98 to 102."""
+    weights, bank = torch.tensor([[0.3, 0.7]]), torch.tensor([[4.61, -4.61], [4.2, -4.2]])
+    with torch.autocast("cpu", torch.bfloat16):
+        gains = torch.exp(interpolated(weights, bank))
+    assert torch.equal(gains, torch.exp(interpolated(weights, bank)))
+    assert float(gains.prod()) == pytest.approx(1, abs=1e-5)
+
+
+def test_errors_are_those_of_what_a_decoder_shows() -> None:
+    """White beyond white is white, and no error; what lies beyond and should not is pulled back."""
+    x = torch.full((1, 3, 64, 64), 0.5)
+    far = (x + 0.2).requires_grad_()
+    nothing = torch.zeros(1)
+    config, rate = TrainConfig(msssim_share=0, xyb_share=0), torch.ones(1)
+    assert float(rate_distortion_loss(CodecOutput(far, nothing, nothing, far), x, rate, rate, config).mse.detach()) == 0
+    rd = rate_distortion_loss(CodecOutput(far, nothing, nothing, far), x - 0.1, rate, rate, config)
+    rd.loss.backward()
+    assert far.grad is not None
+    assert float(far.grad.min()) > 0

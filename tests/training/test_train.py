@@ -23,7 +23,15 @@ from pillow_semicodec import bundle, metrics  # noqa: E402
 from training import ablate, average, export, fused, train  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
-from training.data import CropSampler, read_folder, split_validation  # noqa: E402
+from training.data import (  # noqa: E402
+    FREQUENT_RATE,
+    LOWEST_RATE,
+    SHARE_ABOVE,
+    CropSampler,
+    rates_of,
+    read_folder,
+    split_validation,
+)
 from training.hardness import read_hardness  # noqa: E402
 from training.state import load_checkpoint  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
@@ -182,6 +190,28 @@ def test_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = [bool((c[0] == c[1]).all() and (c[1] == c[2]).all()) for c in torch.cat([first, samplers[0].next()])]
     assert any(grey)
     assert not all(grey)
+
+
+def test_crops_of_every_scale() -> None:
+    """Some are reduced, as far as their picture goes; none is of another size."""
+    wave = 127.5 * (1 + np.cos(np.arange(400) * 2 * np.pi / 8))  # of 8 pixels, or less in a reduced crop
+    stripes = np.broadcast_to(wave[None, :, None], (90, 400, 3)).astype(np.uint8)
+    crops = CropSampler([stripes], 64, 60, 0, 0, 7).next().float()
+    assert crops.shape == (60, 3, 64, 64)
+    spectra = (torch.stack([torch.fft.rfft(c[0].mean(k)).abs() for k in (0, 1)]).amax(0) for c in crops)
+    strongest = [int(spectrum[2:].argmax()) + 2 for spectrum in spectra]
+    assert {8} < set(strongest) <= set(range(8, 13))  # 90 / 64 is a factor of 1.4 at most
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=9))
+def test_rates_are_those_of_files(quantiles: list[float]) -> None:
+    """From a little below the first anchor to the last one, rising; few where no quality but 96 to 100 lies."""
+    rates = rates_of(np.sort(np.array(quantiles)))
+    assert (np.diff(rates) >= 0).all()
+    assert LOWEST_RATE <= rates[0] <= rates[-1] <= 1
+    assert np.mean(rates_of(np.linspace(0, 1, 1000, endpoint=False)) > FREQUENT_RATE) == pytest.approx(
+        SHARE_ABOVE, abs=0.002
+    )
 
 
 def test_vivid_crops_keep_their_light() -> None:

@@ -215,7 +215,7 @@ class SemicodecPlugin(PluginV3):
     ) -> bytes | None:
         """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], uint8 with alpha [H, W, 2 or 4], or bool [H, W]; options
         are those of ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options
-        of the last one count.
+        of the last one count. Until the file is closed a copy of all frames is kept for these.
 
         Args:
             is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes.
@@ -299,5 +299,5 @@ class SemicodecPlugin(PluginV3):
 
 
 def _kept(frames: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Frames that a caller may fill anew before the file is closed; what lies in a file stays there."""
-    return [frame if isinstance(frame.base, np.memmap) else frame.copy() for frame in frames]
+    """Copies, for a caller may fill an array anew before the file is closed; not of what is mapped to be read only."""
+    return [frame if isinstance(frame.base, np.memmap) and not frame.flags.writeable else frame.copy() for frame in frames]

@@ -603,8 +603,8 @@ def _mode_of(im: Image.Image) -> str:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
     if mode in ("1", "L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
         mode = "LA" if mode == "1" else mode + "A"
-    if mode in _DEEP.values() and im.has_transparency_data:
-        raise OSError(f"cannot write mode {im.mode} with a transparent colour as SGC; convert it to LA first")
+    if mode == "I;16" and im.has_transparency_data:  # F and I may have it left over from what they were converted from
+        raise OSError("SGC has no transparent colour in 16 bits; delete info['transparency'] to write the picture without")
     return mode
 
 

@@ -129,7 +129,11 @@ def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, An
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """On white; grey stays grey."""
+    """On white; grey stays grey, and what has more than 8 bits, and no transparency, as it is."""
+    if image.mode[0] in "IF":
+        if image.mode.startswith("I;16") and image.has_transparency_data:
+            raise ValueError(f"a picture of mode {image.mode} cannot be put on white")
+        return image.copy()
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(mode)
     picture.info = {key: value for key, value in image.info.items() if key != "transparency"}

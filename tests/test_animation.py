@@ -167,6 +167,12 @@ def test_more_frames_than_a_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
         encode_animation(iter(pictures))
 
 
+def test_a_description_as_large_as_an_index_may_not_be() -> None:
+    """What describes frames is metadata: its size never keeps the first one from being shown."""
+    data = with_chunks(sgc.encode(photo(40, 50)), {container.ANIMATION: bytes(2**20 + 1)})
+    assert sgc.decode(data).shape == (40, 50, 3)
+
+
 def test_lenient_readers_see_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a frame that is cut, what there is of it; the frames before it stay."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

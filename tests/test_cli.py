@@ -101,6 +101,20 @@ def test_flatten(tmp_path: Path) -> None:
         assert (image.mode, image.info["icc_profile"][16:20]) == ("L", b"GRAY")
 
 
+def test_sixteen_bits_are_not_flattened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A transparent colour in 16 bits is an error, with --flatten, too, which would make them 8; without one all is kept."""
+    picture = Image.fromarray(np.full((20, 30), 40000, np.uint16))
+    picture.save(tmp_path / "a.png", transparency=7)
+    for options in ([], ["--flatten"]):
+        assert main(["encode", str(tmp_path / "a.png"), *options]) == 1
+        assert not (tmp_path / "a.sgc").exists()
+    assert "16 bits" in capsys.readouterr().err
+    picture.save(tmp_path / "b.png")
+    assert main(["encode", str(tmp_path / "b.png"), "--flatten"]) == 0
+    with Image.open(tmp_path / "b.sgc") as image:
+        assert image.mode == "I;16"
+
+
 @pytest.mark.parametrize("mode", container.VIEWS)
 def test_modes_that_png_lacks(mode: str, tmp_path: Path) -> None:
     """What SGC keeps as RGB, grey or with alpha is decoded as that; JPEG gets its CMYK."""

@@ -160,7 +160,7 @@ def test_animations(tmp_path: Path) -> None:
     iio.imwrite(tmp_path / "x.sgc", frames, duration=[10, 20, 30], loop=2)
     iio.imwrite(tmp_path / "y.sgc", np.stack(frames), duration=[10, 20, 30], loop=2)
     with iio.imopen(tmp_path / "z.sgc", "w", extension=".sgc") as file:
-        again = np.empty_like(PICTURE)
+        again = np.memmap(tmp_path / "buffer", PICTURE.dtype, "w+", shape=PICTURE.shape)
         for frame in frames:
             again[:] = frame  # as a reader of films does
             file.write(again, duration=[10, 20, 30], loop=2)

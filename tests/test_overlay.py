@@ -232,3 +232,5 @@ def test_where_overlays_must_not_be() -> None:
         sgc.decode(rewritten(file, payload, width=8192, height=8192), limits=sgc.Limits(max_slice_pixels=2**27))
     with pytest.raises(sgc.FormatError, match="an overlay in"):
         sgc.decode(with_chunks(sgc.encode(screen(), indexed=True), {container.OVERLAY: payload}))
+    with pytest.raises(sgc.FormatError):
+        sgc.decode(with_chunks(file, {container.OVERLAY: b""}))

@@ -289,3 +289,16 @@ def test_nothing_is_kept_when_a_picture_is_done() -> None:
         assert [reference() for reference in references] == [None] * 4
     finally:
         gc.enable()
+
+
+@given(st.integers(1, 20000), st.integers(1, 20000), st.sampled_from([0, 64, 1024, 2048, 4096, 65536]), st.integers(1, 64))
+def test_large_slices_are_few_at_a_time(height: int, width: int, side: int, threads: int) -> None:
+    """What is in work at a time has a bound, beyond one slice; and all threads have something to do, or slices are few."""
+    arranged = layout.Layout(height, width, side)
+    workers, each = arranged.workers(threads)
+    area = min(height, side or height) * min(width, side or width)
+    assert workers == 1 or workers * area <= layout.PIXELS_AT_ONCE
+    assert 1 <= workers * each <= max(threads, 1)
+    assert workers <= arranged.slices
+    if side == 1024:
+        assert workers == min(threads, layout.WINDOWS, arranged.slices)

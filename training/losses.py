@@ -38,7 +38,7 @@ def rate_distortion_loss(
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
     x_hat = output.x_hat + (output.x_hat.clamp(-0.5, 0.5) - output.x_hat).detach()  # what a decoder shows
     mse = (x_hat - x).square().mean((1, 2, 3))
-    moved = config.xyb_tilt * (1 - rate)
+    moved = config.xyb_tilt * (1 - rate.clamp_min(0))
     msssim_share, xyb_share = config.msssim_share - moved, config.xyb_share + moved
     distortion = (1 - config.msssim_share - config.xyb_share) * mse
     similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)

@@ -29,7 +29,7 @@ from .semisup import EmaTeacher
 from .state import load_checkpoint, save_checkpoint
 from .train import configure
 
-CROP = 320  # pixels, as in training
+CROP = 320  # pixels; nearly all training pictures are as large
 BATCH = 12
 LEARNS = ("hyper_analysis.", "hyper_synthesis.", "mean_context.", "scale_hyper_synthesis.", "scale_context.")
 LEARNS += ("rate_bank.hyper_bias",)

@@ -106,6 +106,7 @@ def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:
     plain, tilted = TrainConfig(msssim_share=0.4, xyb_share=0.1), TrainConfig(msssim_share=0.4, xyb_share=0.1, xyb_tilt=0.2)
     assert loss(1, tilted) == pytest.approx(loss(1, plain), rel=1e-6)
     assert loss(0, tilted) == pytest.approx(loss(0, TrainConfig(msssim_share=0.2, xyb_share=0.3)), rel=1e-6)
+    assert loss(-0.09, tilted) == loss(0, tilted)  # no share becomes negative
     with pytest.raises(ValueError, match="xyb_tilt"):
         TrainConfig(msssim_share=0.1, xyb_tilt=0.2)
 

@@ -13,7 +13,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from PIL import Image, ImageFile, ImageSequence
 from PIL._util import DeferredError
@@ -76,6 +76,7 @@ class SgcImageFile(ImageFile.ImageFile):
 
     # What an unpickled picture, which was never opened, has.
     fp: Any = None
+    _lock: Any = contextlib.nullcontext()
     _min_frame = 0
     _cropped = 0  # pixels that were decoded for crops
     _first: container.Prologue | None = None
@@ -264,8 +265,7 @@ class SgcImageFile(ImageFile.ImageFile):
         """As always; but a picture that is not loaded is decoded 2, 4, 8 or 16 times smaller, without the synthesis."""
         pair = factor if isinstance(factor, tuple) else (factor, factor)
         scale = pair[0]
-        possible = box is None and pair[1] == scale and scale in (2, 4, 8, 16) and self._prologue() is not None
-        if possible and not ImageFile.LOAD_TRUNCATED_IMAGES:
+        if box is None and pair[1] == scale and scale in (2, 4, 8, 16) and not ImageFile.LOAD_TRUNCATED_IMAGES:
             with self._lock:  # which has until now what is to be read
                 prologue = self._prologue()
                 if prologue is not None and _can_reduce(prologue):
@@ -481,12 +481,11 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     settings = im.encoderinfo
     images = [im, *settings.get("append_images", ())]
-    places = [image.tell() for image in images]
-    # What was drawn into a frame that is shown is lost when another one is sought.
-    shown = [image.copy() if getattr(image, "n_frames", 1) > 1 else image for image in images]
+    # What was drawn into the frame that is shown is lost when another one is sought.
+    sources = [_Source(i, i.tell(), i.copy() if getattr(i, "n_frames", 1) > 1 else i) for i in images]
     try:
         modes, durations = [], []
-        for frame in _frames(images, places, shown):
+        for frame in _frames(sources):
             frame.load()  # some formats know the duration only then
             modes.append(_mode_of(frame))
             durations.append(frame.info.get("duration", 0))
@@ -494,7 +493,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             _save(im, fp, filename)
             return
         mode = _common(modes)
-        pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(images, places, shown)), len(modes))
+        pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
         chosen, loop = settings.get("duration", durations), settings.get("loop", im.info.get("loop", 0))
         _write(
             fp,
@@ -503,8 +502,8 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             ),
         )
     finally:
-        for image, place in zip(images, places, strict=True):
-            image.seek(place)
+        for source in sources:
+            source.image.seek(source.place)
 
 
 class _Counted:
@@ -520,11 +519,18 @@ class _Counted:
         return self._count
 
 
-def _frames(images: list[Image.Image], places: list[int], shown: list[Image.Image]) -> Iterator[Image.Image]:
-    """Args: shown: what is to be seen of every image at its place."""
-    for image, place, now in zip(images, places, shown, strict=True):
+class _Source(NamedTuple):
+    """A picture whose frames are saved, and which of them it shows, as it looks."""
+
+    image: Image.Image
+    place: int
+    shown: Image.Image
+
+
+def _frames(sources: list[_Source]) -> Iterator[Image.Image]:
+    for image, place, shown in sources:
         for frame in ImageSequence.Iterator(image):
-            yield now if image.tell() == place else frame
+            yield shown if image.tell() == place else frame
 
 
 def _common(modes: list[str]) -> str:

@@ -241,9 +241,14 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
 
 def check_slices(width: int, height: int, side: int, limits: Limits = DEFAULT_LIMITS) -> None:
     """Raise LimitExceededError for a picture whose slices, ``side`` pixels wide and high, or one, are too large."""
-    pixels = min(width, side or width) * min(height, side or height)
+    pixels = slice_pixels(width, height, side)
     if pixels > limits.max_slice_pixels:
         raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {limits.max_slice_pixels}")
+
+
+def slice_pixels(width: int, height: int, side: int) -> int:
+    """Pixels of the largest slice."""
+    return min(width, side or width) * min(height, side or height)
 
 
 def slice_count(width: int, height: int, side: int) -> int:

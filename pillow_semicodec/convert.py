@@ -91,9 +91,9 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 save["icc_profile"] = image.info["icc_profile"]
         if exif:
             save["exif"] = exif
-        save |= {key: image.info[key] for key in ("xmp", "comment", "dpi") if image.info.get(key)}
-        with contextlib.suppress(ValueError):  # some files state a resolution of 0, or none that is a number
-            write_resolution(save.pop("dpi", None))
+        save |= {key: image.info[key] for key in ("xmp", "comment") if image.info.get(key)}
+        with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
+            write_resolution(image.info["dpi"])
             save["dpi"] = image.info["dpi"]
         place, frames = image.tell(), getattr(image, "n_frames", 1)
         if frames > 1 and image.format not in ONE_PICTURE and name not in Image.SAVE_ALL:

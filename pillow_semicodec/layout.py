@@ -92,7 +92,6 @@ class Layout:
     def workers(self, threads: int) -> tuple[int, int]:
         """(slices to compute at a time, threads for each)."""
         threads = threads or options.cores()
-        side = self.side or max(self.height, self.width)
-        area = min(side, self.height) * min(side, self.width)
+        area = container.slice_pixels(self.width, self.height, self.side)
         workers = min(threads, WINDOWS, self.slices, max(1, PIXELS_AT_ONCE // area))
         return workers, max(1, threads // workers)

@@ -85,7 +85,7 @@ class RateBank:
         return result
 
     def band(self, rate: int, bands: int) -> int:
-        """Which of ``bands`` sets of prior tables serves ``rate``; integers only, for it must not differ anywhere."""
+        """Which of ``bands`` sets of tables serves ``rate``; integers only, for it must not differ anywhere."""
         inside = min(max(rate - RATE_UNIT, 0), (self.anchors - 1) * RATE_UNIT)
         return min(inside * bands // ((self.anchors - 1) * RATE_UNIT), bands - 1)
 
@@ -153,7 +153,10 @@ class ModelBundle:
             tables.check()
         if not len(sets[0]) or len(sets[0]) % self.hyper_channels:
             raise BundleError(f"{self.directory / 'tables.npz'}: the prior's tables do not fit the channels")
-        return StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
+        try:
+            return StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
+        except BundleError as error:
+            raise BundleError(f"{self.directory / 'tables.npz'}: {error}") from error
 
     @property
     def prior(self) -> StaticPrior:

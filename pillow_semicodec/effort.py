@@ -58,11 +58,11 @@ class _State(NamedTuple):
     better: NDArray[np.int8]  # -1 or 1
 
 
-@functools.lru_cache(maxsize=4)
-def _bits(conditional: ScaleConditional) -> NDArray[np.float32]:
+@functools.lru_cache(maxsize=16)
+def _bits(conditional: ScaleConditional, band: int) -> NDArray[np.float32]:
     """Of residuals -LARGEST - 1 … LARGEST + 1 by table, [tables, values]; infinite where a table codes nothing but 0."""
     values = np.arange(-LARGEST - 1, LARGEST + 2, dtype=np.int32)
-    tables = conditional.models.tables
+    tables = conditional.tables(band)
     rows = [tables.bits(k, values) if tables.sizes[k] else np.where(values, np.inf, 0) for k in range(len(tables))]
     return np.array(rows, np.float32)
 
@@ -119,7 +119,7 @@ class _Slice:
     def __init__(self, base: _Base, colours: Any, box: Box, weights: NDArray[np.float32]) -> None:
         bounds = base.layout.latents.bounds
         self.base, self.box = base, box
-        self.bits = _bits(base.bundle.conditional)
+        self.bits = _bits(base.bundle.conditional, base.residual_band)
         self.near = box.grown(CONTEXT_HALO, CONTEXT_HALO, bounds)
         self.wide = box.grown(SYNTHESIS_HALO, SYNTHESIS_HALO, bounds)
         self.y_hat = base.y_hat.read(self.wide)[0].copy()

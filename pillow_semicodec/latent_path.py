@@ -41,7 +41,8 @@ class LatentPath:
         self.plan, self.bundle, self.layout = plan, bundle, layout
         self.workers, self.transforms = slice_workers(bundle, layout, threads)
         bank = bundle.rate_bank
-        self.band = bank.band(plan.rate, bundle.prior.bands)
+        self.prior_band = bank.band(plan.rate, bundle.prior.bands)
+        self.residual_band = bank.band(plan.rate, bundle.conditional.bands)
         rates = plan.rates or (plan.rate,)
         gain, inverse_gain, synthesis, hyper = (
             np.concatenate([bank.interpolate(values, rate) for rate in rates])

@@ -107,12 +107,12 @@ class Encoder(LatentPath):
         def work(i: int, j: int) -> None:
             box, k = self.layout.latents.box(i, j), self.layout.latents.number(i, j)
             of_z, of_step1, of_step2 = (coders[layer * count + k] if count > 1 else coders[0] for layer in range(LAYERS))
-            self.bundle.prior.encode(of_z, self.z.read(self.layout.hyper.box(i, j))[0], self.band)
+            self.bundle.prior.encode(of_z, self.z.read(self.layout.hyper.box(i, j))[0], self.prior_band)
             residual, indexes, at = self.residual1.read(box)[0], self.scales.read(box)[1], self.positions(1, box)
-            self.bundle.conditional.encode(of_step1, residual.take(at), indexes.take(at))
+            self.bundle.conditional.encode(of_step1, residual.take(at), indexes.take(at), self.residual_band)
             indexes, at = self.second_indexes(box), self.positions(2, box)
             residual = self._residual(box, self.mean(box), indexes)
-            self.bundle.conditional.encode(of_step2, residual.take(at), indexes.take(at))
+            self.bundle.conditional.encode(of_step2, residual.take(at), indexes.take(at), self.residual_band)
             step()
 
         self.run(work, *self.first_planes(), *(() if keep else ((self.y, 0, 0),)))
@@ -169,7 +169,7 @@ class Decoder(LatentPath):
 
     def _z(self, i: int, j: int, box: Box) -> Arrays:
         coder = self._coder(0, i, j)
-        z_hat = self.bundle.prior.decode(coder, self.band, box.shape)
+        z_hat = self.bundle.prior.decode(coder, self.prior_band, box.shape)
         self._finish(coder)
         return (z_hat,)
 
@@ -178,7 +178,7 @@ class Decoder(LatentPath):
         means = self.beside(self.means.read, box)  # needed next
         at, coder = self.positions(1, box), self._coder(1, i, j)
         residual = np.zeros(indexes.shape, np.int32)
-        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at)))
+        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
         self._finish(coder)
         means()
         return (residual,)
@@ -187,7 +187,7 @@ class Decoder(LatentPath):
         """Of both steps, [M, rows, columns]. ``indexes`` are those of step 2."""
         at, coder = self.positions(2, box), self._coder(2, i, j)
         residual: NDArray[np.int32] = self.residual1.read(box)[0].copy()
-        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at)))
+        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
         self._finish(coder, last=True)
         return residual
 
@@ -298,8 +298,9 @@ def _certain(streams: Streams, layout: Layout) -> Streams:
 
 def ideal_bits(latents: Latents, rate: int, bundle: ModelBundle) -> float:
     """-log2 of the latents' probability under the model's tables: what a perfect entropy coder would need."""
-    band = bundle.rate_bank.band(rate, bundle.prior.bands)
-    return bundle.prior.bits(latents.z_hat, band) + bundle.conditional.bits(latents.residual, latents.indexes)
+    bank, prior, conditional = bundle.rate_bank, bundle.prior, bundle.conditional
+    of_z = prior.bits(latents.z_hat, bank.band(rate, prior.bands))
+    return of_z + conditional.bits(latents.residual, latents.indexes, bank.band(rate, conditional.bands))
 
 
 def _round(values: Tensor) -> NDArray[np.int32]:

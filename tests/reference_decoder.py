@@ -461,9 +461,11 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     c, i, j = np.indices((latents, h, w))
     step1 = (c + i + j) % 2 == 0
 
-    anchors, bands = len(model.rates["log_gain"]), len(model.prior) // channels
-    inside = min(max(rate - 4096, 0), 4096 * (anchors - 1))
-    band = min(inside * bands // (4096 * (anchors - 1)), bands - 1)
+    last = 4096 * (len(model.rates["log_gain"]) - 1)
+
+    def band(bands: int) -> int:
+        return min(min(max(rate - 4096, 0), last) * bands // last, bands - 1)
+
     parts, hyper_parts = slices_of(file["side"], height, width, 16), slices_of(file["side"], height, width, 64)
     alpha = [file["streams"].pop() for _ in parts][::-1] if file["mode"].endswith("A") else []
     coders = [RangeDecoder(stream) for stream in file["streams"]]
@@ -472,13 +474,15 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     z = np.zeros((1, channels, hz, wz), np.int64)
     for coder, (rows, columns) in zip(coders, hyper_parts, strict=False):
         part = z[0, :, rows, columns]
-        z_indexes = band * channels + np.arange(channels).repeat(part[0].size)
+        z_indexes = band(len(model.prior) // channels) * channels + np.arange(channels).repeat(part[0].size)
         part[:] = decode_array(coder, model.prior, z_indexes).reshape(part.shape)
+
+    first_table = band(len(model.residual) // 64) * 64
 
     def residuals(layer: int, indexes: np.ndarray, positions: np.ndarray) -> None:
         for coder, (rows, columns) in zip(coders[layer * len(parts) :], parts, strict=False):
             at = positions[:, rows, columns]
-            residual[:, rows, columns][at] = decode_array(coder, model.residual, indexes[:, rows, columns][at])
+            residual[:, rows, columns][at] = decode_array(coder, model.residual, first_table + indexes[:, rows, columns][at])
 
     features, indexes1 = IntegerGraph(model.part("scale_hyper_synthesis.onnx")).run(z)
     features, indexes1 = features[:, :, :h, :w], indexes1[0, :, :h, :w].astype(int)

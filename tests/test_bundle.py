@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, photo
+import reference_decoder
+from conftest import TINY, latents_of, photo
 
 import pillow_semicodec as sgc
 from pillow_semicodec import bundle
+from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, UnknownModelError
 
 
@@ -62,6 +65,62 @@ def test_models_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     data = sgc.encode(photo(), 50, model="second")
     assert sgc.read_prologue(data).header.model_id == second.model_id
     assert np.array_equal(sgc.decode(data), sgc.decode(sgc.encode(photo(), 50)))
+
+
+def with_residual_tables(tmp_path: Path, tables: TableSet) -> Path:
+    """The tiny bundle, with other tables of residuals."""
+    target = copy_of(tmp_path, "tables", name="tables")
+    arrays = dict(np.load(target / "tables.npz"))
+    arrays |= {f"r_{field}": getattr(tables, field) for field in ("minimums", "sizes", "frequencies")}
+    np.savez(target / "tables.npz", **arrays)
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["sha256"]["tables.npz"] = hashlib.sha256((target / "tables.npz").read_bytes()).hexdigest()
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def in_bands(count: int) -> list[tuple[int, Frequencies]]:
+    """(first value, frequencies) of tables for ``count`` bands: those of the tiny bundle, flatter from band to band."""
+    arrays = np.load(TINY / "tables.npz")
+    tables = TableSet(*(arrays[f"r_{field}"] for field in ("minimums", "sizes", "frequencies")))
+    found = []
+    for band in range(count):
+        for k, minimum in enumerate(tables.minimums):
+            table = tables.table(k)
+            found.append((int(minimum), quantise((table / TOTAL) ** (1 - 0.1 * band)) if band and len(table) else table))
+    return found
+
+
+def test_residuals_have_tables_for_every_band_of_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate chooses the band, at both ends and between; in slices and regions, too. The second decoder agrees."""
+    folder = with_residual_tables(tmp_path, join(in_bands(5)))
+    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:{folder}")
+    model, picture = bundle.find_model("tables"), photo(90, 140)
+    assert model.conditional.bands == 5
+    used = set()
+    for quality in (1, 25, 50, 75, 90, 100):
+        options = {"slice_side": 64, "roi": [(0, 0, 60, 90)]} if quality == 50 else {}
+        data = sgc.encode(picture, quality, model="tables", **options)
+        pixels, z, residual, indexes = reference_decoder.decode(data, reference_decoder.Model(folder))
+        latents = latents_of(data)
+        assert all(np.array_equal(a, b) for a, b in zip(latents, (z, residual, indexes), strict=True))
+        assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
+        rate = sgc.read_prologue(data).index.rate
+        used.add(model.rate_bank.band(rate, 5))
+        if not options:
+            plain = sgc.encode(picture, quality, model="tiny")
+            assert (data[26:] == plain[26:]) == (model.rate_bank.band(rate, 5) == 0)
+    assert used > {0, 4}
+
+
+def test_bands_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    """Not 64 tables for every band, or a scale that is coded in some bands alone."""
+    tables = in_bands(2)
+    with pytest.raises(BundleError, match=r"tables\.npz.*127"):
+        bundle.ModelBundle(with_residual_tables(tmp_path / "a", join(tables[:-1]))).conditional  # noqa: B018
+    tables[64] = tables[65]
+    with pytest.raises(BundleError, match=r"tables\.npz.*some bands"):
+        bundle.ModelBundle(with_residual_tables(tmp_path / "b", join(tables))).conditional  # noqa: B018
 
 
 def test_unknown_model_says_what_to_do(sgc_bytes: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class TrainConfig:
     msssim_share: float = 0.65  # of the distortion
     xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
     xyb_tilt: float = 0.0  # moves from MS-SSIM's share to XYB's at the lowest rate, nothing at the highest, linearly
+    concavity: float = 0.0  # errors count to the power of 1 - this: what is easy to code gets more of the bits
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
@@ -68,7 +69,7 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt")
+        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt", "concavity")
         shares += ("grey_share", "synthetic_share", "vivid_share", "noise_share")
         _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:

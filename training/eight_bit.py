@@ -133,9 +133,8 @@ class EightBitBlocks(nn.Sequential):
         return len(self) == 0 or all(bool(p.any()) for p in steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self:
-            x = block(x, self.log_stream_step)
-        return x
+        result: Tensor = _through(self, x)
+        return result
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, covered: float) -> None:
@@ -168,6 +167,13 @@ class EightBitBlocks(nn.Sequential):
         self.log_stream_step.copy_(logarithms.mean(0)[:, None, None])
         for block, ratios in zip(self, (logarithms - logarithms.mean(0)).mean(1).view(-1, 2), strict=True):
             block.log_steps[3:] = ratios
+
+
+@fused
+def _through(blocks: EightBitBlocks, x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x, blocks.log_stream_step)
+    return x
 
 
 def _magnitude(x: Tensor, covered: float) -> Tensor:

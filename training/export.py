@@ -47,8 +47,9 @@ from .transforms import BLOCK_CHANNELS
 EXACT_LIMIT = 2**24  # float32 holds every integer below it
 RESIDUAL_RANGE = 1024  # residuals beyond it are escapes
 HYPER_RANGE = 64
-PRIOR_BANDS = 8
+BANDS = 8  # of rates, with tables of their own
 PSEUDO_COUNTS = 64.0  # weight of the Gaussian in a counted table
+BAND_COUNTS = 200.0  # and of all rates together in a band's table
 EXACT_GRAPHS = ("scale_hyper_synthesis", "scale_context")
 TOLERANCE = {"pixels": 1.0, "samples": 2.0}  # grey levels; other tensors: relative to their spread
 RELATIVE_TOLERANCE = 1e-3
@@ -127,17 +128,17 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
 
 
 def band_of(rate: Tensor) -> Tensor:
-    """Of the tables of z, for rates from 0 to 1; beyond them, the outer ones."""
-    return (rate * PRIOR_BANDS).floor().clamp(0, PRIOR_BANDS - 1).long()
+    """Of the tables, for rates from 0 to 1; beyond them, the outer ones."""
+    return (rate * BANDS).floor().clamp(0, BANDS - 1).long()
 
 
 @torch.no_grad()
 def count_symbols(
     model: SemicodecModel, pictures: list[Picture], passes: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Histograms of residuals [64, 2R+1] and of z [bands, Z, 2H+1] over ``passes`` crops at random rates."""
-    residuals = np.zeros((SCALE_COUNT, 2 * RESIDUAL_RANGE + 1))
-    hypers = np.zeros((PRIOR_BANDS, model.config.hyper_channels, 2 * HYPER_RANGE + 1))
+    """Histograms of residuals [bands, 64, 2R+1] and of z [bands, Z, 2H+1] over ``passes`` crops at random rates."""
+    residuals = np.zeros((BANDS, SCALE_COUNT, 2 * RESIDUAL_RANGE + 1))
+    hypers = np.zeros((BANDS, model.config.hyper_channels, 2 * HYPER_RANGE + 1))
     random = np.random.default_rng(seed)
     bank = model.rate_bank
     for k in tqdm(range(passes), desc="counting symbols", mininterval=5):
@@ -152,8 +153,8 @@ def count_symbols(
         residual = torch.round(coded.residual).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
         index = coded.index.round().long()
         cells = index * (2 * RESIDUAL_RANGE + 1) + residual.long() + RESIDUAL_RANGE
-        residuals += np.bincount(cells.flatten().numpy(), minlength=residuals.size).reshape(residuals.shape)
         band = int(band_of(rate))
+        residuals[band] += np.bincount(cells.flatten().numpy(), minlength=residuals[0].size).reshape(residuals[0].shape)
         z = torch.round(coded.z)[0].flatten(1).clamp(-HYPER_RANGE, HYPER_RANGE).long() + HYPER_RANGE
         for channel, values in enumerate(z.numpy()):
             hypers[band, channel] += np.bincount(values, minlength=2 * HYPER_RANGE + 1)
@@ -161,44 +162,65 @@ def count_symbols(
 
 
 def residual_tables(counts: NDArray[np.float64]) -> TableSet:
-    """A symmetric table for every scale: counts, with the Gaussian of that scale as a prior. Table 0 codes nothing."""
-    tables: list[tuple[int, Frequencies]] = [(0, np.zeros(0, np.uint32))]
-    prior = residual_prior().numpy()
-    for k in range(1, SCALE_COUNT):
-        tables.append(_table((counts[k] + counts[k, ::-1]) / 2, prior[k], RESIDUAL_RANGE))
+    """A symmetric table for every band of rates and scale, of counts [bands, 64, 2R+1]. Table 0 codes nothing."""
+    tables: list[tuple[int, Frequencies]] = []
+    for of_band in residual_probabilities(torch.from_numpy(counts), residual_prior()).numpy():
+        tables += [(0, np.zeros(0, np.uint32)), *(_table(row, RESIDUAL_RANGE) for row in of_band[1:])]
     return join(tables)
+
+
+def residual_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
+    """Counts [bands, 64, 2R+1], Gaussians [64, 2R+1] → [bands, 64, 2R+1].
+
+    All rates together have the Gaussian as a prior, and a band has all rates together: the same scale has longer tails at
+    some rates than at others.
+    """
+    counts = (counts + counts.flip(2)) / 2
+    together = normalised(counts.sum(0) + PSEUDO_COUNTS * prior)
+    return normalised(with_neighbours(counts) + BAND_COUNTS * together)
+
+
+def hyper_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
+    """Counts and trained Gaussians, both [bands, Z, 2H+1] → [bands, Z, 2H+1]."""
+    return normalised(with_neighbours(counts) + PSEUDO_COUNTS * prior)
+
+
+def with_neighbours(counts: Tensor) -> Tensor:
+    """Counts [bands, …] of every band and those beside it: bands overlap, for rates between are alike."""
+    around = counts.clone()
+    around[1:] += counts[:-1]
+    around[:-1] += counts[1:]
+    return around
+
+
+def normalised(weights: Tensor) -> Tensor:
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def residual_prior() -> Tensor:
     """Gaussians of all scales: probabilities [64, 2R+1]."""
     values = torch.arange(-RESIDUAL_RANGE, RESIDUAL_RANGE + 1).double()
     probabilities = 2.0 ** -gaussian_bits(values, scale_of_index(torch.arange(SCALE_COUNT).double())[:, None])
-    return probabilities / probabilities.sum(1, keepdim=True)
+    return normalised(probabilities)
 
 
 def hyper_tables(counts: NDArray[np.float64], model: SemicodecModel) -> TableSet:
-    """A table for every band of rates and channel of z, with the trained Gaussian as a prior."""
-    prior = hyper_prior(model).numpy()
-    tables = []
-    for band in range(PRIOR_BANDS):
-        for channel in range(model.config.hyper_channels):
-            neighbours = counts[max(band - 1, 0) : band + 2, channel].sum(0)  # bands overlap: rates between are alike
-            tables.append(_table(neighbours, prior[band, channel], HYPER_RANGE))
-    return join(tables)
+    """A table for every band of rates and channel of z, of counts [bands, Z, 2H+1]."""
+    probabilities = hyper_probabilities(torch.from_numpy(counts), hyper_prior(model))
+    return join([_table(row, HYPER_RANGE) for row in probabilities.flatten(0, 1).numpy()])
 
 
 def hyper_prior(model: SemicodecModel) -> Tensor:
     """The trained Gaussians in the middle of every band: probabilities [bands, Z, 2H+1]."""
     values = torch.arange(-HYPER_RANGE, HYPER_RANGE + 1).double()
-    middles = (torch.arange(PRIOR_BANDS) + 0.5) / PRIOR_BANDS
+    middles = (torch.arange(BANDS) + 0.5) / BANDS
     log_scale = model.rate_bank.weights(middles).double() @ model.prior.log_scale.detach().double()
     probabilities = 2.0 ** -gaussian_bits(values, torch.exp(log_scale).clamp_min(0.05)[:, :, None])
-    return probabilities / probabilities.sum(2, keepdim=True)
+    return normalised(probabilities)
 
 
-def _table(counts: NDArray[np.float64], prior: NDArray[np.float64], reach: int) -> tuple[int, Frequencies]:
+def _table(probabilities: NDArray[np.float64], reach: int) -> tuple[int, Frequencies]:
     """(first value, frequencies): the values worth a place of their own, and an escape for the rest."""
-    probabilities = (counts + PSEUDO_COUNTS * prior) / (counts.sum() + PSEUDO_COUNTS)
     kept = np.flatnonzero(probabilities * TOTAL > 0.5)
     low, high = (int(kept[0]), int(kept[-1])) if len(kept) else (reach, reach)
     inside = probabilities[low : high + 1]

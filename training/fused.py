@@ -35,12 +35,12 @@ def as_written() -> Iterator[None]:
 
 
 def fused(function: F) -> F:
-    """A function of tensors that may be compiled."""
+    """A function of tensors, or of a module and tensors, that may be compiled."""
     compiled: list[Any] = []
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        if not _state["on"]:
+        if not _state["on"] or torch.compiler.is_compiling():  # within something larger: part of that
             return function(*args)
         if not compiled:
             compiled.append(torch.compile(function, dynamic=False))

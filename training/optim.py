@@ -118,7 +118,7 @@ def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         groups[1 if id(p) in steps else 2 if config.soap and id(p) in matrices else 0]["params"].append(p)
     groups = [group for group in groups if group["params"]]
     kind = SoapAdamW if config.soap else torch.optim.AdamW
-    return kind(groups, config.lr, config.betas, weight_decay=config.weight_decay)
+    return kind(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=not config.soap)
 
 
 def state_of(optimiser: torch.optim.Optimizer, objective: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -9,9 +9,10 @@ Gaussians of z, which only training needs, stay behind.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .data import CropSampler, rates_of, read_folder, rounds, split_validation, to_signal
-from .export import PSEUDO_COUNTS, band_of, hyper_prior, load_model, residual_prior
+from .entropy_models import SCALE_COUNT
+from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
 from .model import Coded, SemicodecModel
 from .plots import RATES as VALIDATION_RATES
 from .semisup import EmaTeacher
@@ -41,14 +43,16 @@ RATE_POWER = 0.45  # bytes alone grow like lambda to this: a percent of them cou
 
 
 class _Looked(torch.autograd.Function):
-    """Bits out of a table. Slopes: along its rows; along values, of what the bits are with noise of a step's width."""
+    """Bits out of tables [bands, rows, values], of rows counted through all bands. Slopes: along a band's rows; along
+    values, of what the bits are with noise of a step's width.
+    """
 
     @staticmethod
     def forward(ctx: Any, bits: Tensor, row: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
-        rows, columns = bits.shape
+        rows, columns = bits.shape[1:]
         reach = columns // 2
         r = row.round().long()
-        up, down = (r + 1).clamp_max(rows - 1), (r - 1).clamp_min(0)
+        up, down = r + (r % rows < rows - 1), r - (r % rows > 0).long()
         nearest = (value + 0.5).floor()
         right = value + 0.5 - nearest  # share of the noisy values beyond the nearest integer
         at = (nearest.clamp(-reach + 1, reach - 1) + reach).long()
@@ -70,31 +74,29 @@ class Tables:
     """Counts of what was coded, and the bits they say.
 
     Args:
-        prior: probabilities [rows, 2R + 1], which weigh like ``PSEUDO_COUNTS`` symbols.
-        fixed: rows that never learn. mirrored: a value and its negative have the same bits. overlap: rows of a band, of
-            which the bands beside it count, too; 0 for none.
+        shape: bands, rows, and values from -R to R.
+        probabilities: of counts of that shape.
+        fixed: probabilities [K, 2R + 1] of the first rows of every band, which never learn.
     """
 
-    def __init__(self, prior: Tensor, fixed: int = 0, mirrored: bool = False, overlap: int = 0) -> None:
-        self.prior, self.fixed, self.mirrored, self.overlap = prior, fixed, mirrored, overlap
-        self.counts = torch.zeros_like(prior)
+    def __init__(
+        self, shape: tuple[int, int, int], probabilities: Callable[[Tensor], Tensor], fixed: Tensor | None = None
+    ) -> None:
+        self.probabilities, self.fixed = probabilities, fixed
+        self.counts = torch.zeros(shape, dtype=torch.float64)
         self.renew()
 
     def renew(self) -> None:
         """Bits from what has been counted by now."""
-        counts = self.counts.clone()
-        if self.mirrored:
-            counts = (counts + counts.flip(1)) / 2
-        if self.overlap:
-            counts[self.overlap :] += self.counts[: -self.overlap]
-            counts[: -self.overlap] += self.counts[self.overlap :]
-        counts += PSEUDO_COUNTS * self.prior
-        counts[: self.fixed] = self.prior[: self.fixed]
-        self.bits = -torch.log2((counts / counts.sum(1, keepdim=True)).clamp_min(RARE)).float()
+        probabilities = self.probabilities(self.counts)
+        if self.fixed is not None:
+            probabilities[:, : len(self.fixed)] = self.fixed
+        self.bits = -torch.log2(probabilities.clamp_min(RARE)).float()
 
     def count(self, row: Tensor, value: Tensor, left: float) -> None:
         """Args: left: share of the older counts that is left."""
-        reach, columns = self.prior.shape[1] // 2, self.prior.shape[1]
+        columns = self.counts.shape[2]
+        reach = columns // 2
         places = row.round().long() * columns + (value.round().clamp(-reach, reach) + reach).long()
         fresh = torch.bincount(places.flatten(), minlength=self.counts.numel()).view_as(self.counts)
         self.counts = self.counts * left + fresh
@@ -105,27 +107,32 @@ class Tables:
 
 
 class Rates:
-    """Bits of residuals, by scale, and of hyper-latents, by band of rates and channel, as ``export`` makes their tables."""
+    """Bits of residuals, by band of rates and scale, and of hyper-latents, by band and channel, from tables as exported."""
 
     def __init__(self, model: SemicodecModel) -> None:
         # Index 0 codes nothing, so that what is not zero is lost there: it keeps the price of its Gaussian.
-        self.residuals = Tables(residual_prior(), fixed=1, mirrored=True)
+        gaussians, trained = residual_prior(), hyper_prior(model)
+        shape = (BANDS, *gaussians.shape)
+        self.residuals = Tables(shape, functools.partial(residual_probabilities, prior=gaussians), fixed=gaussians[:1])
         self.channels = model.config.hyper_channels
-        self.hyper = Tables(hyper_prior(model).flatten(0, 1), overlap=self.channels)
+        self.hyper = Tables(tuple(trained.shape), functools.partial(hyper_probabilities, prior=trained))  # type: ignore[arg-type]
 
-    def _rows(self, z: Tensor, rate: Tensor) -> Tensor:
-        rows = band_of(rate)[:, None] * self.channels + torch.arange(self.channels)
-        return rows[:, :, None, None].expand_as(z)
+    def _rows(self, coded: Coded, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tables of residuals and hyper-latents."""
+        band = band_of(rate)[:, None, None, None]
+        channels = band * self.channels + torch.arange(self.channels)[:, None, None]
+        return coded.index + band * SCALE_COUNT, channels.expand_as(coded.z)
 
     def of(self, coded: Coded, rate: Tensor) -> Tensor:
         """Bits of every sample [B]."""
-        bits_y = self.residuals.of(coded.index, coded.residual)
-        return bits_y.sum((1, 2, 3)) + self.hyper.of(self._rows(coded.z, rate), coded.z).sum((1, 2, 3))
+        of_y, of_z = self._rows(coded, rate)
+        return self.residuals.of(of_y, coded.residual).sum((1, 2, 3)) + self.hyper.of(of_z, coded.z).sum((1, 2, 3))
 
     @torch.no_grad()
     def count(self, coded: Coded, rate: Tensor, left: float = 1.0) -> None:
-        self.residuals.count(coded.index, coded.residual, left)
-        self.hyper.count(self._rows(coded.z, rate), coded.z, left)
+        of_y, of_z = self._rows(coded, rate)
+        self.residuals.count(of_y, coded.residual, left)
+        self.hyper.count(of_z, coded.z, left)
 
     def renew(self) -> None:
         self.residuals.renew()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BundleError
 from .coder import StreamDecoder, StreamEncoder, TableModels
 from .tables import TableSet
+
+SCALES = 64  # of residuals: indexes are 0 to 63
 
 Latents = NDArray[np.int32]
 
@@ -34,22 +37,40 @@ class StaticPrior:
 
 
 class ScaleConditional:
-    """Prior of the residuals: table k belongs to the k-th scale; table 0 codes nothing, its residuals are zero."""
+    """Prior of the residuals: a table for every band of rates and scale; table ``band * SCALES + scale``.
+
+    Tables that code nothing, whose residuals are zero, do so in every band.
+
+    Raises:
+        BundleError: the tables are not of this layout.
+    """
 
     def __init__(self, tables: TableSet) -> None:
-        self.models = TableModels(tables)
-        self.codes_nothing = tables.sizes == 0
+        if not len(tables) or len(tables) % SCALES:
+            raise BundleError(f"{len(tables)} probability tables of residuals, which is no multiple of {SCALES}")
+        self._models = [TableModels(of_band) for of_band in tables.split(SCALES)]
+        empty = tables.sizes.reshape(-1, SCALES) == 0
+        self.codes_nothing = empty[0]
+        if (empty != empty[0]).any():
+            raise BundleError("a probability table of residuals codes nothing in some bands of rates alone")
+
+    @property
+    def bands(self) -> int:
+        return len(self._models)
+
+    def tables(self, band: int) -> TableSet:
+        return self._models[band].tables
 
     def zero_uncoded(self, residual: Latents, indexes: NDArray[np.uint8]) -> Latents:
         """``residual`` with zeros where its table codes nothing; the reconstruction then is the mean."""
         return np.where(self.codes_nothing[indexes], np.int32(0), residual)
 
-    def encode(self, encoder: StreamEncoder, residual: Latents, indexes: NDArray[np.uint8]) -> None:
-        encoder.encode(residual, indexes, self.models)
+    def encode(self, encoder: StreamEncoder, residual: Latents, indexes: NDArray[np.uint8], band: int) -> None:
+        encoder.encode(residual, indexes, self._models[band])
 
-    def decode(self, decoder: StreamDecoder, indexes: NDArray[np.uint8]) -> Latents:
-        return decoder.decode(indexes, self.models)
+    def decode(self, decoder: StreamDecoder, indexes: NDArray[np.uint8], band: int) -> Latents:
+        return decoder.decode(indexes, self._models[band])
 
-    def bits(self, residual: Latents, indexes: NDArray[np.uint8]) -> float:
-        tables = self.models.tables
+    def bits(self, residual: Latents, indexes: NDArray[np.uint8], band: int) -> float:
+        tables = self.tables(band)
         return float(sum(tables.bits(int(k), residual[indexes == k]).sum() for k in np.unique(indexes)))

@@ -50,6 +50,15 @@ class TableSet:
         table: Frequencies = self.frequencies[end - int(self.sizes[k]) : end]
         return table
 
+    def split(self, count: int) -> list[TableSet]:
+        """Sets of ``count`` tables each, in order."""
+        ends = np.concatenate([[0], np.cumsum(self.sizes)])[::count]
+        parts = (slice(k, k + count) for k in range(0, len(self), count))
+        return [
+            TableSet(self.minimums[part], self.sizes[part], self.frequencies[start:end])
+            for part, start, end in zip(parts, ends[:-1], ends[1:], strict=True)
+        ]
+
     def bits(self, k: int, values: NDArray[np.int32]) -> NDArray[np.float64]:
         """Ideal code length of each value under table ``k``, the escape's extra bits counted as the coder codes them."""
         if not self.sizes[k]:

@@ -19,35 +19,41 @@ from torch import Tensor  # noqa: E402
 from pillow_semicodec.entropy.tables import TableSet  # noqa: E402
 from training import polish, train  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.export import PRIOR_BANDS, band_of, hyper_tables, residual_tables  # noqa: E402
+from training.export import band_of, hyper_tables, normalised, residual_tables  # noqa: E402
 from training.model import Coded, SemicodecModel  # noqa: E402
 from training.polish import Rates, Tables  # noqa: E402
 
 
 @settings(deadline=None)
-@given(value=st.floats(-5.75, 5.75, width=32), row=st.integers(0, 3), seed=st.integers(0, 99))
-def test_bits_come_out_of_the_table(value: float, row: int, seed: int) -> None:
+@given(value=st.floats(-5.75, 5.75, width=32), row=st.integers(0, 3), band=st.integers(0, 2), seed=st.integers(0, 99))
+def test_bits_come_out_of_the_table(value: float, row: int, band: int, seed: int) -> None:
     """Those of the rounded value. Slopes are the table's between rows, and along values that of the bits with noise."""
     draw = torch.Generator().manual_seed(seed)
-    tables = Tables(torch.rand(4, 9, generator=draw).double())
-    r, v = torch.tensor([float(row)], requires_grad=True), torch.tensor([value], requires_grad=True)
+    tables = counting(torch.rand(3, 4, 9, generator=draw).double())
+    r, v = torch.tensor([float(4 * band + row)], requires_grad=True), torch.tensor([value], requires_grad=True)
     bits = tables.of(r, v)
     nearest = max(-4, min(4, int(np.round(value))))
-    assert bits.item() == tables.bits[row, 4 + nearest].item()
+    table = tables.bits[band]
+    assert bits.item() == table[row, 4 + nearest].item()
     bits.sum().backward()
     up, down = min(row + 1, 3), max(row - 1, 0)
-    expected = (tables.bits[up, 4 + nearest] - tables.bits[down, 4 + nearest]) / (up - down)
+    expected = (table[up, 4 + nearest] - table[down, 4 + nearest]) / (up - down)
     assert r.grad.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     if abs(value) < 3:  # mean over noise of a step's width of the table's interpolated bits, on a fine grid
         noisy = np.linspace(value - 0.5, value + 0.5, 2001)
-        steps = np.diff(tables.bits[row].numpy().astype(float))[np.floor(noisy).astype(int) + 4]
+        steps = np.diff(table[row].numpy().astype(float))[np.floor(noisy).astype(int) + 4]
         assert v.grad.item() == pytest.approx(steps.mean(), abs=2e-3 * (1 + abs(steps).max()))
+
+
+def counting(prior: Tensor, fixed: Tensor | None = None) -> Tables:
+    """Tables that hold ``prior`` [bands, rows, values] until they have counted more than a little."""
+    return Tables(tuple(prior.shape), lambda counts: normalised(counts + 64 * normalised(prior)), fixed)
 
 
 def test_tables_learn_what_they_count() -> None:
     """Code lengths approach the entropy; a row that is fixed keeps its prior."""
-    prior = torch.full((2, 5), 0.2).double()
-    tables = Tables(prior, fixed=1)
+    prior = torch.full((1, 2, 5), 0.2).double()
+    tables = counting(prior, fixed=prior[0, :1])
     values = torch.from_numpy(np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 40_000, p=[0.25, 0.5, 0.25]))
     for row in (0, 1):
         tables.count(torch.full((40_000,), float(row)), values, left=0.5)
@@ -66,9 +72,10 @@ def test_rates_are_those_of_exported_tables() -> None:
     rates.count(coded, rate)
     rates.renew()
     residuals = residual_tables(rates.residuals.counts.numpy())
-    hypers = hyper_tables(rates.hyper.counts.reshape(PRIOR_BANDS, 3, -1).numpy(), model)
+    hypers = hyper_tables(rates.hyper.counts.numpy(), model)
     rows = band_of(rate)[:, None] * 3 + torch.arange(3)
-    expected = charged(residuals, index[:, :, 0, 0], coded.residual[:, :, 0, 0]) + charged(hypers, rows, coded.z[:, :, 0, 0])
+    scales = 64 * band_of(rate)[:, None] + index[:, :, 0, 0]
+    expected = charged(residuals, scales, coded.residual[:, :, 0, 0]) + charged(hypers, rows, coded.z[:, :, 0, 0])
     assert rates.of(coded, rate).sum().item() == pytest.approx(expected, rel=0.01)
 
 

@@ -339,15 +339,19 @@ def test_export_refuses_graphs_that_differ(run: Path, tmp_path: Path) -> None:
 
 
 def test_counted_tables() -> None:
-    """Tables follow the counts, symmetrically, and hold an escape."""
-    counts = np.zeros((64, 2 * export.RESIDUAL_RANGE + 1))
-    counts[20, export.RESIDUAL_RANGE + np.arange(-3, 4)] = [10, 100, 900, 5000, 1100, 80, 10]
+    """Tables follow the counts of their band and those beside it, symmetrically, others those of all bands."""
+    counts = np.zeros((export.BANDS, 64, 2 * export.RESIDUAL_RANGE + 1))
+    values = export.RESIDUAL_RANGE + np.arange(-3, 4)
+    counts[2, 20, values] = [10, 100, 900, 5000, 1100, 80, 10]
+    counts[7, 20, values] = [0, 0, 2000, 3200, 2000, 0, 0]
     tables = export.residual_tables(counts)
-    assert tables.sizes[0] == 0
-    table, minimum = tables.table(20), tables.minimums[20]
-    middle = -minimum
-    assert table[middle] / table.sum() == pytest.approx(5000 / 7200, rel=0.05)
-    assert abs(int(table[middle + 1]) - int(table[middle - 1])) <= 1
+    assert len(tables) == 64 * export.BANDS
+    for band, share in ((0, 8200 / 14400), (1, 5000 / 7200), (3, 5000 / 7200), (6, 3200 / 7200), (7, 3200 / 7200)):
+        assert tables.sizes[64 * band] == 0
+        table, minimum = tables.table(64 * band + 20), tables.minimums[64 * band + 20]
+        middle = -minimum
+        assert table[middle] / table.sum() == pytest.approx(share, rel=0.05)
+        assert abs(int(table[middle + 1]) - int(table[middle - 1])) <= 1
 
 
 def test_msssim_agrees_with_the_reference() -> None:

@@ -13,21 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pillow_semicodec.bench.curves import METRICS, Row, bd_rate
 from pillow_semicodec.metrics import msssim_db
 
 from . import train
 from .commands import one_line
-from .config import ModelConfig
-from .data import Picture, read_folder, split_validation, to_signal
-from .growth import load_grown
-from .model import SemicodecModel
-from .perceptual import msssim, xyb_error
-from .state import load_checkpoint
-
-RATES = np.linspace(0, 1, 9)
+from .compare import figures
+from .data import Picture, read_folder, split_validation
 
 
 def ssimulacra2_of(error: float) -> float:
@@ -37,25 +30,11 @@ def ssimulacra2_of(error: float) -> float:
     return 100.0 - 10.0 * max(0.0, total) ** 0.6276336467831387
 
 
-@torch.no_grad()
 def curve(checkpoint: Path, pictures: list[Picture]) -> list[Row]:
-    """A point for every one of RATES: means over ``pictures`` of the checkpoint's moving average."""
-    state = load_checkpoint(checkpoint)
-    model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
-    load_grown(model, state["ema"])
+    """A point for every rate: means over ``pictures`` of the checkpoint's moving average."""
     points = []
-    for rate in RATES:
-        rows = []
-        for picture in pictures:
-            x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
-            output = model(x, torch.tensor([float(rate)]), hard_rate=True)
-            decoded = ((output.x_hat + 0.5).clamp(0, 1) * 255).round() / 255
-            rows.append((
-                (output.bits_y + output.bits_z).item() / (x.shape[2] * x.shape[3]),
-                -10 * np.log10((decoded - x - 0.5).square().mean().item()),
-                msssim(x + 0.5, decoded).item(),
-                ssimulacra2_of(xyb_error(x + 0.5, decoded).item()),
-            ))  # fmt: skip
+    for of_rate in figures(checkpoint, pictures):
+        rows = [(bpp, -10 * np.log10(mse), 1 - unlike, ssimulacra2_of(xyb)) for bpp, xyb, unlike, mse in of_rate]
         bpp, psnr, similarity, score = np.mean(rows, 0)
         points.append({"bpp": bpp, "psnr": psnr, "msssim_db": msssim_db(similarity), "ssimulacra2": score})
     return points

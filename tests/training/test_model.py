@@ -14,7 +14,7 @@ from pillow_semicodec.bundle import RATE_UNIT, RateBank  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
 from training.layers import interpolated  # noqa: E402
-from training.losses import rate_distortion_loss  # noqa: E402
+from training.losses import TYPICAL, rate_distortion_loss  # noqa: E402
 from training.model import CodecOutput, SemicodecModel, step_mask  # noqa: E402
 from training.transforms import block_transform, dct_matrix  # noqa: E402
 
@@ -109,6 +109,26 @@ def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:
     assert loss(-0.09, tilted) == loss(0, tilted)  # no share becomes negative
     with pytest.raises(ValueError, match="xyb_tilt"):
         TrainConfig(msssim_share=0.1, xyb_tilt=0.2)
+
+
+def test_concave_errors_count_less_the_larger_they_are() -> None:
+    """A typical error counts as before, four times as large a one 4**-concavity as much of its own, and twice or half at
+    most; slopes are those of the error's power.
+    """
+    typical, rate, nothing = TYPICAL / 0.02**0.5, torch.full((1,), 0.5), torch.zeros(1)
+
+    def distortion(error: float, concavity: float) -> tuple[float, float]:
+        """Of pixels that are all wrong by the root of ``error``; and its slope."""
+        x, x_hat = torch.full((1, 3, 64, 64), 0.1), torch.full((1, 3, 64, 64), 0.1 + error**0.5).requires_grad_()
+        config = TrainConfig(msssim_share=0, xyb_share=0, concavity=concavity)
+        rd = rate_distortion_loss(CodecOutput(x_hat, nothing, nothing, x), x, rate, torch.full((1,), 0.02), config)
+        rd.loss.backward()
+        assert x_hat.grad is not None
+        return float(rd.loss.detach()), float(x_hat.grad.sum())
+
+    for error, weight in ((1, 1.0), (4, 4**-0.4), (0.25, 4**0.4), (100, 0.5), (0.01, 2.0)):
+        plain, concave = distortion(error * typical, 0), distortion(error * typical, 0.4)
+        assert concave == pytest.approx([weight * value for value in plain], rel=1e-3)
 
 
 def test_gains_keep_their_precision_under_autocast() -> None:

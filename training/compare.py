@@ -1,0 +1,82 @@
+"""What a run brought: ``python -m training.compare OLD.pt NEW.pt --data FOLDER``.
+
+Bytes of NEW against OLD at equal error, on the pictures that no run learns from: of every picture by its own two curves (by
+rounded latents' likelihoods and 8-bit pixels of the moving averages), then means of logarithms. So bits that only move from
+picture to picture count for nothing, and one picture cannot outweigh the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .commands import one_line
+from .config import ModelConfig
+from .data import Picture, read_folder, split_validation, to_signal
+from .growth import load_grown
+from .model import SemicodecModel
+from .perceptual import msssim, xyb_error
+from .state import load_checkpoint
+
+RATES = np.linspace(0, 1, 9)
+SHOWN = (0, 2, 4, 6, 7)  # of RATES; files end at the last of them, but for qualities above 95
+ERRORS = ("error in XYB", "1 - MS-SSIM", "MSE")
+LEAST = 1e-9  # error: an exact picture has a logarithm, too
+Figures = NDArray[np.float64]  # [rates, pictures, 4]: bits per pixel, and ERRORS
+
+
+@torch.no_grad()
+def figures(checkpoint: Path, pictures: list[Picture]) -> Figures:
+    """Of the checkpoint's moving average, at RATES."""
+    state = load_checkpoint(checkpoint)
+    model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
+    load_grown(model, state["ema"])
+    found = np.empty((len(RATES), len(pictures), 1 + len(ERRORS)))
+    for k, picture in enumerate(pictures):
+        x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
+        for i, rate in enumerate(RATES):
+            output = model(x, torch.tensor([float(rate)]), hard_rate=True)
+            decoded = ((output.x_hat + 0.5).clamp(0, 1) * 255).round() / 255
+            bpp = (output.bits_y + output.bits_z).item() / (x.shape[2] * x.shape[3])
+            mse = (decoded - x - 0.5).square().mean().item()
+            errors = xyb_error(x + 0.5, decoded).item(), 1 - msssim(x + 0.5, decoded).item(), mse
+            found[i, k] = bpp, *(max(error, LEAST) for error in errors)
+    return found
+
+
+def bytes_at_equal_error(old: Figures, new: Figures) -> NDArray[np.float64]:
+    """Percent of the old bytes, [rates, errors]; beyond an old curve its outer stretch goes on."""
+    differences = np.empty((*new.shape[:2], new.shape[2] - 1))
+    for k in range(new.shape[1]):
+        for e in range(new.shape[2] - 1):
+            bits, errors = np.log(old[:, k, 0]), np.log(old[:, k, 1 + e])
+            for i, (of_new, error) in enumerate(np.log(new[:, k, [0, 1 + e]])):
+                stretch = int(np.clip(np.count_nonzero(errors > error), 1, len(errors) - 1))
+                (a, b), (c, d) = errors[stretch - 1 : stretch + 1], bits[stretch - 1 : stretch + 1]
+                differences[i, k, e] = of_new - (c + (d - c) * (error - a) / min(b - a, -1e-9))
+    percent: NDArray[np.float64] = 100 * np.expm1(differences.mean(1))
+    return percent
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
+    args = parser.parse_args(arguments)
+    _, validation = split_validation(read_folder(args.data))
+    old, new = (figures(path, validation) for path in (args.old, args.new))
+    table = bytes_at_equal_error(old, new)
+    print("| bytes at equal | " + " | ".join(f"rate {RATES[i]:g}" for i in SHOWN) + " |")
+    print("|---" * (1 + len(SHOWN)) + "|")
+    for e, name in enumerate(ERRORS):
+        print(f"| {name} | " + " | ".join(f"{table[i, e]:+.1f} %" for i in SHOWN) + " |")
+
+
+if __name__ == "__main__":
+    with one_line("compare"):
+        main()

@@ -29,7 +29,8 @@ from .entropy.models import ScaleConditional, StaticPrior
 from .entropy.tables import TableSet
 from .errors import BundleError, UnknownModelError
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1: one band of residual tables, which is all that readers of it know
 ENTRY_POINT_GROUP = "pillow_semicodec.models"
 PATH_VARIABLE = "SGC_MODEL_PATH"
 DEFAULT_VARIABLE = "SGC_MODEL"
@@ -120,8 +121,9 @@ class ModelBundle:
             self.hyper_channels = int(self.manifest["hyper_channels"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{directory}: no valid {MANIFEST} ({error})") from error
-        if version != BUNDLE_VERSION:
-            raise BundleError(f"{directory}: bundle version {version}; this build reads version {BUNDLE_VERSION}")
+        if version not in READABLE_VERSIONS:
+            known = " and ".join(map(str, READABLE_VERSIONS))
+            raise BundleError(f"{directory}: bundle version {version}; this build reads versions {known}")
         self.model_id = hashlib.sha256(raw).digest()[:8]
         self._lock = threading.Lock()
 
@@ -149,11 +151,9 @@ class ModelBundle:
             sets = [TableSet(*(arrays[f"{which}_{k}"] for k in ("minimums", "sizes", "frequencies"))) for which in "zr"]
         except KeyError as error:
             raise BundleError(f"{self.directory / 'tables.npz'}: no array {error}") from error
-        for tables in sets:
-            tables.check()
-        if not len(sets[0]) or len(sets[0]) % self.hyper_channels:
-            raise BundleError(f"{self.directory / 'tables.npz'}: the prior's tables do not fit the channels")
         try:
+            for tables in sets:
+                tables.check()
             return StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
         except BundleError as error:
             raise BundleError(f"{self.directory / 'tables.npz'}: {error}") from error

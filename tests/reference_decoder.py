@@ -331,6 +331,8 @@ class Model:
         tables = dict(np.load(BytesIO(self.part("tables.npz"))))
         self.prior, self.residual = Tables(tables, "z"), Tables(tables, "r")
         self.rates = dict(np.load(BytesIO(self.part("rates.npz"))))
+        assert len(self.prior) % self.manifest["hyper_channels"] == len(self.residual) % 64 == 0
+        assert self.manifest["bundle_version"] == 2 or len(self.residual) == 64
 
     def part(self, name: str) -> bytes:
         data = (self.directory / name).read_bytes()

@@ -14,7 +14,7 @@ import reference_decoder
 from conftest import TINY, latents_of, photo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import bundle
+from pillow_semicodec import bundle, effort, slices
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, UnknownModelError
 
@@ -69,7 +69,7 @@ def test_models_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def with_residual_tables(tmp_path: Path, tables: TableSet) -> Path:
     """The tiny bundle, with other tables of residuals."""
-    target = copy_of(tmp_path, "tables", name="tables")
+    target = copy_of(tmp_path, "tables", name="tables", bundle_version=2)
     arrays = dict(np.load(target / "tables.npz"))
     arrays |= {f"r_{field}": getattr(tables, field) for field in ("minimums", "sizes", "frequencies")}
     np.savez(target / "tables.npz", **arrays)
@@ -106,10 +106,15 @@ def test_residuals_have_tables_for_every_band_of_rates(tmp_path: Path, monkeypat
         assert all(np.array_equal(a, b) for a, b in zip(latents, (z, residual, indexes), strict=True))
         assert np.abs(pixels.astype(int) - sgc.decode(data)).max() <= 1
         rate = sgc.read_prologue(data).index.rate
-        used.add(model.rate_bank.band(rate, 5))
+        band = model.rate_bank.band(rate, 5)
+        used.add(band)
+        assert np.allclose(
+            effort._bits(model.conditional, band)[9, 40:43], model.conditional.tables(band).bits(9, np.arange(-1, 2))
+        )
+        assert len(data) <= 1.005 * slices.ideal_bits(latents, rate, model) / 8 + 250
         if not options:
             plain = sgc.encode(picture, quality, model="tiny")
-            assert (data[26:] == plain[26:]) == (model.rate_bank.band(rate, 5) == 0)
+            assert (data[26:] == plain[26:]) == (band == 0)
     assert used > {0, 4}
 
 

@@ -57,7 +57,7 @@ class TrainConfig:
     msssim_share: float = 0.65  # of the distortion
     xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
     xyb_tilt: float = 0.0  # moves from MS-SSIM's share to XYB's at the lowest rate, nothing at the highest, linearly
-    concavity: float = 0.0  # errors count to the power of 1 - this: what is easy to code gets more of the bits
+    concavity: float = 0.0  # errors are weighted by (error / typical one)**-this, by 0.5 to 2: smooth places get more bits
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
     synthetic_share: float = 0.06
@@ -65,7 +65,7 @@ class TrainConfig:
     noise_share: float = 0.0  # of the crops get Gaussian noise that the decoded picture should not have (denoising)
     noise_sigma: float = 0.04  # its largest deviation, on [0, 1]
     bf16: bool = True
-    compile: bool = False  # chains of elementwise operations (fused.py)
+    compile: bool = False  # elementwise operations, and runs of 8-bit blocks (fused.py)
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pillow_semicodec.entropy.models import SCALES
+
 from .config import ModelConfig
 from .fused import fused
 from .layers import ACTIVATION_MAX, ACTIVATION_SCALE, INDEX_SCALE, IntegerConv2d, interpolated, requantise, round_ste
 
-SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 256.0, 64
+SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 256.0, SCALES
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_COUNT - 1)
 Z_STEP = 8  # activation steps per unit of z_hat: 4 becomes 1.0
 RESIDUAL_STEP = 16  # activation steps per unit of |r_hat|: 2 becomes 1.0

@@ -1,7 +1,7 @@
-"""Chains of elementwise operations, compiled into one loop each where a run asks for it: ``train.compile``.
+"""Chains of elementwise operations, and whole runs of 8-bit blocks, compiled where a run asks for it: ``train.compile``.
 
 What a step spends on a CPU beside its convolutions is memory traffic: rounding to levels reads and writes a tensor ten
-times in as many operations. ``torch.compile`` makes one loop of them; it needs a C++ compiler, and about two minutes once.
+times in as many operations. ``torch.compile`` makes one loop of them; it needs a C++ compiler, and two to four minutes once.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from .perceptual import msssim, xyb_error
 
 MSSSIM_WEIGHT = 0.0205  # brings 1 - MS-SSIM to the size of MSE on [0, 1]
 TYPICAL = 4.2e-5  # times lambda**-0.5: the distortion of photographs (29.6, 36.5 and 43.3 dB at rates 0, 0.5 and 1)
+LEAST = 1e-9  # distortion; rounding may bring that of a flat picture below 0
 MOST_CONCAVE = 2.0  # an error counts this much more or less than a typical one at most
 XYB_WEIGHT = 9.7e-5  # and the error in XYB: on photographs MSE / xyb_error is 0.87e-4 to 1.0e-4 at any rate
 
@@ -53,7 +54,7 @@ def rate_distortion_loss(
         xyb = xyb_error(x + 0.5, x_hat + 0.5)
         distortion = distortion + xyb_share * XYB_WEIGHT * xyb
     if config.concavity:
-        relative = distortion.detach() * rd_lambda.sqrt() / TYPICAL
+        relative = distortion.detach().clamp_min(LEAST) * rd_lambda.sqrt() / TYPICAL
         distortion = distortion * (relative**-config.concavity).clamp(1 / MOST_CONCAVE, MOST_CONCAVE)
     loss = (bpp + rd_lambda * 255**2 * distortion) * (0.02 / rd_lambda) ** config.lambda_balance
     return RateDistortion(loss.mean(), bpp, mse, similarity, xyb)

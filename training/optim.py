@@ -118,7 +118,7 @@ def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         groups[1 if id(p) in steps else 2 if config.soap and id(p) in matrices else 0]["params"].append(p)
     groups = [group for group in groups if group["params"]]
     kind = SoapAdamW if config.soap else torch.optim.AdamW
-    return kind(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=not config.soap)
+    return kind(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=None if config.soap else True)
 
 
 def state_of(optimiser: torch.optim.Optimizer, objective: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -136,8 +136,8 @@ def load_state(
     for name, p in objective.named_parameters():
         kept = saved.get(name, {})
         if name.startswith(only) and (_fits_soap(kept, p) if id(p) in by_soap else _fits_adam(kept, p)):
-            # The count of steps, a scalar, stays on the CPU.
-            optimiser.state[p] = {k: v.to(p.device) if v.ndim else v for k, v in kept.items()}
+            # SOAP counts its steps on the CPU.
+            optimiser.state[p] = {k: v if k == "soap_step" else v.to(p.device) for k, v in kept.items()}
 
 
 def _fits_adam(kept: dict[str, Tensor], p: Tensor) -> bool:

@@ -15,9 +15,15 @@ Latents = NDArray[np.int32]
 
 
 class StaticPrior:
-    """Prior of z: a table for every band of rates and channel; table ``band * channels + channel``."""
+    """Prior of z: a table for every band of rates and channel; table ``band * channels + channel``.
+
+    Raises:
+        BundleError: the tables are not of this layout.
+    """
 
     def __init__(self, tables: TableSet, channels: int) -> None:
+        if not len(tables) or len(tables) % channels:
+            raise BundleError(f"{len(tables)} probability tables of hyper-latents, not {channels} for every band of rates")
         self.models, self.channels = TableModels(tables), channels
         self.bands = len(tables) // channels
 
@@ -47,7 +53,7 @@ class ScaleConditional:
 
     def __init__(self, tables: TableSet) -> None:
         if not len(tables) or len(tables) % SCALES:
-            raise BundleError(f"{len(tables)} probability tables of residuals, which is no multiple of {SCALES}")
+            raise BundleError(f"{len(tables)} probability tables of residuals, not {SCALES} for every band of rates")
         self._models = [TableModels(of_band) for of_band in tables.split(SCALES)]
         empty = tables.sizes.reshape(-1, SCALES) == 0
         self.codes_nothing = empty[0]

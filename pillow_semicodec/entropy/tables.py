@@ -51,7 +51,7 @@ class TableSet:
         return table
 
     def split(self, count: int) -> list[TableSet]:
-        """Sets of ``count`` tables each, in order."""
+        """Sets of ``count`` tables each, in order; ``count`` divides how many there are."""
         ends = np.concatenate([[0], np.cumsum(self.sizes)])[::count]
         parts = (slice(k, k + count) for k in range(0, len(self), count))
         return [

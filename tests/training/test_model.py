@@ -11,6 +11,7 @@ pytest.importorskip("pytorch_msssim")
 from conftest import photo  # noqa: E402
 
 from pillow_semicodec.bundle import RATE_UNIT, RateBank  # noqa: E402
+from training import losses  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
 from training.layers import interpolated  # noqa: E402
@@ -129,6 +130,15 @@ def test_concave_errors_count_less_the_larger_they_are() -> None:
     for error, weight in ((1, 1.0), (4, 4**-0.4), (0.25, 4**0.4), (100, 0.5), (0.01, 2.0)):
         plain, concave = distortion(error * typical, 0), distortion(error * typical, 0.4)
         assert concave == pytest.approx([weight * value for value in plain], rel=1e-3)
+
+
+def test_concave_errors_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding may leave a flat picture an MS-SSIM above 1, and so an error below 0."""
+    monkeypatch.setattr(losses, "msssim", lambda a, b: torch.full((1,), 1.001) + 0 * b.mean())
+    x, nothing, rate = torch.zeros(1, 3, 64, 64, requires_grad=True), torch.zeros(1), torch.full((1,), 0.5)
+    config = TrainConfig(msssim_share=0.5, xyb_share=0, concavity=0.4)
+    rate_distortion_loss(CodecOutput(x, nothing, nothing, x), x.detach(), rate, rate, config).loss.backward()
+    assert torch.isfinite(x.grad).all()
 
 
 def test_gains_keep_their_precision_under_autocast() -> None:

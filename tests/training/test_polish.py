@@ -68,7 +68,8 @@ def test_rates_are_those_of_exported_tables() -> None:
     model = SemicodecModel(ModelConfig(latent_channels=6, hyper_channels=3, rate_anchors=4))
     rates, count = Rates(model), 5000
     index, rate = torch.randint(1, 20, (count, 6, 1, 1)).float(), torch.rand(count)
-    coded = Coded(torch.randn(count, 3, 1, 1) * 2, torch.randn(count, 6, 1, 1) * index / 8, index, torch.zeros(1))
+    spread = index / 8 * (0.3 + 2 * rate)[:, None, None, None]  # another one in every band
+    coded = Coded(torch.randn(count, 3, 1, 1) * 2, torch.randn(count, 6, 1, 1) * spread, index, torch.zeros(1))
     rates.count(coded, rate)
     rates.renew()
     residuals = residual_tables(rates.residuals.counts.numpy())

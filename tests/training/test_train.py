@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
-from training import ablate, average, export, fused, train  # noqa: E402
+from training import ablate, average, eight_bit, export, fused, train  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.compact import compact  # noqa: E402
 from training.data import (  # noqa: E402
@@ -277,6 +277,36 @@ def test_functions_are_compiled_where_a_run_asks_for_it(monkeypatch: pytest.Monk
     with fused.as_written():
         assert twice(1) == 2
     assert twice(3) == ("compiled", 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by PyTorch, as it traces one
+def test_runs_of_blocks_compile_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph, with what is fused inside, to the same values and gradients."""
+    torch.manual_seed(1)
+    blocks = eight_bit.EightBitBlocks(8, 2)
+    for p in blocks.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x = torch.randn(2, 8, 6, 6)
+    blocks.calibrate(x, 0.99)
+    monkeypatch.setitem(fused._state, "on", False)
+    found = []
+    compiled_whole = torch.compile(eight_bit._through.__wrapped__, backend="aot_eager", fullgraph=True)
+    for run_through in (eight_bit._through, compiled_whole):
+        blocks.zero_grad()
+        out = run_through(blocks, x)
+        out.square().sum().backward()
+        found.append([out.detach(), *(p.grad for p in blocks.parameters())])
+        monkeypatch.setitem(fused._state, "on", True)
+    for plain, compiled in zip(*found, strict=True):
+        assert torch.allclose(plain, compiled, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_symbols_are_counted_in_the_bands_of_their_rates(run: Path, data: Path) -> None:
+    """Both kinds in the same bands, of which crops at random rates reach several."""
+    residuals, hypers = export.count_symbols(export.load_model(run / "checkpoint.pt"), read_folder(data), passes=24, seed=1)
+    reached = residuals.sum((1, 2)) > 0
+    assert np.array_equal(reached, hypers.sum((1, 2)) > 0)
+    assert reached.sum() > 1
 
 
 @pytest.fixture(scope="module")

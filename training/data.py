@@ -31,6 +31,11 @@ def rates_of(quantiles: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.interp(quantiles, shares, rates).astype(np.float32)
 
 
+def random_rates(count: int, device: torch.device | None = None) -> Tensor:
+    """Rates [count] as files have them, by PyTorch's generator."""
+    return torch.from_numpy(rates_of(torch.rand(count, dtype=torch.float64).numpy())).to(device)
+
+
 def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
     """Every picture listed in ``folder/index.csv`` (columns ``file``, ``set``), or every file where there is no index.
 

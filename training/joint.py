@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .config import SemiConfig, TrainConfig
-from .data import Picture, to_signal
+from .data import Picture, random_rates, to_signal
 from .heads import SemanticHeads, Task
 from .labels import SEGMENTATION, Item, LabelledSet
 from .losses import RateDistortion, rate_distortion_loss
@@ -132,7 +132,7 @@ class Objective(nn.Module):
         if joint is None or self.heads is None or teacher is None:
             return Losses(codec.loss, codec, None)
         signals = to_signal(torch.cat([joint.x_labelled, joint.x_strong]).to(x.device))
-        rates = torch.rand(len(signals), device=x.device)
+        rates = random_rates(len(signals), x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bf16):
             latents = self.model.semantic_latents(signals, rates)
         both = self.heads(latents.float())
@@ -154,7 +154,7 @@ class Teacher:
 
     @torch.no_grad()
     def label(self, x_weak: Tensor, bf16: bool) -> HeadsOutput:
-        rates = torch.rand(len(x_weak), device=x_weak.device)
+        rates = random_rates(len(x_weak), x_weak.device)
         with torch.autocast(x_weak.device.type, torch.bfloat16, enabled=bf16):
             latents = self.model.semantic_latents(to_signal(x_weak), rates)
         output: HeadsOutput = self.heads(latents.float())

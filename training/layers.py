@@ -23,8 +23,7 @@ def interpolated(weights: Tensor, bank: Tensor) -> Tensor:
     """weights [B, A] of the anchors of a bank [A, C] → [B, C, 1, 1], in float32 under autocast, too.
 
     In bfloat16 a product of gain and inverse gain is wrong by 0.5 to 1.3 %, up to 4 %, differently in every channel and at
-    every rate: noise that the decoder does not have, and that the transforms would learn to bear. The biases of
-    features, which are added, are left to autocast.
+    every rate: noise that the decoder does not have, and that the transforms would learn to bear.
     """
     with torch.autocast(weights.device.type, enabled=False):
         return (weights @ bank)[:, :, None, None]

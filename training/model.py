@@ -112,11 +112,15 @@ class SemicodecModel(nn.Module):
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Fit the steps of 8-bit blocks that have none yet to crops x [B, 3, H, W], at rates from 0 to 1."""
-        condition = self.rate_bank.weights(torch.linspace(0, 1, len(x), device=x.device)) @ self.rate_bank.synthesis_bias
+        weights = self.rate_bank.weights(torch.linspace(0, 1, len(x), device=x.device))
         h = self.analysis.embed(F.pixel_unshuffle(x, BLOCK))
         h = self.analysis.merge(_calibrated(self.analysis.blocks, h, ANALYSIS_COVERED))
         y = _calibrated(self.analysis.latent_blocks, h, ANALYSIS_COVERED)
-        _calibrated(self.synthesis.blocks, self.synthesis.enter(y, condition[:, :, None, None]), SYNTHESIS_COVERED)
+        _calibrated(
+            self.synthesis.blocks,
+            self.synthesis.enter(y, interpolated(weights, self.rate_bank.synthesis_bias)),
+            SYNTHESIS_COVERED,
+        )
 
     @property
     def calibrated(self) -> bool:
@@ -137,7 +141,7 @@ class SemicodecModel(nn.Module):
 
         bits_z = self.prior.bits(rounded(coded.z), weights)
         bits_y = gaussian_bits(rounded(coded.residual), scale_of_index(coded.index))
-        x_hat = self.synthesis(coded.y_hat, (weights @ bank.synthesis_bias)[:, :, None, None])
+        x_hat = self.synthesis(coded.y_hat, interpolated(weights, bank.synthesis_bias))
         return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), coded.y_hat)
 
     def code(self, y: Tensor, weights: Tensor) -> Coded:
@@ -145,7 +149,7 @@ class SemicodecModel(nn.Module):
         y = y * torch.exp(interpolated(weights, self.rate_bank.log_gain))
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
-        features, mean1 = self.hyper_synthesis(z_hat, (weights @ self.rate_bank.hyper_bias)[:, :, None, None])
+        features, mean1 = self.hyper_synthesis(z_hat, interpolated(weights, self.rate_bank.hyper_bias))
         mask = step_mask(y)
         with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
@@ -166,7 +170,7 @@ class SemicodecModel(nn.Module):
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
         y = self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain))
         z_hat = round_ste(self.hyper_analysis(y))
-        features, mean1 = self.hyper_synthesis(z_hat, (weights @ bank.hyper_bias)[:, :, None, None])
+        features, mean1 = self.hyper_synthesis(z_hat, interpolated(weights, bank.hyper_bias))
         mask = step_mask(y)
         y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
         mean2 = mean1 + self.mean_context(features, y_hat1)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
-from .data import VALIDATION_EVERY, CropSampler, names_of, rates_of, read_folder, split_validation, to_signal
+from .data import VALIDATION_EVERY, CropSampler, names_of, random_rates, rates_of, read_folder, split_validation, to_signal
 from .fused import as_written, compile_from_now_on
 from .growth import load_grown
 from .hardness import read_hardness
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     if sets:
         heads = SemanticHeads(model_config.latent_channels, tasks, configs["heads"])
         with torch.no_grad():
-            heads.standardise(ema_model.semantic_latents(sample.to(device), torch.rand(len(sample), device=device)).cpu())
+            heads.standardise(ema_model.semantic_latents(sample.to(device), random_rates(len(sample), device)).cpu())
         if state and same_heads:
             heads.load_state_dict({k: v.float() for k, v in state["heads"].items()})
         heads = heads.to(device)

@@ -41,9 +41,11 @@ class TableSet:
             raise BundleError("probability tables: sizes are wrong")
         if int(self.sizes.sum()) != len(self.frequencies) or (self.frequencies == 0).any():
             raise BundleError("probability tables: frequencies are missing or zero")
-        for k in np.flatnonzero(self.sizes):
-            if int(self.table(int(k)).sum()) != TOTAL:
-                raise BundleError(f"probability table {k} does not sum to {TOTAL}")
+        coding = np.flatnonzero(self.sizes)
+        starts = (np.cumsum(self.sizes) - self.sizes)[coding]
+        sums = np.add.reduceat(self.frequencies, starts, dtype=np.int64) if len(coding) else starts
+        for k in coding[sums != TOTAL]:
+            raise BundleError(f"probability table {k} does not sum to {TOTAL}")
 
     def table(self, k: int) -> Frequencies:
         end = int(self.sizes[: k + 1].sum())

@@ -234,23 +234,21 @@ class SgcImageFile(ImageFile.ImageFile):
             sides = [-(-side // scale) >= wanted for side, wanted in zip(self.size, size, strict=True)]
             return scale <= max(self.size) and (any(sides) if self._to_fit else all(sides))
 
-        instead: bytes | int | None
-        scale, instead = self._preview(prologue, is_enough)
-        if not instead:
+        scale, preview = self._preview(prologue, is_enough)
+        if not preview:
             scale = next((s for s in (16, 8, 4, 2) if is_enough(s)), 1)
             if scale == 1 or not _can_reduce(prologue):
                 return None
-            instead = scale
         box = (0, 0, self.width / scale, self.height / scale)
         self._size = -(-self.width // scale), -(-self.height // scale)
-        self.tile = [ImageFile._Tile("sgc", (0, 0, *self._size), self.tile[0].offset, (prologue, instead))]
+        self.tile = [ImageFile._Tile("sgc", (0, 0, *self._size), self.tile[0].offset, (prologue, scale, preview))]
         return self.mode, box
 
-    def _preview(self, prologue: container.Prologue, is_enough: Callable[[int], bool]) -> tuple[int, bytes | None]:
-        """(how many times smaller, file) of the preview, if that is enough and it fits the picture."""
+    def _preview(self, prologue: container.Prologue, is_enough: Callable[[int], bool]) -> tuple[int, bytes]:
+        """(how many times smaller, file) of the preview, if that is enough and it fits the picture; else (1, nothing)."""
         scale, data = prologue.preview or (1, b"")
         if scale == 1 or not is_enough(scale):
-            return 1, None
+            return 1, b""
         with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
             stream = BytesIO(data)
             small = container.read_prologue(stream.read, options.LIMITS)
@@ -259,7 +257,7 @@ class SgcImageFile(ImageFile.ImageFile):
             alike = (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id)
             if alike and kinds[0] == kinds[1]:
                 return scale, data
-        return 1, None
+        return 1, b""
 
     def reduce(self, factor: int | tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Image.Image:
         """As always; but a picture that is not loaded is decoded 2, 4, 8 or 16 times smaller, without the synthesis."""
@@ -350,8 +348,7 @@ class SgcImageFile(ImageFile.ImageFile):
 
 
 class SgcDecoder(ImageFile.PyDecoder):
-    """Decodes all slices into the image; ``args`` is (prologue,), or with it the file of its preview, to decode that, or how
-    many times smaller to decode it.
+    """Decodes all slices into the image; ``args`` are those of ``_show``.
 
     With ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is missing or damaged is what the model expects on average.
     """
@@ -359,21 +356,31 @@ class SgcDecoder(ImageFile.PyDecoder):
     _pulls_fd = True
 
     def decode(self, buffer: Any) -> tuple[int, int]:
-        prologue, *instead = self.args
-        shown = prologue.numbers
-        assert self.fd is not None
-        preview = bool(instead) and isinstance(instead[0], bytes)
-        file: IO[bytes] = BytesIO(instead[0]) if preview else self.fd
         try:
-            if preview:
-                prologue = container.read_prologue(file.read, options.LIMITS)
-            read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
-            streams = read(file.read, prologue.index, options.LIMITS)
-            scale = instead[0] if instead and not preview else 1
-            _decode(prologue, streams, _Canvas(self.im, prologue), scale=scale, shown=shown)
+            self._show(*self.args)
         except SemicodecError as error:
             raise OSError(f"cannot decode SGC file: {error}") from error
         return -1, 0
+
+    def _show(self, prologue: container.Prologue, scale: int = 1, preview: bytes = b"") -> None:
+        """Args: scale: how many times smaller. preview: the file of a preview of this scale, to be decoded instead."""
+        if preview:
+            with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
+                file = BytesIO(preview)
+                self._read(container.read_prologue(file.read, options.LIMITS), file, self.im, shown=prologue.numbers)
+                return
+        assert self.fd is not None
+        if scale <= 16:
+            self._read(prologue, self.fd, self.im, scale)
+        else:  # as a preview of a very large picture may be
+            picture = Image.new(self.im.mode, (-(-prologue.header.width // 16), -(-prologue.header.height // 16)))
+            self._read(prologue, self.fd, picture.im, 16)
+            self.im.paste(picture.resize(self.im.size, Image.Resampling.BOX).im, (0, 0, *self.im.size))
+
+    def _read(self, prologue: container.Prologue, file: IO[bytes], im: Any, scale: int = 1, **what: Any) -> None:
+        read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
+        streams = read(file.read, prologue.index, options.LIMITS)
+        _decode(prologue, streams, _Canvas(im, prologue), scale=scale, **what)
 
 
 def _decode(

@@ -243,6 +243,26 @@ def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
         assert broken.preview is None
 
 
+@pytest.mark.parametrize("scale", [4, 32])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_a_preview_that_cannot_be_decoded(mode: str, scale: int) -> None:
+    """Sound to the last checksum, but of a stream that no encoder makes: the picture itself is shown."""
+    picture = Image.fromarray(photo(150, 200)).convert("L" if mode == "I;16" else mode)
+    picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257) if mode == "I;16" else picture
+    small = container.read_prologue(saved(picture.resize((-(-200 // scale), -(-150 // scale))), preview=False).read)
+    streams = [bytes(2 + size) for size in small.index.stream_sizes]
+    preview = container.write_container(small.header, small.index.rate, streams, small.metadata)
+    file = with_chunks(saved(picture, preview=False).getvalue(), {container.PREVIEW: preview})
+    with pytest.raises(pillow_semicodec.FormatError):
+        pillow_semicodec.decode(preview)
+    with Image.open(io.BytesIO(file)) as opened, Image.open(io.BytesIO(file)) as whole:
+        assert opened.draft(None, (5, 4)) is not None
+        assert opened.size == (small.header.width, small.header.height)
+        expected = np.asarray(whole.resize(opened.size, Image.Resampling.BOX)).astype(float)
+        unit = 257 if mode == "I;16" else 1
+        assert np.abs(np.asarray(opened) - expected).mean() < 25 * unit
+
+
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

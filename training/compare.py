@@ -48,16 +48,29 @@ def figures(checkpoint: Path, pictures: list[Picture]) -> Figures:
     return found
 
 
+def bits_at(error: float, curve: NDArray[np.float64], near: float) -> float:
+    """Bits of a curve [points, (bits, error)] at an error, all logarithms. Errors of a model that has learned little may
+    rise with the bits: of several places the one closest to ``near`` counts.
+    """
+    bits, errors = curve.T
+    lower, upper = np.minimum(errors[:-1], errors[1:]), np.maximum(errors[:-1], errors[1:])
+    stretches = np.flatnonzero((lower <= error) & (error <= upper))
+    if not len(stretches):
+        stretches = np.array([0 if error > errors.max() else len(errors) - 2])
+    falls = np.diff(errors)
+    places = bits[:-1] + np.diff(bits) * (error - errors[:-1]) / np.where(falls == 0, -1e-9, falls)
+    places = np.append(places[stretches], bits[errors == error])  # both ends of a level stretch
+    return float(places[np.abs(places - near).argmin()])
+
+
 def bytes_at_equal_error(old: Figures, new: Figures) -> NDArray[np.float64]:
     """Percent of the old bytes, [rates, errors]; beyond an old curve its outer stretch goes on."""
     differences = np.empty((*new.shape[:2], new.shape[2] - 1))
     for k in range(new.shape[1]):
         for e in range(new.shape[2] - 1):
-            bits, errors = np.log(old[:, k, 0]), np.log(old[:, k, 1 + e])
-            for i, (of_new, error) in enumerate(np.log(new[:, k, [0, 1 + e]])):
-                stretch = int(np.clip(np.count_nonzero(errors > error), 1, len(errors) - 1))
-                (a, b), (c, d) = errors[stretch - 1 : stretch + 1], bits[stretch - 1 : stretch + 1]
-                differences[i, k, e] = of_new - (c + (d - c) * (error - a) / min(b - a, -1e-9))
+            curve = np.log(old[:, k, [0, 1 + e]])
+            for i, (bits, error) in enumerate(np.log(new[:, k, [0, 1 + e]])):
+                differences[i, k, e] = bits - bits_at(error, curve, bits)
     percent: NDArray[np.float64] = 100 * np.expm1(differences.mean(1))
     return percent
 

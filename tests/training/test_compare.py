@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from conftest import photo  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from PIL import Image  # noqa: E402
+from hypothesis.extra.numpy import arrays  # noqa: E402
+from small_run import small_pictures, small_run  # noqa: E402
 
-from training import compare, train  # noqa: E402
+from training import compare  # noqa: E402
 
 
 @given(share=st.floats(0.5, 2), moved=st.floats(-0.4, 0.4), seed=st.integers(0, 99))
@@ -34,20 +34,20 @@ def test_bytes_at_equal_error(share: float, moved: float, seed: int) -> None:
     assert compare.bytes_at_equal_error(old, new) == pytest.approx(np.full((9, 3), 100 * (share - 1)), abs=1e-6)
 
 
+@given(errors=arrays(float, (9, 2, 3), elements=st.integers(1, 6)))
+def test_curves_beside_themselves(errors: np.ndarray) -> None:
+    """They take the same bytes, also where errors rise with the bits or stay level."""
+    bits = np.exp(np.linspace(0, 4, 9))[:, None, None] * np.ones((1, 2, 1))
+    curves = np.concatenate([bits, errors], 2)
+    assert compare.bytes_at_equal_error(curves, curves) == pytest.approx(np.zeros((9, 3)), abs=1e-9)
+
+
 def test_the_command_compares_moving_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint beside itself takes the same bytes."""
-    (tmp_path / "data").mkdir()
-    for seed in range(2):
-        Image.fromarray(photo(192, 192, seed)).save(tmp_path / "data" / f"{seed}.png")
-    data = ["--data", str(tmp_path / "data")]
-    small = ("latent_channels=12", "hyper_channels=4", "analysis_width=24", "analysis_blocks=1", "synthesis_width=16")
-    small += ("synthesis_blocks=1", "hyper_width=16", "context_width=16", "scale_width=16", "scale_context_width=8")
-    arguments = [*data, "--out", str(tmp_path / "run"), "--steps", "1", "--set=train.crop=64", "--set=train.bf16=false"]
-    arguments += [f"--set=model.{setting}" for setting in small]
-    train.main([*arguments, "--set=train.msssim_share=0", "--set=train.synthetic_share=0", "--set=train.concavity=0.4"])
-    run = str(tmp_path / "run" / "checkpoint.pt")
+    data = small_pictures(tmp_path / "data")
+    run = small_run(data, tmp_path / "run", "--set=train.concavity=0.4")
     capsys.readouterr()
-    compare.main([run, run, *data])
+    compare.main([str(run), str(run), "--data", str(data)])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in compare.ERRORS]
     assert all(cell.strip(" |") in ("+0.0 %", "-0.0 %") for row in rows for cell in row.split(" | ")[1:])

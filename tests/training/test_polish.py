@@ -10,14 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from conftest import photo  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from PIL import Image  # noqa: E402
+from small_run import small_pictures, small_run  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from pillow_semicodec.entropy.tables import TableSet  # noqa: E402
-from training import polish, train  # noqa: E402
+from training import polish  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
 from training.export import band_of, hyper_tables, normalised, residual_tables  # noqa: E402
 from training.model import Coded, SemicodecModel  # noqa: E402
@@ -88,21 +87,13 @@ def charged(tables: TableSet, rows: Tensor, values: Tensor) -> float:
 
 def test_polishing_leaves_the_transforms_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They and the gains stay, entropy models learn; the checkpoint is one to go on from."""
-    (tmp_path / "data").mkdir()
-    for seed in range(3):
-        Image.fromarray(photo(192, 192, seed)).save(tmp_path / "data" / f"{seed}.png")
-    data = ["--data", str(tmp_path / "data")]
-    small = ("latent_channels=12", "hyper_channels=4", "analysis_width=24", "analysis_blocks=1", "synthesis_width=16")
-    small += ("synthesis_blocks=1", "hyper_width=16", "context_width=16", "scale_width=16", "scale_context_width=8")
-    arguments = [*data, "--out", str(tmp_path / "run"), "--steps", "2", "--set=train.crop=64", "--set=train.bf16=false"]
-    arguments += [f"--set=model.{setting}" for setting in small]
-    train.main([*arguments, "--set=train.msssim_share=0", "--set=train.synthetic_share=0"])
+    data = small_pictures(tmp_path / "data")
+    old, new = small_run(data, tmp_path / "run"), tmp_path / "new.pt"
     monkeypatch.setattr(polish, "CROP", 128)
     monkeypatch.setattr(polish, "COUNTED", 2)
-    old, new = tmp_path / "run" / "checkpoint.pt", tmp_path / "new.pt"
-    polish.main([*data, "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"])
+    polish.main(["--data", str(data), "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"])
     before, after = (torch.load(path, weights_only=True)["ema"] for path in (old, new))
     stays = {name for name in after if torch.equal(after[name].float(), before[name].float())}
     assert {name for name in after if not name.startswith(polish.LEARNS)} <= stays
     assert not [start for start in polish.LEARNS if all(name in stays for name in after if name.startswith(start))]
-    train.main([*data, "--out", str(tmp_path / "on"), "--steps", "1", "--resume", str(new), "--restart-clock"])
+    small_run(data, tmp_path / "on", "--resume", str(new), "--restart-clock", steps=1)

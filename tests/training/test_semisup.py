@@ -17,7 +17,7 @@ pytest.importorskip("pytorch_msssim")
 import numpy as np  # noqa: E402
 from conftest import TINY, photo  # noqa: E402
 from PIL import Image  # noqa: E402
-from test_train import SETTINGS  # noqa: E402
+from small_run import SETTINGS  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle  # noqa: E402

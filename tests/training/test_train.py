@@ -16,7 +16,7 @@ import numpy as np  # noqa: E402
 from conftest import photo  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from PIL import Image  # noqa: E402
+from small_run import SETTINGS, small_pictures, small_run  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle, metrics  # noqa: E402
@@ -36,30 +36,15 @@ from training.hardness import read_hardness  # noqa: E402
 from training.state import load_checkpoint  # noqa: E402
 from training.synthetic import synthetic_pictures  # noqa: E402
 
-SETTINGS = [
-    f"--set={s}"
-    for s in (
-        "model.latent_channels=12", "model.hyper_channels=4", "model.analysis_width=24", "model.analysis_blocks=1",
-        "model.synthesis_width=16", "model.synthesis_blocks=1", "model.hyper_width=16", "model.context_width=16",
-        "model.scale_width=16", "model.scale_context_width=8", "model.rate_anchors=3",
-        "train.crop=64", "train.batch=2", "train.msssim_share=0", "train.synthetic_share=0", "train.bf16=false",
-    )
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(3):
-        Image.fromarray(photo(192, 192, seed)).save(folder / f"{seed}.png")
-    return folder
+    return small_pictures(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run")
-    train.main(["--data", str(data), "--out", str(out), "--steps", "6", "--threads", "1", *SETTINGS])
-    return out
+    return small_run(data, tmp_path_factory.mktemp("run"), steps=6).parent
 
 
 def test_a_run_resumes(run: Path, data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Synthetic pictures: text, screens, code, tables, charts, line art, flat colours, gradients, dots, noise, photographed
-pages and rendered skies, where codecs that learn from photographs are weak.
+pages, rendered skies and titles over pictures, where codecs that learn from photographs are weak.
 
 Grounds are often exactly white, black or one colour: that is what screens show, and what a viewer notices when it is not.
 """
@@ -272,6 +272,37 @@ class _Artist:
         )
         return image
 
+    def title(self) -> Image.Image:
+        """Letters, rules and panels that let the ground through, over clouds, gradients and photographs."""
+        if self.photographs and self.chance(0.4):
+            image = Image.fromarray(self.photograph()).resize((self.size,) * 2, Image.Resampling.BICUBIC)
+            image = image.filter(ImageFilter.GaussianBlur(float(self.random.choice((0, 0, 2, 8)))))
+        else:
+            image = self.gradient() if self.chance(0.5) else self.sky()
+        dark = float(np.asarray(image).mean()) < 128
+        if self.chance(0.5):  # letters need contrast
+            veil = Image.new("RGB", image.size, (0,) * 3 if dark else (255,) * 3)
+            image = Image.blend(image, veil, float(self.random.uniform(0.2, 0.7)))
+        inks = ((200, 256), (0, 70)) if dark else ((0, 70), (200, 256))
+        for _ in range(self.whole(2, 8)):
+            left, top = self.whole(-40, self.size), self.whole(-20, self.size)
+            width, height = self.whole(80, self.size), self.whole(20, self.size // 3)
+            ink, plate = (self.colour(*bounds) for bounds in inks)
+            layer = image.copy()
+            draw = ImageDraw.Draw(layer)
+            draw.rounded_rectangle((left, top, left + width, top + height), self.whole(0, 16), fill=plate)
+            if self.chance(0.6):
+                image = Image.blend(image, layer, float(self.random.uniform(0.1, 0.95)))
+            draw = ImageDraw.Draw(image)
+            below = self.paragraph(draw, left + 8, top + 6, left + width - 8, self.whole(1, 4), ink)
+            if self.chance(0.5):  # a control: a rule with a knob
+                end, thick = left + width - 8, self.whole(2, 10)
+                draw.rounded_rectangle((left + 8, below + 6, max(end, left + 8), below + 6 + thick), thick // 2, fill=ink)
+                middle = self.whole(left + 8, left + width)
+                knob = (middle - thick, below + 6 - thick // 2, middle + thick, below + 6 - thick // 2 + 2 * thick)
+                draw.ellipse(knob, fill=self.colour())
+        return image
+
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
     """What is left of ``image`` in a JPEG."""
@@ -284,9 +315,10 @@ def synthetic_pictures(count: int, size: int, seed: int, photographs: Sequence[P
     """``count`` pictures [size, size, 3], the kinds in turn; the same for the same arguments.
 
     Args:
-        photographs: uint8 [H, W, 3], to be shown on screens, cut out and dithered.
+        photographs: uint8 [H, W, 3], to be shown on screens and behind titles, cut out and dithered.
     """
     artist = _Artist(size, np.random.default_rng(seed), photographs)
     kinds = (artist.text, artist.screen, artist.code, artist.line_art, artist.table, artist.screen)
     kinds += (artist.chart, artist.gradient, artist.cut_out, artist.dots, artist.scan, artist.sky, artist.sky)
+    kinds += (artist.title, artist.title)
     return [np.asarray(kinds[i % len(kinds)]().convert("RGB")) for i in range(count)]

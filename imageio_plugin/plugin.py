@@ -222,7 +222,7 @@ class SemicodecPlugin(PluginV3):
             duration: milliseconds of every frame, or of each of them. loop: how often they are shown; 0: again and again.
 
         Returns:
-            The bytes, if the target is ``"<bytes>"``.
+            The bytes, of all frames so far, if the target is ``"<bytes>"``.
 
         Raises:
             TypeError: another dtype; nothing is scaled or rounded silently.
@@ -254,7 +254,7 @@ class SemicodecPlugin(PluginV3):
             "limits": sgc.options.LIMITS,
         }
         batch = isinstance(ndimage, list) or np.ndim(ndimage) == 4 if is_batch is None else is_batch
-        frames = [np.asarray(picture) for picture in ndimage] if batch else [np.asarray(ndimage)]  # type: ignore[union-attr]
+        frames = [_native(picture) for picture in ndimage] if batch else [_native(ndimage)]  # type: ignore[union-attr]
         for picture in frames:
             if picture.dtype.kind == "f" and np.isnan(picture).any():
                 raise ValueError("the picture contains NaN")
@@ -262,13 +262,14 @@ class SemicodecPlugin(PluginV3):
                 raise TypeError(
                     f"SGC takes uint8, uint16 and bool pictures, not {picture.dtype}; scale and round to one of them first"
                 )
-        if self._frames_written:  # the animation is coded as a whole when the file is closed
+        to_bytes = self.request._uri_type == URI_BYTES
+        if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
             self._frames_written += _kept(frames)
             self._pending = options
             return None
-        self._encode(frames, options)
+        self._encode(self._frames_written + frames, options)
         self._frames_written += _kept(frames)
-        if self.request._uri_type == URI_BYTES:
+        if to_bytes:  # nobody could ask for them later
             file = self.request.get_file()
             file.seek(0)
             return bytes(file.read())
@@ -296,6 +297,12 @@ class SemicodecPlugin(PluginV3):
                 self._encode(self._frames_written, pending)
         finally:
             super().close()
+
+
+def _native(picture: Any) -> NDArray[Any]:
+    """As an array, in this machine's order of bytes."""
+    array = np.asarray(picture)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _kept(frames: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -370,6 +370,7 @@ class SgcDecoder(ImageFile.PyDecoder):
                 self._read(container.read_prologue(file.read, options.LIMITS), file, self.im, shown=prologue.numbers)
                 return
         assert self.fd is not None
+        assert self.im is not None
         if scale <= 16:
             self._read(prologue, self.fd, self.im, scale)
         else:  # as a preview of a very large picture may be
@@ -487,9 +488,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from . import animation
 
     settings = im.encoderinfo
-    images = [im, *settings.get("append_images", ())]
-    # What was drawn into the frame that is shown is lost when another one is sought.
-    sources = [_Source(i, i.tell(), i.copy() if getattr(i, "n_frames", 1) > 1 else i) for i in images]
+    sources = [_source(im), *_appended(settings.get("append_images", ()))]
     try:
         modes, durations = [], []
         for frame in _frames(sources):
@@ -534,6 +533,18 @@ class _Source(NamedTuple):
     shown: Image.Image
 
 
+def _source(image: Image.Image) -> _Source:
+    """What was drawn into the frame that is shown is lost when another one is sought."""
+    return _Source(image, image.tell(), image.copy() if getattr(image, "n_frames", 1) > 1 else image)
+
+
+def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
+    """What makes its pictures one by one may draw into the same one again."""
+    passing = isinstance(images, Iterator)
+    for image in images:
+        yield _source(image.copy() if passing and getattr(image, "n_frames", 1) == 1 else image)
+
+
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:
     for image, place, shown in sources:
         for frame in ImageSequence.Iterator(image):
@@ -567,7 +578,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "exif": exif,
         "xmp": settings.get("xmp"),
         "comment": settings.get("comment"),
-        "dpi": settings.get("dpi"),
+        "dpi": None if settings.get("dpi") == (0, 0) else settings.get("dpi"),  # as JPEGs say that they know none
         "roi": _region(settings.get("roi")),
         "semantics": settings.get("semantics") or False,
         "exact": settings.get("exact") or False,

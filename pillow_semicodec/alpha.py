@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .container import CutStream
 from .entropy.coder import StreamDecoder, StreamEncoder
 from .entropy.lossless import decode_plane, encode_plane
-from .entropy.repetition import pack, unpack
+from .entropy.repetition import is_available, pack, unpack
 from .errors import FormatError
 from .layout import Layout, Streams
 from .pixels import LATENT_STRIDE, Pixels
@@ -127,7 +127,7 @@ def _coded(plane: Pixels, bilevel: bool = False) -> bytes:
     if bilevel:
         return stream
     choices = [bytes([BY_CONTEXT]) + stream]
-    if len(stream) * COSTLY > plane.size:
+    if len(stream) * COSTLY > plane.size and is_available():
         choices.append(bytes([BY_REPETITION]) + pack(np.diff(plane, axis=0, prepend=np.uint8(0)).tobytes()))
     return min(choices, key=len)
 

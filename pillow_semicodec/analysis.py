@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import container
 from .container import Prologue
@@ -100,7 +100,8 @@ def describe(
     heads: str | tuple[str, ...] = (),
     threads: int = 0,
 ) -> Semantics:
-    """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, as of a file of this quality.
+    """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, or of more than 8 bits, like
+    ``encode``'s, as of a file of this quality.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range.
@@ -109,6 +110,7 @@ def describe(
     from . import codec
     from .alpha import VisibleColours
     from .bundle import find_model
+    from .depth import KINDS, Levels, numbers_of
     from .head_bundle import find_heads
     from .heads import run_heads
     from .layout import Layout, RatePlan
@@ -116,7 +118,7 @@ def describe(
 
     codec.check_picture(picture)
     if picture.dtype == bool:
-        raise TypeError(f"a picture must be a uint8 array, not {picture.dtype}")
+        raise TypeError("a picture in black and white has no latents that heads could read")
     codec.check_quality(quality)
     codec.check_threads(threads)
     bundle = find_model(model)
@@ -124,6 +126,10 @@ def describe(
     height, width = picture.shape[:2]
     plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
     layout = Layout(height, width, codec.default_side(height, width))
-    colours = VisibleColours(picture) if len(picture.shape) == 3 and picture.shape[2] in (2, 4) else picture
+    colours: Any = picture
+    if picture.dtype in KINDS:
+        colours = Levels(picture, numbers_of(picture))
+    elif len(picture.shape) == 3 and picture.shape[2] in (2, 4):
+        colours = VisibleColours(picture)
     y = analyse(colours, bundle, layout, threads)
     return run_heads(Encoder(y, plan, bundle, layout, threads).semantic_latents(), chosen, threads)

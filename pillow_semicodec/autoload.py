@@ -16,17 +16,24 @@ import sys
 
 
 class AfterPillow:
+    asking = False  # others for the spec
+
     def find_spec(self, name, path=None, target=None):
-        if name != "PIL.Image":
+        if name != "PIL.Image" or self.asking:
             return None
         import importlib.util
 
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.asking = False
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_register(module):
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 load(module)
                 try:
                     import pillow_semicodec

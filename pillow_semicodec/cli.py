@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, format_of, reason, recode, row
+from .convert import Outcome, format_of, in_eight_bits, reason, recode, row
 from .errors import SemicodecError
 from .files import write_atomically
 
@@ -213,7 +213,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
         return write_atomically(target, partial(recode, source, name, settings, flatten))
     except FileNotFoundError:
         raise  # says which file
-    except (ValueError, OSError) as error:
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         raise ValueError(f"{source}: {_reason(error)}") from error
 
 
@@ -373,6 +373,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
+    if suffix != SGC and any(getattr(args, name) is not None for name in options.TARGETS):
+        raise ValueError(f"targets of size and quality are for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     failures: list[convert.Outcome] = []
     jobs, skipped = convert.plan(args.sources, args.output, suffix, extensions, args.overwrite, failures)
@@ -469,7 +471,7 @@ def _demo(args: argparse.Namespace) -> int:
         raise ValueError('the demo measures quality, which needs: pip install "pillow-semicodec[metrics]"')
     if args.picture:
         with Image.open(args.picture) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+            picture = in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     else:
         with Image.open(Path(__file__).parent / "demo.png") as image:
             picture = image.convert("RGB")

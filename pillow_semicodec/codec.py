@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from .alpha import VisibleColours, decode_bilevel, encode_alpha, levels_of
 from .bundle import ModelBundle, find_model
 from .companions import GRADIENT, REDUCED, SCALES, has_companion
 from .container import INDEXED_MODES, Header, Prologue
-from .depth import DTYPES, KINDS, FromLevels, Levels, numbers_of
+from .depth import DTYPES, KINDS, AsRead, FromLevels, Levels, numbers_of
 from .effort import ROUNDS, refine
 from .files import Source, opened
 from .head_bundle import find_heads
@@ -28,7 +27,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .overlay import GROUND_COST, Overlaid, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
-from .rate_control import OutOfReachError, SquaredError, Target, rate_for, target_of
+from .rate_control import OutOfReachError, SquaredError, Target, lowered, rate_for, target_of
 from .regions import Cells, Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
@@ -99,7 +98,7 @@ def encode(
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
-            default from 8 megapixels on, where it takes less than 2 % of the bytes, unless there is a target.
+            default from 8 megapixels on, where it takes a few percent of the bytes, unless there is a target.
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview
@@ -121,8 +120,7 @@ def encode(
     container.check_size(width, height, limits)
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
-    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
-    container.check_slices(width, height, layout.side, limits)
+    layout = _layout(height, width, slice_side, limits)
     target = target_of(target_size, target_bpp, target_psnr, height * width)
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
@@ -176,7 +174,7 @@ def encode(
         if palette is None:
             raise
         return _finished(palette, way)
-    data = job.data(plan, cells, effort, partial(job.meets, target, error))
+    data = job.data(plan, cells, effort, target, error)
     return _finished(min(palette or data, data, key=len), way)
 
 
@@ -264,10 +262,11 @@ class _Job(NamedTuple):
         plan: RatePlan,
         cells: Cells | None,
         effort: int,
-        meets: Callable[[RatePlan, Streams], bool] | None = None,
+        target: Target | None = None,
+        error: SquaredError | None = None,
     ) -> bytes:
-        """The file; what effort makes of it, if that ``meets`` what it must."""
-        plan, streams = self.coded(plan, cells, effort, meets)
+        """The file; what effort makes of it, if that meets the target."""
+        plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
 
     def planned(self, target: Target, error: SquaredError, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
@@ -330,9 +329,9 @@ class _Job(NamedTuple):
         return encoder.streams(keep, stage(self.way, self.layout.slices, share))
 
     def coded(
-        self, plan: RatePlan, cells: Cells | None, effort: int, meets: Callable[[RatePlan, Streams], bool] | None
+        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError | None
     ) -> tuple[RatePlan, Streams]:
-        """Streams at a rate, with regions if there are any, and with effort, unless ``meets`` turns its streams down."""
+        """Streams at a rate, with regions if there are any, and with effort, unless its streams miss the target."""
         harder = effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
         if cells is not None and cells.any() and not cells.all():
@@ -342,19 +341,32 @@ class _Job(NamedTuple):
                 self.metadata[container.REGIONS] = regions
         elif not harder:
             streams = self.streams(plan, keep=False, share=1.0)
-        elif meets is not None:  # what is kept if the refined ones do not
+        elif target is not None:  # what is kept if the refined ones do not meet it
             streams = self.streams(plan, share=1 / 8)
         if not harder:
             return plan, streams
+        again = target is not None and target.size is not None and plan.levels is None
+        better = self.refined(plan, effort, keep=again)
+        if target is None or error is None or self.meets(target, error, plan, better):
+            return plan, better
+        if again and target.size is not None:  # at the same rate they may take a little more
+            lower = RatePlan(lowered(plan.rate, len(self.file(plan.rate, better)), target.size))
+            better = self.refined(lower, effort, keep=False)
+            if self.meets(target, error, lower, better):
+                return lower, better
+        return plan, streams
+
+    def refined(self, plan: RatePlan, effort: int, *, keep: bool) -> Streams:
         step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
-        refined = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
-        better = self.streams(plan, refined, keep=False, share=1.0)
-        return plan, better if meets is None or meets(plan, better) else streams
+        latents = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
+        return self.streams(plan, latents, keep=keep, share=1.0)
 
     def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
         """Args: error: of this picture; its sums are not touched."""
         found = error.anew()
         out: Any = found
+        if self.header.deep:
+            out = AsRead(found, container.read_numbers(self.metadata[container.NUMBERS], self.header))
         if (overlay := self.metadata.get(container.OVERLAY)) is not None:
             out = Overlaid(overlay, self.header, 0, 0, found)
         decoder = Decoder(streams, plan, self.bundle, self.layout, self.threads, found.deep)
@@ -460,6 +472,14 @@ def _metadata(
             raise ValueError(f"shown_as must be one of {', '.join(container.VIEWS)}, not {shown_as!r}")
         metadata[container.SHOWN_AS] = shown_as.encode()
     return metadata
+
+
+def _layout(height: int, width: int, slice_side: int | None, limits: Limits) -> Layout:
+    """Raises LimitExceededError for slices that are too large or too many."""
+    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
+    container.check_slices(width, height, layout.side, limits)
+    container.check_index(layout.slices, limits)
+    return layout
 
 
 def default_side(height: int, width: int) -> int:

@@ -25,12 +25,13 @@ from typing import IO, Any
 
 from PIL import Image, ImageSequence
 
-from . import options
-from .container import VIEWS, write_resolution
+from . import metadata, options
+from .container import VIEWS
 from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
+CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -81,20 +82,11 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
     Raises:
         OSError, ValueError: the picture cannot be read or written.
     """
-    save = dict(save)  # that of the caller serves all pictures
     with Image.open(source) as image:
-        image.load()  # some formats hold their EXIF behind the pixels
-        exif = image.info.get("exif") or (image.getexif().tobytes() if image.getexif() and image.format != "TIFF" else None)
+        kept = metadata.load(image)
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
-            if image.info.get("icc_profile"):
-                save["icc_profile"] = image.info["icc_profile"]
-        if exif:
-            save["exif"] = exif
-        save |= {key: image.info[key] for key in ("xmp", "comment") if image.info.get(key)}
-        with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
-            write_resolution(image.info["dpi"])
-            save["dpi"] = image.info["dpi"]
+        save = save | metadata.keywords(name, kept, str(getattr(image, "filename", "")))
         place, frames = image.tell(), getattr(image, "n_frames", 1)
         if frames > 1 and image.format not in ONE_PICTURE and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
@@ -119,13 +111,35 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
 
 
 def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, Any]) -> None:
-    """As a format; a picture whose mode it lacks in that which an SGC file has it in, CMYK as RGB."""
+    """As a format; a picture whose mode it lacks in that which an SGC file has it in, CMYK as RGB; 16 bits in 8."""
+    deep = picture.mode[0] in "IF"
     try:
+        if deep and name in CLIPPING:
+            raise OSError(f"cannot write mode {picture.mode} as {name}")
         picture.save(buffer, name, **save)
     except OSError as error:
-        if picture.format != "SGC" or picture.mode not in VIEWS or "cannot write mode" not in str(error):
+        view = "L" if picture.mode.startswith("I;16") else VIEWS.get(picture.mode) if picture.format == "SGC" else None
+        if view is None or "cannot write mode" not in str(error):
             raise
-        picture.convert(VIEWS[picture.mode]).save(buffer, name, **save)
+        (in_eight_bits(picture, 0, 65535) if deep else picture.convert(view)).save(buffer, name, **save)
+
+
+def in_eight_bits(image: Image.Image, low: float | None = None, high: float | None = None) -> Image.Image:
+    """What has more than 8 bits, and ``convert`` would cut at 255, in 8: the numbers from ``low`` to ``high``, by default
+    those that an SGC file would be coded for (``depth``). Others as they are.
+    """
+    if image.mode[0] not in "IF":
+        return image
+    import numpy as np
+
+    from .depth import KINDS, numbers_of
+
+    numbers = np.asarray(image)
+    if low is None or high is None:
+        coded = numbers_of(numbers if numbers.dtype in KINDS else numbers.astype(np.uint16))  # big-endian
+        low, high = coded.low, coded.high
+    levels = np.clip((numbers.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+    return Image.fromarray(np.rint(levels).astype(np.uint8))
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -158,7 +172,7 @@ def convert(job: Job, settings: Settings) -> Outcome:
                 raise ValueError("source and target are the same file")
             write = partial(recode, source, name, settings.save, settings.flatten)
             after = _written(job.target, write)
-        quality = _measured(job, settings.flatten) if settings.measure else {}
+        quality = _measured(job) if settings.measure else {}
         return Outcome(job, before, after, quality)
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them; the others go on
         return Outcome(job, error=reason(error))
@@ -185,32 +199,33 @@ def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_atomically(path, write)
+    filesystem, path_there = _fsspec().core.url_to_fs(name)
+    if "file" in filesystem.protocol:
+        return _written(path_there, write)
     buffer = io.BytesIO()
     write(buffer)
-    filesystem, path_there = _fsspec().core.url_to_fs(name)
     filesystem.makedirs(filesystem._parent(path_there), exist_ok=True)
-    filesystem.pipe_file(path_there, buffer.getvalue())
+    with filesystem.transaction, filesystem.open(path_there, "wb") as file:  # in its place when it is whole
+        file.write(buffer.getbuffer())
     return buffer.tell()
 
 
-def _measured(job: Job, flatten: bool) -> dict[str, float]:
+def _measured(job: Job) -> dict[str, float]:
     import numpy as np
 
     from .metrics import psnr, ssimulacra2
 
     pictures: list[Any] = []
-    low, high = 0.0, 0.0
+    bounds: tuple[float, float] | None = None
     for name in (job.source, job.target):
         with _opened(name) as (file, _), Image.open(file) as image:
-            shown: Image.Image = image
-            if flatten and image.has_transparency_data:
-                shown = _flattened(image)
-            if shown.mode.startswith(("I", "F")):  # which convert() would cut: in 8 bits of the source's range
-                numbers = np.asarray(shown).astype(np.float64)
-                if not pictures:
-                    low, high = numbers.min(), max(numbers.max(), numbers.min() + 1e-9)
-                levels = np.clip((numbers - low) * (255 / (high - low)), 0, 255)
-                shown = Image.fromarray(np.rint(levels).astype(np.uint8))
+            if image.mode[0] in "IF":  # in 8 bits of the source's range
+                if bounds is None:
+                    numbers = np.asarray(image).astype(np.float64)
+                    bounds = numbers.min(), max(numbers.max(), numbers.min() + 1e-9)
+                shown = in_eight_bits(image, *bounds)
+            else:  # on white: of what is transparent nobody sees the colour
+                shown = _flattened(image) if image.has_transparency_data else image
             pictures.append(np.asarray(shown.convert("RGB")))
     return {"psnr": psnr(*pictures), "ssimulacra2": ssimulacra2(*pictures)}
 
@@ -294,6 +309,8 @@ def plan(
     failures: list[Outcome],
 ) -> tuple[list[Job], int]:
     """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``."""
+    if output == "":
+        raise ValueError("the name of the folder for the results is empty")
     if output is not None and not is_url(output) and _archive_kind(output) and not os.path.isdir(output):
         raise ValueError(f"{output}: results go into folders and URLs, not into archives")
     jobs, skipped, taken = [], 0, dict[str, str]()
@@ -346,8 +363,10 @@ def summary(outcomes: list[Outcome], skipped: int) -> str:
     told = f"{len(done)} converted{share}, {skipped} skipped (exist already), {len(outcomes) - len(done)} failed"
     measured = [o.quality for o in done if o.quality]
     if measured:
-        psnr, score = (sum(q[name] for q in measured) / len(measured) for name in ("psnr", "ssimulacra2"))
-        told += f"; mean PSNR {psnr:.2f} dB, mean SSIMULACRA2 {score:.1f}"
+        ratios = [q["psnr"] for q in measured if math.isfinite(q["psnr"])]
+        exact = f" ({len(measured) - len(ratios)} exact ones apart)" if len(ratios) < len(measured) else ""
+        told += f"; mean PSNR {sum(ratios) / len(ratios):.2f} dB{exact}" if ratios else "; all exact"
+        told += f", mean SSIMULACRA2 {sum(q['ssimulacra2'] for q in measured) / len(measured):.1f}"
     return told
 
 

@@ -57,7 +57,7 @@ class Levels:
         self.picture, self.numbers = picture, numbers
         self.shape, self.dtype = picture.shape, np.dtype(np.float32)
 
-    def __getitem__(self, at: tuple[slice, slice]) -> NDArray[np.float32]:
+    def __getitem__(self, at: Any) -> NDArray[np.float32]:
         low, high = self.numbers.low, self.numbers.high
         values = np.asarray(self.picture[at]).astype(np.float64)
         return ((values - low) * (255 / (high - low))).astype(np.float32)
@@ -84,3 +84,16 @@ class FromLevels:
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
         self.out[at] = values.astype(dtype)
+
+
+class AsRead:
+    """Takes levels and passes on those that a reader gets, who has whole numbers where the picture does."""
+
+    def __init__(self, out: Any, numbers: Numbers) -> None:
+        self.out, self.numbers = out, numbers
+        self.shape = out.shape
+
+    def __setitem__(self, at: Any, levels: NDArray[np.float32]) -> None:
+        read = np.empty(levels.shape, DTYPES[self.numbers.kind])
+        FromLevels(read, self.numbers)[...] = levels
+        self.out[at] = Levels(read, self.numbers)[...]

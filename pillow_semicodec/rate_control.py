@@ -78,6 +78,11 @@ def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int],
     return found
 
 
+def lowered(rate: int, size: int, most: int) -> int:
+    """The rate at which a file that takes ``size`` bytes should take ``most``."""
+    return max(0, rate - math.ceil((math.log(size / most) + SIZE_SLACK / 4) / LOG_BYTES_PER_ANCHOR * RATE_UNIT))
+
+
 def _search(
     value_at: Callable[[int], float], goal: float, per_anchor: float, low: int, high: int, slack: float
 ) -> int | None:
@@ -107,7 +112,8 @@ def _search(
             continue
         if len(known) > 1 and math.isfinite(known[-2][1]):
             measured = (known[-1][1] - known[-2][1]) / (known[-1][0] - known[-2][0])
-            slope = measured if slope / 4 < measured < 4 * slope else slope
+            # What no rate changes, metadata or noise, may leave little of the slope that pictures have.
+            slope = measured if slope / 64 < measured < 4 * slope else slope
         aimed = rate + round((goal + slack / 2 - value) / slope)
         rate = min(max(aimed, below + 1), above - 1)
         if rate in (r for r, _ in known):

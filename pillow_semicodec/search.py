@@ -9,6 +9,7 @@ from PIL import Image
 
 from . import options
 from .analysis import INSTALLED, analyze, describe
+from .convert import in_eight_bits
 from .errors import SemicodecError
 from .files import walk
 from .semantics import Semantics
@@ -27,7 +28,7 @@ def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
     import numpy as np
 
     with Image.open(path) as image:  # as it is stored: files keep the orientation in their EXIF, too
-        picture = np.asarray(image.convert("RGB"))
+        picture = np.asarray(in_eight_bits(image).convert("RGB"))
     return describe(picture, heads=heads, threads=options.THREADS)
 
 

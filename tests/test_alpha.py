@@ -14,6 +14,7 @@ from PIL import Image
 from strategies import planes
 
 import pillow_semicodec as sgc
+from pillow_semicodec import alpha
 from pillow_semicodec.alpha import REACH, VisibleColours, filled, levels_of
 from pillow_semicodec.entropy.coder import StreamDecoder, StreamEncoder
 from pillow_semicodec.entropy.lossless import decode_plane, encode_plane
@@ -143,3 +144,11 @@ def test_black_and_white_planes(plane: np.ndarray) -> None:
     assert np.array_equal(decode_plane(decoder, plane.shape, bilevel=True), bilevel)
     decoder.finish()
     assert len(stream) <= plane.size / 8 * 1.3 + 64
+
+
+def test_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alpha needs it no more than a choice does."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    monkeypatch.setattr(alpha, "is_available", lambda: False)
+    monkeypatch.setattr(alpha, "pack", None)
+    assert np.array_equal(sgc.decode(sgc.encode(picture))[:, :, 3], picture[:, :, 3])

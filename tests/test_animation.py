@@ -159,6 +159,22 @@ def test_frames_out_of_one_buffer() -> None:
     assert encode_animation(films()) == encode_animation(pictures)
 
 
+def test_appended_pictures_may_be_drawn_anew() -> None:
+    """A generator may draw into one picture again and again, as for Pillow's GIF."""
+
+    def reds() -> Iterator[Image.Image]:
+        canvas = Image.new("RGB", (40, 30))
+        for red in (80, 160):
+            canvas.paste((red, 0, 0), (0, 0, 40, 30))
+            yield canvas
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "SGC", save_all=True, append_images=reds(), quality=95)
+    with Image.open(file) as image:
+        means = [np.asarray(frame)[:, :, 0].mean() for frame in ImageSequence.Iterator(image)]
+    assert np.allclose(means, [0, 80, 160], atol=12)
+
+
 def test_more_frames_than_a_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MAX_FRAMES", 3)
     pictures = [np.asarray(frame) for frame in ball(4)]

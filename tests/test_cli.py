@@ -260,6 +260,69 @@ def test_late_exif_is_kept(tmp_path: Path) -> None:
         assert image.getexif()[0x010E] == "late"
 
 
+def test_metadata_go_through_every_format(tmp_path: Path) -> None:
+    """There and back: XMP and a comment, and of a TIFF what cameras write, though not the shape of its pixels."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "a maker", 6
+    for tag, directory in ((0x8769, {0x9003: "2026:01:02 03:04:05"}), (0x8825, {1: "N"})):
+        exif.get_ifd(tag).update(directory)
+        exif[tag] = directory
+    image = Image.fromarray(photo(30, 50))
+    image.save(tmp_path / "a.tif", exif=exif)
+    image.save(tmp_path / "b.jpg", exif=exif, xmp=b"<x>\xc3\xa9</x>", comment="said")
+    assert main(["convert", str(tmp_path / "a.tif"), str(tmp_path / "b.jpg"), "--workers", "1"]) == 0
+    with Image.open(tmp_path / "a.sgc") as found:
+        tags = found.getexif()
+        assert (found.size, tags.get(0x0112), tags[0x010F]) == ((30, 50), None, "a maker")  # turned, once
+        assert (tags.get_ifd(0x8769)[0x9003], tags.get_ifd(0x8825)[1]) == ("2026:01:02 03:04:05", "N")
+        assert not {0x0100, 0x0111} & set(tags)
+    for suffix, comment in (("png", True), ("tif", False), ("jpg", True), ("webp", None)):
+        back = tmp_path / f"back.{suffix}"
+        assert main(["decode", str(tmp_path / "b.sgc"), str(back), "--overwrite"]) == 0
+        assert main(["encode", str(back), "--overwrite"]) == 0
+        with Image.open(back) as shown, Image.open(tmp_path / "back.sgc") as found:
+            tags = found.getexif()
+            assert shown.info["xmp"].rstrip(b"\0") == found.info["xmp"].rstrip(b"\0") == b"<x>\xc3\xa9</x>"
+            assert tags[0x010F] == "a maker"
+            assert tags.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
+            if comment is not None:
+                assert (found.info["comment"] if comment else tags[0x010E].encode()) == b"said"
+
+
+def test_metadata_beyond_what_jpeg_holds(tmp_path: Path) -> None:
+    """They are left out, and that is said; the picture is written."""
+    Image.fromarray(photo(30, 50)).save(tmp_path / "a.sgc", xmp=b"x" * 70000, comment="short")
+    with pytest.warns(UserWarning, match=r"a\.sgc: 70000 bytes of xmp do not fit"):
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jpg")]) == 0
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert ("xmp" in image.info, image.info["comment"]) == (False, b"short")
+
+
+@pytest.mark.parametrize("suffix", ["webp", "avif", "gif", "jpg", "png"])
+def test_more_than_eight_bits_are_not_cut(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Formats of 8 bits get the upper ones of 16; floats have no range that would be theirs."""
+    ramp = np.linspace(0, 65535, 40 * 60).reshape(40, 60)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "a.sgc", quality=90)
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "f.sgc")
+    target = tmp_path / f"a.{suffix}"
+    assert main(["decode", str(tmp_path / "a.sgc"), str(target)]) == 0
+    with Image.open(target) as image:
+        levels = np.asarray(image).astype(float) / 257 if suffix == "png" else np.asarray(image.convert("L")).astype(float)
+    assert np.abs(levels - ramp / 257).mean() < 6
+    assert main(["decode", str(tmp_path / "f.sgc"), str(tmp_path / f"f.{suffix}")]) == 1
+    assert "cannot write mode F" in capsys.readouterr().err
+
+
+def test_readers_errors_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever kind they are."""
+    Image.fromarray(photo(30, 50)).save(buffer := io.BytesIO(), "PNG")
+    data = bytearray(buffer.getvalue())
+    data[33 + 4 : 33 + 8] = bytes(4)  # the type of the second chunk: Pillow raises a SyntaxError
+    (tmp_path / "a.png").write_bytes(data)
+    assert main(["encode", str(tmp_path / "a.png")]) == 1
+    assert f"sgc: {tmp_path / 'a.png'}: " in capsys.readouterr().err
+
+
 def test_links_and_devices(tmp_path: Path) -> None:
     """A link stays a link, and what is no regular file is written to, not replaced."""
     (tmp_path / "real").write_bytes(b"old")

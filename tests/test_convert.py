@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -196,6 +197,61 @@ def test_files_that_cannot_grow(suffix: str, tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
     assert outcome.error
     assert names(tmp_path / "out") == []
+
+
+def test_results_at_a_url_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the local disk by its URL, and elsewhere: a write that fails leaves nothing, and nothing is damaged."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    (source,) = pictures(tmp_path / "in", 1)
+    out = tmp_path / "out"
+    real = io.BytesIO.write
+    memory = fsspec.filesystem("memory")
+
+    class Cut(MemoryFileSystem):
+        protocol = ("cut",)
+        cachable = False
+
+        def _open(self, *args: Any, **options: Any) -> Any:
+            file = super()._open(*args, **options)
+            file.write = lambda data: (real(file, bytes(data)[:100]), (_ for _ in ()).throw(OSError("the line is cut")))
+            return file
+
+    fsspec.register_implementation("cut", Cut, clobber=True)
+    assert main(["convert", str(source), "-o", f"file://{out}", "--workers", "1"]) == 0
+    assert main(["convert", str(source), "-o", "memory://there", "--workers", "1"]) == 0
+    good = (out / "000.sgc").read_bytes()
+    assert memory.cat_file("/there/000.sgc") == good
+    assert not [p for p in out.iterdir() if p.name != "000.sgc"]
+    assert main(["convert", str(source), "-o", "cut://there", "--workers", "1", "--overwrite", "-q", "5"]) == 1
+    assert memory.cat_file("/there/000.sgc") == good
+    assert main(["convert", str(source), "-o", "cut://new", "--workers", "1"]) == 1
+    assert not memory.exists("/new/000.sgc")
+
+
+def test_measures_of_what_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Colours under alpha 0 count for nothing, and exact pictures do not make a mean infinite."""
+    pytest.importorskip("ssimulacra2")
+    rgba = np.dstack([photo(64, 80), np.zeros((64, 80), np.uint8)])
+    rgba[:, 40:, 3] = 255
+    rgba[:, :40, :3] = np.random.default_rng(0).integers(0, 256, (64, 40, 3))
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    Image.fromarray(photo(64, 80)[:, :, 0] > 100).save(tmp_path / "b.png")
+    assert main(["convert", str(tmp_path), "-q", "90", "--measure", "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "(1 exact ones apart)" in told
+    assert float(told.split("mean PSNR ")[1].split()[0]) > 22
+
+
+def test_wrong_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty name, as of a variable that is not set, is not the root folder; targets are SGC's."""
+    (source,) = pictures(tmp_path, 1)
+    assert main(["convert", str(source), "-o", "", "--dry-run"]) == 1
+    assert "empty" in capsys.readouterr().err
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc")
+    assert main(["convert", str(tmp_path / "x.sgc"), "--to", "jpg", "--target-size", "600"]) == 1
+    assert "targets" in capsys.readouterr().err
 
 
 def test_results_never_replace_sources(tmp_path: Path) -> None:

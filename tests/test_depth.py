@@ -215,6 +215,23 @@ def test_measured_conversions(tmp_path: Path) -> None:
     assert 10 < outcome.quality["psnr"] < 60
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+@pytest.mark.parametrize("largest", [12, 40])
+def test_targets_of_few_numbers(dtype: type, largest: int) -> None:
+    """A reader gets whole numbers: the PSNR that was asked for is one of those."""
+    picture = np.rint(photo(90, 120)[:, :, 0] / 255.0 * largest).astype(dtype)
+    picture[0, :2] = 0, largest
+    best = 10 * np.log10(largest**2 / max(np.square(decoded_again(picture, 100)).mean(), 1e-9))
+    for wanted in (20.0, min(best - 1, 26.0)):
+        error = sgc.decode(sgc.encode(picture, target_psnr=wanted)).astype(float) - picture
+        assert 10 * np.log10(largest**2 / np.square(error).mean()) >= wanted - 1e-6
+
+
+def decoded_again(picture: np.ndarray, quality: int) -> np.ndarray:
+    """How far off."""
+    return sgc.decode(sgc.encode(picture, quality)).astype(float) - picture
+
+
 def test_slices_and_targets() -> None:
     """Slices leave no trace, and targets are met."""
     picture = (fine(150, 210) * 65535).astype(np.uint16)

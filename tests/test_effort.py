@@ -70,6 +70,16 @@ def test_every_kind_of_picture(kind: str, options: dict[str, object]) -> None:
         assert psnr(picture, data) >= 27
 
 
+@pytest.mark.parametrize("quality", [10, 40, 70, 85])
+def test_effort_counts_with_a_size(quality: int) -> None:
+    """What it makes may take a little more at the same rate: then a lower one, not nothing."""
+    picture = photo(130, 200)
+    wanted = len(sgc.encode(picture, quality))
+    plain, better = (sgc.encode(picture, target_size=wanted, effort=effort) for effort in (1, 3))
+    assert len(better) <= wanted
+    assert psnr(picture, better) > psnr(picture, plain) + 0.03
+
+
 def test_what_is_promised_is_what_is_coded() -> None:
     """The latents that are chosen are those that a decoder finds."""
     from pillow_semicodec.effort import refine

@@ -55,6 +55,20 @@ def test_bytes_target() -> None:
     assert iio.imwrite("<bytes>", PICTURE, plugin="sgc", quality=30) == sgc.encode(PICTURE, 30)
 
 
+def test_frames_as_bytes() -> None:
+    """Every write returns the file of all frames so far."""
+    with iio.imopen("<bytes>", "w", extension=".sgc") as file:
+        first, both = file.write(PICTURE, quality=30), file.write(PICTURE[::-1], quality=30)
+    assert first == sgc.encode(PICTURE, 30)
+    assert both == sgc.encode_animation([PICTURE, PICTURE[::-1]], quality=30)
+
+
+def test_the_other_order_of_bytes() -> None:
+    """Is the same picture."""
+    deep = PICTURE.astype(np.uint16) * 257
+    assert iio.imwrite("<bytes>", deep.astype(">u2"), extension=".sgc") == iio.imwrite("<bytes>", deep, extension=".sgc")
+
+
 def test_file_object() -> None:
     """An open file as target, with the extension given."""
     target = io.BytesIO()
@@ -183,9 +197,9 @@ def test_animations(tmp_path: Path) -> None:
             iio.imread(tmp_path / "x.sgc", index=index)
 
 
-def test_a_write_that_fails_at_the_end() -> None:
+def test_a_write_that_fails_at_the_end(tmp_path: Path) -> None:
     """Frames of another shape are told when the file is closed."""
-    with pytest.raises(ValueError, match="alike"), iio.imopen("<bytes>", "w", extension=".sgc") as file:
+    with pytest.raises(ValueError, match="alike"), iio.imopen(tmp_path / "a.sgc", "w") as file:
         file.write(PICTURE)
         file.write(PICTURE[1:])
 

@@ -243,6 +243,12 @@ def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
         assert broken.preview is None
 
 
+def test_a_resolution_of_nothing() -> None:
+    """As JPEGs state it, and ``dpi=image.info.get("dpi")`` passes it on: none."""
+    with Image.open(saved(Image.fromarray(photo(20, 30)), dpi=(0, 0))) as opened:
+        assert "dpi" not in opened.info
+
+
 @pytest.mark.parametrize("scale", [4, 32])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
 def test_a_preview_that_cannot_be_decoded(mode: str, scale: int) -> None:

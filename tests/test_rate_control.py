@@ -127,6 +127,20 @@ def test_the_search_ends_on_the_right_side(
         assert possible(found)
 
 
+@given(share=st.floats(0.15, 0.85), flat=st.floats(0, 0.95), bend=st.floats(0, 0.4))
+def test_targets_are_met_where_much_of_a_file_is_fixed(share: float, flat: float, bend: float) -> None:
+    """Metadata that no rate changes leave a curve a fraction of the slope that pictures have."""
+
+    def value(rate: int) -> float:
+        picture = math.exp(0.45 * rate / 4096 + bend * math.sin(rate / 9000))
+        return math.log(flat / (1 - flat) * math.exp(0.45 * 5) + picture)
+
+    goal = value(round(65535 * share))
+    found = _search(value, goal, 0.45, 0, 65535, -0.015)
+    assert found is not None
+    assert goal - 0.03 <= value(found) <= goal
+
+
 @given(st.integers(0, 30000), st.integers(30001, 65535), st.floats(0, 1), st.floats(30, 80), st.floats(20, 60))
 def test_where_nothing_differs(low: int, high: int, share: float, goal: float, under: float) -> None:
     """A picture may have no error from some rate on: what is found was tried, and meets the goal."""

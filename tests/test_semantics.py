@@ -251,6 +251,8 @@ def test_describe_checks_its_arguments() -> None:
     assert [x.name for x in sgc.describe(photo(), quality=60).labels] == [
         x.name for x in sgc.analyze(sgc.encode(photo(), 60)).labels
     ]
+    deep = sgc.describe(photo().astype(np.uint16) * 257, quality=60)
+    assert deep.similarity(sgc.describe(photo(), quality=60)) > 0.99
     with pytest.raises(TypeError, match="uint8"):
         sgc.describe(photo().astype(float))
     with pytest.raises(ValueError, match="shape"):

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from .container import write_resolution
 
 EXIF_IFDS = (0x8769, 0x8825)  # of the exposure, of the place
+INTEROPERABILITY = 0xA005  # where in the TIFF another directory lies
 # Of a TIFF's own directory: description, make, model, software, time, artist, copyright. The others describe its pixels.
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 DESCRIPTION, XMP = 0x010E, 0x02BC
@@ -26,13 +27,17 @@ def load(image: Image.Image) -> dict[str, Any]:
     EXIF may stand behind the pixels, and the file of a TIFF is closed behind them. A TIFF's pixels come turned as its
     orientation says, which is therefore left out.
     """
-    tiff = _of_tiff(image) if image.format == "TIFF" else None
+    exif = _of_tiff(image) if image.format == "TIFF" else None
     image.load()
-    exif = tiff or image.getexif()
-    kept = {key: image.info[key] for key in ("exif", "xmp", "comment", "icc_profile") if image.info.get(key)}
-    if image.format == "PNG" and image.info.get("Comment"):
-        kept.setdefault("comment", str(image.info["Comment"]))
-    if exif and "exif" not in kept and (tiff or image.format != "TIFF"):
+    if image.format != "TIFF":
+        exif = image.getexif()
+    texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
+    if image.format == "PNG" and not texts["comment"]:
+        texts["comment"] = image.info.get("Comment")
+    kept: dict[str, Any] = {
+        key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
+    }
+    if exif and "exif" not in kept:
         try:
             kept["exif"] = exif.tobytes()
         except (struct.error, TypeError, ValueError, OverflowError) as error:
@@ -43,36 +48,32 @@ def load(image: Image.Image) -> dict[str, Any]:
     return kept
 
 
-def _of_tiff(image: Image.Image) -> Image.Exif | None:
+def _of_tiff(image: Image.Image) -> Image.Exif:
     stored, exif = image.getexif(), Image.Exif()
     for tag in DESCRIPTIVE:
         if tag in stored:
             exif[tag] = stored[tag]
     for tag in EXIF_IFDS:
         if directory := stored.get_ifd(tag):
-            exif.get_ifd(tag).update(directory)
-            exif[tag] = directory
-    return exif if len(exif) else None
+            exif[tag] = {key: value for key, value in directory.items() if key != INTEROPERABILITY}
+    return exif
 
 
 def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any]:
     """What ``load`` gave, by the keywords that a format's writer in Pillow has for it; what does not fit is warned of."""
     save = dict(kept)
-    comment = save.get("comment", "")
-    comment = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment
     if name == "PNG":
         save["pnginfo"] = PngInfo()
-        if "xmp" in save:
-            save["pnginfo"].add_itxt("XML:com.adobe.xmp", save.pop("xmp").decode("utf-8", "replace"))
-        if save.pop("comment", None):
-            save["pnginfo"].add_itxt("Comment", comment)
-    elif name == "TIFF" and ("xmp" in save or comment):
+        for key, title in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
+            if key in save:
+                save["pnginfo"].add_itxt(title, _text(save.pop(key)))
+    elif name == "TIFF" and ("xmp" in save or "comment" in save):
         exif = Image.Exif()
         exif.load(save.get("exif", b""))
         if "xmp" in save:
-            exif[XMP] = save.pop("xmp")
-        if save.pop("comment", None) and DESCRIPTION not in exif:
-            exif[DESCRIPTION] = comment
+            exif[XMP] = _text(save.pop("xmp")).encode()
+        if "comment" in save:
+            exif.setdefault(DESCRIPTION, _text(save.pop("comment")))
         save["exif"] = exif
     elif name == "SGC":
         save.pop("icc_profile", None)  # the writer takes the picture's own where it fits the colours that are coded
@@ -82,3 +83,7 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
                 size = len(save.pop(key))
                 warnings.warn(f"{source}: {size} bytes of {key} do not fit into JPEG and are left out", stacklevel=2)
     return save
+
+
+def _text(text: bytes | str) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text

@@ -268,6 +268,7 @@ def test_metadata_go_through_every_format(tmp_path: Path) -> None:
         exif.get_ifd(tag).update(directory)
         exif[tag] = directory
     image = Image.fromarray(photo(30, 50))
+    exif.get_ifd(0x8769)[0xA005] = 8
     image.save(tmp_path / "a.tif", exif=exif)
     image.save(tmp_path / "b.jpg", exif=exif, xmp=b"<x>\xc3\xa9</x>", comment="said")
     assert main(["convert", str(tmp_path / "a.tif"), str(tmp_path / "b.jpg"), "--workers", "1"]) == 0

@@ -29,8 +29,8 @@ from .entropy.models import ScaleConditional, StaticPrior
 from .entropy.tables import TableSet
 from .errors import BundleError, UnknownModelError
 
-BUNDLE_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1: one band of residual tables, which is all that readers of it know
+BUNDLE_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1: one band of residual tables, which is all that readers of it know. 2: no predictions
 ENTRY_POINT_GROUP = "pillow_semicodec.models"
 PATH_VARIABLE = "SGC_MODEL_PATH"
 DEFAULT_VARIABLE = "SGC_MODEL"
@@ -119,11 +119,15 @@ class ModelBundle:
             self._parts: dict[str, str] = {str(k): str(v) for k, v in self.manifest["sha256"].items()}
             self.latent_channels = int(self.manifest["latent_channels"])
             self.hyper_channels = int(self.manifest["hyper_channels"])
+            # Channels whose residuals of step 1 are predicted from their neighbours.
+            self.predicted = tuple(int(c) for c in (self.manifest["predicted"] if version == BUNDLE_VERSION else ()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{directory}: no valid {MANIFEST} ({error})") from error
         if version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise BundleError(f"{directory}: bundle version {version}; this build reads versions {known}")
+        if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):
+            raise BundleError(f"{directory}: predicted channels {self.predicted} of {self.latent_channels}")
         self.model_id = hashlib.sha256(raw).digest()[:8]
         self._lock = threading.Lock()
 
@@ -154,7 +158,10 @@ class ModelBundle:
         try:
             for tables in sets:
                 tables.check()
-            return StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
+            prior, conditional = StaticPrior(sets[0], self.hyper_channels), ScaleConditional(sets[1])
+            if self.predicted and conditional.codes_nothing[1:].any():
+                raise BundleError("a table beside the first codes nothing, and predicted residuals may need it")
+            return prior, conditional
         except BundleError as error:
             raise BundleError(f"{self.directory / 'tables.npz'}: {error}") from error
 

@@ -136,6 +136,9 @@ class _Slice:
         self.levels = np.ascontiguousarray(padded)[None]
         self.first, self.mean1 = base.step1(box), base.means.read(box)[1]
         self.indexes1, self.wanted = base.scales.read(box)[1], base._steps(box)
+        self.fixed = np.zeros(self.first.shape, np.bool_)  # what their neighbours are predicted from
+        predicted = list(base.bundle.predicted)
+        self.fixed[predicted] = self.first[predicted]
 
     def refined(self, rounds: int, step: Callable[[], None]) -> Tensor:
         """Latents in steps, [M, rows, columns]; ``step`` is called for every round, also for those that are not needed."""
@@ -173,9 +176,9 @@ class _Slice:
         slope = gradient[0][:, *box.within(self.wide)] * (self.inverse * self.weight)
         curve = 255**2 * self.weight * self.inverse**2  # half of the second derivative, of an orthonormal transform
         inside = np.clip(residual, -LARGEST, LARGEST) + (LARGEST + 1)
-        now = self.bits[indexes, inside]
+        now = np.where(self.fixed, np.float32(0), self.bits[indexes, inside])
         up, down = (self.bits[indexes, inside + sign] - now + curve + sign * slope for sign in (1, -1))
         gain = np.maximum(-np.minimum(up, down), 0)
-        gain[np.abs(residual) >= LARGEST] = 0
+        gain[(np.abs(residual) >= LARGEST) | self.fixed] = 0
         cost = float(now.sum(dtype=np.float64)) + self.weight_around * squares
         return _State(cost, shift, steps, gain, np.where(up < down, np.int8(1), np.int8(-1)))

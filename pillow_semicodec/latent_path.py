@@ -69,7 +69,10 @@ class LatentPath:
 
     def _scales(self, i: int, j: int, box: Box) -> Arrays:
         z_hat, window = self._hyper_window(box)
-        return _cut(self.transforms.scale_hyper_synthesis(z_hat), box, window)
+        features, indexes = _cut(self.transforms.scale_hyper_synthesis(z_hat), box, window)
+        for channel in self.bundle.predicted:  # their differences are not zero for certain
+            np.maximum(indexes[channel], 1, out=indexes[channel])
+        return features, indexes
 
     def _hyper_window(self, box: Box) -> tuple[Tensor, Box]:
         """(z_hat [1, Z, rows, columns] of the window that ``box`` depends on, that window in latent positions)."""

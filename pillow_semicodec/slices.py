@@ -31,6 +31,7 @@ from .latent_path import (
 )
 from .layout import Latents, Layout, RatePlan, Streams
 from .planes import Arrays, Box, Plane, weakly
+from .prediction import differences, restored
 
 # ---- encoding --------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,8 @@ class Encoder(LatentPath):
             box, k = self.layout.latents.box(i, j), self.layout.latents.number(i, j)
             of_z, of_step1, of_step2 = (coders[layer * count + k] if count > 1 else coders[0] for layer in range(LAYERS))
             self.bundle.prior.encode(of_z, self.z.read(self.layout.hyper.box(i, j))[0], self.prior_band)
-            residual, indexes, at = self.residual1.read(box)[0], self.scales.read(box)[1], self.positions(1, box)
+            residual = differences(self.residual1.read(box)[0], self.bundle.predicted, self.step1(box))
+            indexes, at = self.scales.read(box)[1], self.positions(1, box)
             self.bundle.conditional.encode(of_step1, residual.take(at), indexes.take(at), self.residual_band)
             indexes, at = self.second_indexes(box), self.positions(2, box)
             residual = self._residual(box, self.mean(box), indexes)
@@ -180,6 +182,7 @@ class Decoder(LatentPath):
         residual = np.zeros(indexes.shape, np.int32)
         residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
         self._finish(coder)
+        residual = restored(residual, self.bundle.predicted, self.step1(box))
         means()
         return (residual,)
 
@@ -297,12 +300,15 @@ def _certain(streams: Streams, layout: Layout) -> Streams:
 
 
 def ideal_bits(latents: Latents, rate: int, bundle: ModelBundle) -> float:
-    """-log2 of the latents' probability under the model's tables: what a perfect entropy coder would need."""
+    """-log2 of the latents' probability under the model's tables: what a perfect entropy coder would need. For one slice."""
+    step1 = pixels.step_mask(*latents.residual.shape)
+    first = np.where(step1, latents.residual, np.int32(0))
+    coded = np.where(step1, differences(first, bundle.predicted, step1), latents.residual)
     bank, prior, conditional = bundle.rate_bank, bundle.prior, bundle.conditional
     of_z = prior.bits(latents.z_hat, bank.band(rate, prior.bands))
-    return of_z + conditional.bits(latents.residual, latents.indexes, bank.band(rate, conditional.bands))
+    return of_z + conditional.bits(coded, latents.indexes, bank.band(rate, conditional.bands))
 
 
 def _round(values: Tensor) -> NDArray[np.int32]:
-    limit = MAGNITUDE_LIMIT - 1
+    limit = MAGNITUDE_LIMIT // 2 - 1  # differences of two are coded, too
     return np.rint(np.clip(values, -limit, limit)).astype(np.int32)

@@ -332,7 +332,9 @@ class Model:
         self.prior, self.residual = Tables(tables, "z"), Tables(tables, "r")
         self.rates = dict(np.load(BytesIO(self.part("rates.npz"))))
         assert len(self.prior) % self.manifest["hyper_channels"] == len(self.residual) % 64 == 0
-        assert self.manifest["bundle_version"] == 2 or len(self.residual) == 64
+        version = self.manifest["bundle_version"]
+        assert version in (2, 3) or len(self.residual) == 64
+        self.predicted = self.manifest["predicted"] if version == 3 else []
 
     def part(self, name: str) -> bytes:
         data = (self.directory / name).read_bytes()
@@ -452,7 +454,19 @@ def in_bands(pixels: np.ndarray, file: dict) -> np.ndarray:
     return np.stack([luma] * 3, 2) if "G" in file["metadata"] else pixels
 
 
-def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def add_predictions(r: np.ndarray, channel: int) -> None:
+    """Of one channel's residuals of step 1 in a slice, in place."""
+    h, w = r.shape
+    for i in range(h):
+        for j in range((channel + i) % 2, w, 2):
+            near = [r[0, k] for k in (j - 2,) if k >= 0] if i == 0 else [r[i - 1, k] for k in (j - 1, j + 1) if 0 <= k < w]
+            if near:
+                r[i, j] += -(-sum(map(int, near)) // len(near))
+
+
+def decode(  # noqa: PLR0915
+    data: bytes, model: Model
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(pixels, z, residual, indexes)."""
     file = parse(data)
     assert file["model"] == model.id
@@ -489,7 +503,12 @@ def decode(data: bytes, model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
     features, indexes1 = IntegerGraph(model.part("scale_hyper_synthesis.onnx")).run(z)
     features, indexes1 = features[:, :, :h, :w], indexes1[0, :, :h, :w].astype(int)
     residual = np.zeros((latents, h, w), np.int64)
+    for channel in model.predicted:
+        indexes1[channel] = np.maximum(indexes1[channel], 1)
     residuals(1, indexes1, step1)
+    for rows, columns in parts:
+        for channel in model.predicted:
+            add_predictions(residual[channel, rows, columns], channel)
     (indexes2,) = IntegerGraph(model.part("scale_context.onnx")).run(features, residual[None])
     indexes = np.where(step1, indexes1, indexes2[0].astype(int))
     first = residual.copy()

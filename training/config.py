@@ -36,6 +36,7 @@ class ModelConfig:
     context_blocks: int = 1
     scale_width: int = 96  # integer hyper-scale features at 1/16 scale
     scale_context_width: int = 64
+    predicted: tuple[int, ...] = ()  # latents whose residuals of step 1 are predicted from their neighbours
     rate_anchors: int = 8  # of the gain bank
     lambda_min: float = 0.0015  # rate–distortion trade-off at the lowest and highest anchor, times 255² on MSE of [0, 1]
     lambda_max: float = 0.4

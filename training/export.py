@@ -60,10 +60,10 @@ BEYOND = {"pixels": 1e-3, "samples": 1e-3}
 EIGHT_BIT_TOLERANCE = 0.01
 
 
-def load_model(checkpoint: Path) -> SemicodecModel:
-    """The moving average of a checkpoint, ready for evaluation; ValueError for what is none."""
+def load_model(checkpoint: Path, shape: ModelConfig | None = None) -> SemicodecModel:
+    """The moving average of a checkpoint, ready for evaluation, by default in its own shape; ValueError for what is none."""
     state = load_checkpoint(checkpoint, ("ema",))
-    model = SemicodecModel(ModelConfig(**state["configs"]["model"]))
+    model = SemicodecModel(shape or ModelConfig(**state["configs"]["model"]))
     model.load_state_dict({k: v.float() for k, v in state["ema"].items()})
     return model.eval()
 
@@ -359,6 +359,7 @@ def write_manifest(model: SemicodecModel, name: str, notes: dict[str, Any], fold
         "name": name,
         "latent_channels": model.config.latent_channels,
         "hyper_channels": model.config.hyper_channels,
+        "predicted": list(model.config.predicted),
         "parameters": sum(p.numel() for p in model.parameters()),
         **notes,
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts},

@@ -37,9 +37,10 @@ class Coded(NamedTuple):
     """Latents on their way through the entropy coder; all but y_hat in quantisation steps.
 
     Attributes:
-        z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded, and
-        index: of the scales' tables, from 0 to 63, [B, M, H/16, W/16]. y_hat: of the same shape, dequantised; the
-            decoder's, but where an index of 0 lets a residual go that is not zero.
+        z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded; of
+            predicted channels, in step 1, beside what their neighbours say, too; and index: of the scales' tables, from 0
+            to 63, both [B, M, H/16, W/16]. y_hat: of the same shape, dequantised; the decoder's, but where an index of 0
+            lets a residual go that is not zero.
     """
 
     z: Tensor
@@ -75,6 +76,16 @@ class RateBank(nn.Module):
 
     def rd_lambda(self, rate: Tensor) -> Tensor:
         return self.config.lambda_min * (self.config.lambda_max / self.config.lambda_min) ** rate
+
+
+def neighbours_say(residual: Tensor) -> Tensor:
+    """``pillow_semicodec.prediction``: what is expected of residuals [B, K, h, w] of step 1, which are zero elsewhere."""
+    guess = torch.zeros_like(residual)
+    guess[:, :, 0, 2:] = residual[:, :, 0, :-2]
+    if min(residual.shape[2:]) > 1:
+        above = F.pad(residual[:, :, :-1], (1, 1, 0, 0), "reflect")
+        guess[:, :, 1:] = torch.floor((above[..., :-2] + above[..., 2:] + 1) / 2)
+    return guess
 
 
 def step_mask(y: Tensor) -> Tensor:
@@ -159,9 +170,14 @@ class SemicodecModel(nn.Module):
             residual1 = torch.where(mask, torch.round(y - mean1), 0).detach()
             index2 = self.scale_context(scale_features, residual1)
         mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
-        residual = y - mean
+        residual, guess = y - mean, torch.zeros_like(residual1)
+        if self.config.predicted:
+            channels = torch.tensor(self.config.predicted, device=y.device)
+            guess = guess.index_copy(1, channels, neighbours_say(residual1[:, channels])) * mask
+            least = torch.zeros(y.shape[1], 1, 1, device=y.device).index_fill(0, channels, 1)
+            index = torch.maximum(index, least * mask)  # what differs from a guess is not zero for certain
         inverse_gain = torch.exp(interpolated(weights, self.rate_bank.log_inverse_gain))
-        return Coded(z, residual, index, (mean + round_ste(residual)) * inverse_gain)
+        return Coded(z, residual - guess, index, (mean + round_ste(residual)) * inverse_gain)
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
         """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the

@@ -9,6 +9,7 @@ Gaussians of z, which only training needs, stay behind.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -23,14 +24,16 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .data import CropSampler, rates_of, read_folder, rounds, split_validation, to_signal
-from .entropy_models import SCALE_COUNT
+from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
-from .model import Coded, SemicodecModel
+from .layers import INDEX_SCALE
+from .model import Coded, SemicodecModel, step_mask
 from .plots import RATES as VALIDATION_RATES
 from .semisup import EmaTeacher
 from .state import load_checkpoint, save_checkpoint
 from .train import configure
 
+SHIFTS = range(-40, 11)  # of indexes, that are tried where a channel begins to be predicted
 CROP = 320  # pixels; nearly all training pictures are as large
 BATCH = 12
 LEARNS = ("hyper_analysis.", "hyper_synthesis.", "mean_context.", "scale_hyper_synthesis.", "scale_context.")
@@ -184,6 +187,22 @@ def measure(
     return rates, found
 
 
+@torch.no_grad()
+def fit_indexes(model: SemicodecModel, latents: list[Latents], seed: int = 1) -> None:
+    """Bring the scales of predicted channels in step 1, which were learned from whole residuals, to those of differences."""
+    channels = list(model.config.predicted)
+    bits = torch.zeros(len(SHIFTS), len(channels), dtype=torch.float64)
+    for _, (y, rate) in zip(range(COUNTED), batches(latents, seed), strict=False):
+        coded = model.code(y, model.rate_bank.weights(rate))
+        values, index, first = (x[:, channels] for x in (coded.residual.round(), coded.index, step_mask(y).expand_as(y)))
+        for k, shift in enumerate(SHIFTS):
+            of_shift = gaussian_bits(values, scale_of_index((index + shift).clamp_min(1)))
+            bits[k] += (of_shift * first).sum((0, 2, 3))
+    for channel, best in zip(channels, bits.argmin(0).tolist(), strict=True):
+        print(f"channel {channel}: indexes {SHIFTS[best]:+d}")
+        model.scale_hyper_synthesis.index.bias[channel] += SHIFTS[best] / INDEX_SCALE
+
+
 def polish(
     model: SemicodecModel, latents: list[Latents], held_out: list[Latents], minutes: float, lr: float = 5e-4, seed: int = 1
 ) -> SemicodecModel:
@@ -235,10 +254,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=12, help="of training, after the latents are there")
     parser.add_argument("--crops", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--predict", type=int, nargs="+", metavar="CHANNEL", help="predict these from now on (ModelConfig)")
     args = parser.parse_args(arguments)
     state = load_checkpoint(args.checkpoint)
-    model = load_model(args.checkpoint).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = configure([], state["configs"])["train"]
+    configs = configure([], state["configs"])
+    config, shape = configs["train"], configs["model"]
+    if args.predict is not None:
+        shape = dataclasses.replace(shape, predicted=tuple(args.predict))
+    model = load_model(args.checkpoint, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training, validation = split_validation(read_folder(args.data))
     shares = {"grey_share": config.grey_share, "synthetic_share": config.synthetic_share, "vivid_share": config.vivid_share}
     sampler = CropSampler(training, CROP, 4, seed=1, **shares)
@@ -249,9 +272,13 @@ def main(arguments: list[str] | None = None) -> None:
             progress.update(sampler.batch)
     pictures = (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] for picture in validation)
     held_out = [one for picture in pictures for one in latents_of(model, picture)]
+    if set(shape.predicted) - set(configs["model"].predicted):
+        fit_indexes(model, latents)
     weights = polish(model, latents, held_out, args.minutes, args.lr).state_dict()
     state.pop("optimiser", None)
-    save_checkpoint(args.out, {**state, "configs": json.dumps(state["configs"]), "model": weights, "ema": weights})
+    of_model = dataclasses.asdict(shape)
+    settings = {"configs": json.dumps({**state["configs"], "model": of_model}), "model_config": of_model}
+    save_checkpoint(args.out, {**state, **settings, "model": weights, "ema": weights})
 
 
 if __name__ == "__main__":

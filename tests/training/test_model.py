@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,9 @@ pytest.importorskip("pytorch_msssim")
 
 from conftest import photo  # noqa: E402
 
+from pillow_semicodec import pixels  # noqa: E402
 from pillow_semicodec.bundle import RATE_UNIT, RateBank  # noqa: E402
+from pillow_semicodec.prediction import differences  # noqa: E402
 from training import losses  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
@@ -161,3 +165,22 @@ def test_errors_are_those_of_what_a_decoder_shows() -> None:
     rd.loss.backward()
     assert far.grad is not None
     assert float(far.grad.min()) > 0
+
+
+def test_predictions_are_the_coders() -> None:
+    """What is coded of predicted channels in training is what the encoder codes, and the rest stays as it was."""
+    torch.manual_seed(3)
+    plain = SemicodecModel(SHAPE)
+    model = SemicodecModel(dataclasses.replace(SHAPE, predicted=(0, 3)))
+    model.load_state_dict(plain.state_dict())
+    y, weights = 9 * torch.randn(2, SHAPE.latent_channels, 8, 12), model.rate_bank.weights(torch.tensor([0.2, 0.9]))
+    before, after = plain.code(y, weights), model.code(y, weights)
+    assert torch.equal(before.y_hat, after.y_hat)
+    step1 = pixels.step_mask(*y.shape[1:])
+    for sample in range(2):
+        whole = before.residual[sample].round().detach().numpy().astype(np.int32)
+        coded = differences(whole * step1, (0, 3), step1) + whole * ~step1
+        assert np.array_equal(after.residual[sample].round().detach().numpy(), coded)
+    lifted = after.index != before.index
+    assert (before.index[lifted] == 0).all()
+    assert not lifted[:, [1, 2, *range(4, SHAPE.latent_channels)]].any()

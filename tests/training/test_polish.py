@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 from pillow_semicodec.entropy.tables import TableSet  # noqa: E402
 from training import polish  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.export import band_of, hyper_tables, normalised, residual_tables  # noqa: E402
+from training.export import band_of, hyper_tables, load_model, normalised, residual_tables  # noqa: E402
 from training.model import Coded, SemicodecModel  # noqa: E402
 from training.polish import Rates, Tables  # noqa: E402
 
@@ -85,13 +85,32 @@ def charged(tables: TableSet, rows: Tensor, values: Tensor) -> float:
     return sum(float(tables.bits(int(k), rounded[found == k]).sum()) for k in np.unique(found))
 
 
+def test_indexes_of_channels_that_begin_to_be_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth latents, whose differences are small, get the small scales that these have; others keep theirs."""
+    torch.manual_seed(2)
+    config = ModelConfig(latent_channels=12, hyper_channels=4, scale_width=16, scale_context_width=8, predicted=(2,))
+    model = SemicodecModel(config)
+    before = model.scale_hyper_synthesis.index.bias.detach().clone()
+    monkeypatch.setattr(polish, "COUNTED", 2)
+    smooth = torch.linspace(0, 4, 20)[:, None] + torch.linspace(0, 3, 20)
+    latents = [polish.Latents(torch.randn(12, 20, 20).half(), 320**2) for _ in range(polish.BATCH)]
+    for one in latents:
+        one.y[2] = 0.01 * smooth
+    polish.fit_indexes(model, latents)
+    moved = model.scale_hyper_synthesis.index.bias.detach() - before
+    assert moved[2] < -0.5
+    assert not moved[[k for k in range(12) if k != 2]].any()
+
+
 def test_polishing_leaves_the_transforms_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They and the gains stay, entropy models learn; the checkpoint is one to go on from."""
     data = small_pictures(tmp_path / "data")
     old, new = small_run(data, tmp_path / "run"), tmp_path / "new.pt"
     monkeypatch.setattr(polish, "CROP", 128)
     monkeypatch.setattr(polish, "COUNTED", 2)
-    polish.main(["--data", str(data), "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"])
+    arguments = ["--data", str(data), "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"]
+    polish.main([*arguments, "--predict", "0", "3"])
+    assert list(load_model(new).config.predicted) == [0, 3]
     before, after = (torch.load(path, weights_only=True)["ema"] for path in (old, new))
     stays = {name for name in after if torch.equal(after[name].float(), before[name].float())}
     assert {name for name in after if not name.startswith(polish.LEARNS)} <= stays

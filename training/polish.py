@@ -215,7 +215,7 @@ def polish(
     teacher, start = EmaTeacher(model, 0.998), time.monotonic()
     progress = tqdm(total=round(60 * minutes), desc="polishing", mininterval=5)
     for step, (y, rate) in enumerate(batches(latents, seed)):
-        share = (time.monotonic() - start) / (60 * minutes)
+        share = (time.monotonic() - start) / (60 * minutes) if minutes else 1.0
         if share >= 1:
             break
         for group in optimiser.param_groups:
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     parser.add_argument("--out", type=Path, required=True, help="the new checkpoint")
-    parser.add_argument("--minutes", type=float, default=12, help="of training, after the latents are there")
+    parser.add_argument("--minutes", type=float, default=12, help="of training, after the latents are there; 0: none")
     parser.add_argument("--crops", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--predict", type=int, nargs="+", metavar="CHANNEL", help="predict these from now on (ModelConfig)")

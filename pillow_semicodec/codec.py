@@ -120,7 +120,7 @@ def encode(
     container.check_size(width, height, limits)
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
-    layout = _layout(height, width, slice_side, limits)
+    layout = _layout(height, width, slice_side, limits, picture.dtype == np.bool_)
     target = target_of(target_size, target_bpp, target_psnr, height * width)
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
@@ -474,11 +474,11 @@ def _metadata(
     return metadata
 
 
-def _layout(height: int, width: int, slice_side: int | None, limits: Limits) -> Layout:
+def _layout(height: int, width: int, slice_side: int | None, limits: Limits, bilevel: bool) -> Layout:
     """Raises LimitExceededError for slices that are too large or too many."""
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     container.check_slices(width, height, layout.side, limits)
-    container.check_index(layout.slices, limits)
+    container.check_index(container.stream_count(layout.slices, not bilevel, int(bilevel)), limits)
     return layout
 
 

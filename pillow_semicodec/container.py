@@ -246,10 +246,10 @@ def check_slices(width: int, height: int, side: int, limits: Limits = DEFAULT_LI
         raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {limits.max_slice_pixels}")
 
 
-def check_index(slices: int, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Raise LimitExceededError for more slices than an index that readers accept will hold, at two bytes a stream."""
-    if 2 * stream_count(slices) > limits.max_index_bytes:
-        raise LimitExceededError(f"the index of {slices} slices exceeds the limit of {limits.max_index_bytes} bytes")
+def check_index(streams: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise LimitExceededError for more streams than an index that readers accept can hold, at a byte each."""
+    if streams > limits.max_index_bytes:
+        raise LimitExceededError(f"the index of {streams} streams exceeds the limit of {limits.max_index_bytes} bytes")
 
 
 def slice_pixels(width: int, height: int, side: int) -> int:

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -121,7 +121,16 @@ def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, An
         view = "L" if picture.mode.startswith("I;16") else VIEWS.get(picture.mode) if picture.format == "SGC" else None
         if view is None or "cannot write mode" not in str(error):
             raise
-        (in_eight_bits(picture, 0, 65535) if deep else picture.convert(view)).save(buffer, name, **save)
+        first, *rest = _shown(picture, save, view)
+        first.save(buffer, name, **(save | {"append_images": rest} if rest else save))
+
+
+def _shown(picture: Image.Image, save: dict[str, Any], view: str) -> list[Image.Image]:
+    """The picture, or all its frames, in 8 bits or another mode."""
+    frames: Iterable[Image.Image] = [picture, *save.get("append_images", ())]
+    if "save_all" in save and "append_images" not in save:
+        frames = ImageSequence.Iterator(picture)
+    return [in_eight_bits(f, 0, 65535) if f.mode[0] in "IF" else f.convert(view) for f in frames]
 
 
 def in_eight_bits(image: Image.Image, low: float | None = None, high: float | None = None) -> Image.Image:
@@ -200,7 +209,7 @@ def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_atomically(path, write)
     filesystem, path_there = _fsspec().core.url_to_fs(name)
-    if "file" in filesystem.protocol:
+    if isinstance(filesystem, _fsspec().implementations.local.LocalFileSystem):
         return _written(path_there, write)
     buffer = io.BytesIO()
     write(buffer)
@@ -215,24 +224,23 @@ def _measured(job: Job) -> dict[str, float]:
 
     from .metrics import psnr, ssimulacra2
 
-    pictures: list[Any] = []
-    bounds: tuple[float, float] | None = None
+    images = []
     for name in (job.source, job.target):
         with _opened(name) as (file, _), Image.open(file) as image:
-            if image.mode[0] in "IF":  # in 8 bits of the source's range
-                if bounds is None:
-                    numbers = np.asarray(image).astype(np.float64)
-                    bounds = numbers.min(), max(numbers.max(), numbers.min() + 1e-9)
-                shown = in_eight_bits(image, *bounds)
-            else:  # on white: of what is transparent nobody sees the colour
-                shown = _flattened(image) if image.has_transparency_data else image
-            pictures.append(np.asarray(shown.convert("RGB")))
+            # On white: of what is transparent nobody sees the colour.
+            images.append(_flattened(image) if image.has_transparency_data else image.copy())
+    low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
+    if images[1].mode[0] in "IF":  # in 8 bits of the source's range
+        numbers = np.asarray(images[0]).astype(np.float64)
+        low, high = numbers.min(), max(numbers.max(), numbers.min() + 1e-9)
+    pictures = [np.asarray(in_eight_bits(image, low, high).convert("RGB")) for image in images]
     return {"psnr": psnr(*pictures), "ssimulacra2": ssimulacra2(*pictures)}
 
 
 def _fsspec() -> Any:
     try:
         import fsspec
+        import fsspec.implementations.local
     except ImportError as error:
         raise ValueError('archives and URLs need: pip install "pillow-semicodec[bulk]"') from error
     return fsspec

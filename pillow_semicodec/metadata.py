@@ -13,12 +13,16 @@ from PIL.PngImagePlugin import PngInfo
 from .container import write_resolution
 
 EXIF_IFDS = (0x8769, 0x8825)  # of the exposure, of the place
-INTEROPERABILITY = 0xA005  # where in the TIFF another directory lies
-# Of a TIFF's own directory: description, make, model, software, time, artist, copyright. The others describe its pixels.
+INTEROPERABILITY = 0xA005  # where in the file another directory lies
+# Of a TIFF's own directory: description, make, model, software, time, artist, copyright. The others describe its pixels,
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+# and some of these are found in EXIF, too, where they may be out of date.
+OF_PIXELS = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x0140, 0x0142, 0x0143, 0x0144}
+OF_PIXELS |= {0x0145, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214}
 DESCRIPTION, XMP = 0x010E, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data.
 JPEG_LIMITS = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
+BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
 
 
 def load(image: Image.Image) -> dict[str, Any]:
@@ -27,36 +31,47 @@ def load(image: Image.Image) -> dict[str, Any]:
     EXIF may stand behind the pixels, and the file of a TIFF is closed behind them. A TIFF's pixels come turned as its
     orientation says, which is therefore left out.
     """
-    exif = _of_tiff(image) if image.format == "TIFF" else None
+    exif = _exif(image) if image.format == "TIFF" else None
     image.load()
-    if image.format != "TIFF":
-        exif = image.getexif()
     texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
+    if not texts["exif"]:
+        texts["exif"] = exif if image.format == "TIFF" else _exif(image)
     if image.format == "PNG" and not texts["comment"]:
         texts["comment"] = image.info.get("Comment")
     kept: dict[str, Any] = {
         key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
     }
-    if exif and "exif" not in kept:
-        try:
-            kept["exif"] = exif.tobytes()
-        except (struct.error, TypeError, ValueError, OverflowError) as error:
-            warnings.warn(f"{getattr(image, 'filename', '')}: its EXIF cannot be kept: {error}", stacklevel=2)
     with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
         write_resolution(image.info["dpi"])
         kept["dpi"] = image.info["dpi"]
     return kept
 
 
-def _of_tiff(image: Image.Image) -> Image.Exif:
-    stored, exif = image.getexif(), Image.Exif()
-    for tag in DESCRIPTIVE:
-        if tag in stored:
-            exif[tag] = stored[tag]
+def _exif(image: Image.Image) -> bytes | None:
+    try:
+        stored = image.getexif()
+        exif = _copied(stored, set(stored) - set(DESCRIPTIVE)) if image.format == "TIFF" else stored
+        return exif.tobytes() if exif else None
+    except BROKEN as error:
+        warnings.warn(f"{getattr(image, 'filename', '')}: its EXIF cannot be kept: {error}", stacklevel=3)
+        return None
+
+
+def _copied(exif: Image.Exif, without: set[int]) -> Image.Exif:
+    """Both directories and the tags beside them but some; text, which Pillow reads as Latin-1, byte for byte."""
+    copy = Image.Exif()
+    for tag in set(exif) - without - set(EXIF_IFDS):
+        copy[tag] = _as_stored(exif[tag])
     for tag in EXIF_IFDS:
-        if directory := stored.get_ifd(tag):
-            exif[tag] = {key: value for key, value in directory.items() if key != INTEROPERABILITY}
-    return exif
+        if directory := exif.get_ifd(tag):
+            own = {key: _as_stored(value) for key, value in directory.items() if key != INTEROPERABILITY}
+            copy.get_ifd(tag).update(own)
+            copy[tag] = own
+    return copy
+
+
+def _as_stored(value: Any) -> Any:
+    return value.encode("latin-1", "replace") if isinstance(value, str) and not value.isascii() else value
 
 
 def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any]:
@@ -67,23 +82,38 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
         for key, title in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
             if key in save:
                 save["pnginfo"].add_itxt(title, _text(save.pop(key)))
-    elif name == "TIFF" and ("xmp" in save or "comment" in save):
-        exif = Image.Exif()
-        exif.load(save.get("exif", b""))
-        if "xmp" in save:
-            exif[XMP] = _text(save.pop("xmp")).encode()
-        if "comment" in save:
-            exif.setdefault(DESCRIPTION, _text(save.pop("comment")))
-        save["exif"] = exif
+    elif name == "TIFF" and {"exif", "xmp", "comment"} & set(save):
+        save["exif"] = _for_tiff(save.pop("exif", b""), save.pop("xmp", b""), save.pop("comment", b""), source)
     elif name == "SGC":
         save.pop("icc_profile", None)  # the writer takes the picture's own where it fits the colours that are coded
     elif name == "JPEG":
         for key, limit in JPEG_LIMITS.items():
-            if len(save.get(key, b"")) > limit:
-                size = len(save.pop(key))
+            size = len(save.get(key, b""))
+            if size > limit:
+                save[key] = b""  # instead of what the picture has
                 warnings.warn(f"{source}: {size} bytes of {key} do not fit into JPEG and are left out", stacklevel=2)
     return save
 
 
+def _for_tiff(data: bytes, xmp: bytes, comment: bytes | str, source: str) -> Image.Exif:
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        exif = _copied(exif, OF_PIXELS)
+    except BROKEN as error:
+        exif = Image.Exif()
+        warnings.warn(f"{source}: its EXIF does not fit into TIFF: {error}", stacklevel=3)
+    if xmp:
+        exif[XMP] = xmp
+    if comment:
+        exif.setdefault(DESCRIPTION, _text(comment).encode())
+    return exif
+
+
 def _text(text: bytes | str) -> str:
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")

@@ -20,9 +20,11 @@ Residuals = NDArray[np.int32]  # [K, rows, columns]; zero but at the positions o
 
 def _from_above(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """What rows [..., columns] predict of those below them: the mean of both neighbours, rounded up, or the one there is."""
-    padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(1, 1)], "reflect") if rows.shape[-1] > 1 else np.zeros(3, np.int64)
-    guess: NDArray[np.int64] = (padded[..., :-2] + padded[..., 2:] + 1) >> 1
-    return np.broadcast_to(guess, rows.shape)
+    guess = np.zeros_like(rows)
+    if rows.shape[-1] > 1:
+        guess[..., 1:-1] = (rows[..., :-2] + rows[..., 2:] + 1) >> 1
+        guess[..., 0], guess[..., -1] = rows[..., 1], rows[..., -2]
+    return guess
 
 
 def differences(residual: Residuals, channels: Sequence[int], step1: NDArray[np.bool_]) -> Residuals:
@@ -33,25 +35,23 @@ def differences(residual: Residuals, channels: Sequence[int], step1: NDArray[np.
     guess = np.zeros_like(own)
     guess[:, 0, 2:] = own[:, 0, :-2]
     guess[:, 1:] = _from_above(own[:, :-1])
-    coded[list(channels)] = own - np.where(step1[list(channels)], guess, 0)
+    coded[list(channels)] = own - guess * step1[list(channels)]
     return coded
 
 
-def restored(coded: Residuals, channels: Sequence[int], step1: NDArray[np.bool_]) -> Residuals:
-    """The reverse of ``differences``.
+def restore(coded: Residuals, channels: Sequence[int], step1: NDArray[np.bool_]) -> None:
+    """The reverse of ``differences``, in place.
 
     Raises:
         FormatError: residuals that no encoder makes.
     """
     if not channels:
-        return coded
+        return
     own, at = coded[list(channels)].astype(np.int64), step1[list(channels)]
     for start in (0, 1):
         own[:, 0, start::2] = np.cumsum(own[:, 0, start::2], 1)
     for i in range(1, own.shape[1]):
-        own[:, i] += np.where(at[:, i], _from_above(own[:, i - 1]), 0)
+        own[:, i] += _from_above(own[:, i - 1]) * at[:, i]
     if np.abs(own).max(initial=0) > MAGNITUDE_LIMIT:
         raise FormatError("differences add up to residuals that no encoder makes")
-    residual = coded.copy()
-    residual[list(channels)] = own
-    return residual
+    coded[list(channels)] = own

@@ -31,7 +31,7 @@ from .latent_path import (
 )
 from .layout import Latents, Layout, RatePlan, Streams
 from .planes import Arrays, Box, Plane, weakly
-from .prediction import differences, restored
+from .prediction import differences, restore
 
 # ---- encoding --------------------------------------------------------------------------------------------------
 
@@ -182,9 +182,22 @@ class Decoder(LatentPath):
         residual = np.zeros(indexes.shape, np.int32)
         residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
         self._finish(coder)
-        residual = restored(residual, self.bundle.predicted, self.step1(box))
+        self._restore(residual, coder, box)
         means()
         return (residual,)
+
+    def _restore(self, residual: NDArray[np.int32], coder: StreamDecoder, box: Box) -> None:
+        """Of a cut stream the largest differences are missing, for they come last, and all below them would be wrong."""
+        complete = not coder.ended
+        try:
+            if complete:
+                restore(residual, self.bundle.predicted, self.step1(box))
+        except FormatError:
+            if not coder.cut:
+                raise
+            complete = False
+        if not complete:
+            residual[list(self.bundle.predicted)] = 0
 
     def residuals(self, i: int, j: int, box: Box, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Of both steps, [M, rows, columns]. ``indexes`` are those of step 2."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageSequence
 
 from pillow_semicodec import container
 from pillow_semicodec.cli import main
@@ -290,13 +290,64 @@ def test_metadata_go_through_every_format(tmp_path: Path) -> None:
                 assert (found.info["comment"] if comment else tags[0x010E].encode()) == b"said"
 
 
-def test_metadata_beyond_what_jpeg_holds(tmp_path: Path) -> None:
-    """They are left out, and that is said; the picture is written."""
-    Image.fromarray(photo(30, 50)).save(tmp_path / "a.sgc", xmp=b"x" * 70000, comment="short")
-    with pytest.warns(UserWarning, match=r"a\.sgc: 70000 bytes of xmp do not fit"):
+@pytest.mark.parametrize("key", ["xmp", "comment", "exif"])
+def test_metadata_beyond_what_jpeg_holds(key: str, tmp_path: Path) -> None:
+    """They are left out, and that is said; the picture is written, with the others."""
+    texts = {"xmp": b"<x/>", "comment": b"short", key: b"x" * 70000}
+    Image.fromarray(photo(30, 50)).save(tmp_path / "a.sgc", **texts)
+    with pytest.warns(UserWarning, match=rf"a\.sgc: 70000 bytes of {key} do not fit"):
         assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jpg")]) == 0
     with Image.open(tmp_path / "a.jpg") as image:
-        assert ("xmp" in image.info, image.info["comment"]) == (False, b"short")
+        assert not image.info.get(key)
+        assert [image.info[k] for k in ("xmp", "comment") if k != key] == [texts[k] for k in ("xmp", "comment") if k != key]
+
+
+def test_text_that_is_not_ascii(tmp_path: Path) -> None:
+    """Keeps its bytes, whichever they are, from and to TIFF; comments are UTF-8, or were Latin-1."""
+    exif = Image.Exif()
+    exif[0x013B], exif[0x8298] = "José".encode(), "© Zoë".encode("latin-1")
+    image = Image.fromarray(photo(30, 50))
+    image.save(tmp_path / "a.tif", exif=exif)
+    image.save(tmp_path / "b.jpg", comment="un café".encode("latin-1"))
+    assert main(["convert", str(tmp_path / "a.tif"), str(tmp_path / "b.jpg"), "--workers", "1"]) == 0
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "back.tif")]) == 0
+    for name in ("a.sgc", "back.tif"):
+        with Image.open(tmp_path / name) as found:
+            tags = found.getexif()
+            assert (tags[0x013B].encode("latin-1"), tags[0x8298]) == ("José".encode(), "© Zoë")
+    assert main(["decode", str(tmp_path / "b.sgc"), str(tmp_path / "b.png")]) == 0
+    assert main(["decode", str(tmp_path / "b.sgc"), str(tmp_path / "b.tif")]) == 0
+    with Image.open(tmp_path / "b.png") as png, Image.open(tmp_path / "b.tif") as tif:
+        assert png.info["Comment"] == "un café"
+        assert tif.getexif()[0x010E].encode("latin-1").decode() == "un café"
+
+
+def test_exif_that_is_broken_or_speaks_of_other_pixels(tmp_path: Path) -> None:
+    """It goes along where it can, and keeps no picture from being converted or read."""
+    image = Image.fromarray(photo(30, 50))
+    image.save(tmp_path / "a.sgc", exif=b"no EXIF at all")
+    exif = Image.Exif()
+    exif[0x0100], exif[0x0101], exif[0x010F] = 4000, 3000, "a maker"
+    image.save(tmp_path / "b.sgc", exif=exif.tobytes())
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jpg")]) == 0
+    assert main(["encode", str(tmp_path / "a.jpg"), str(tmp_path / "c.sgc")]) == 0
+    with pytest.warns(UserWarning, match=r"a\.sgc: its EXIF does not fit into TIFF"):
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.tif")]) == 0
+    assert main(["decode", str(tmp_path / "b.sgc"), str(tmp_path / "b.tif")]) == 0
+    with Image.open(tmp_path / "b.tif") as found:
+        found.load()
+        assert (found.size, found.getexif()[0x010F]) == ((50, 30), "a maker")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_of_sixteen_bits(suffix: str, tmp_path: Path) -> None:
+    """Keep their frames in eight."""
+    frames = [Image.fromarray(np.full((30, 40), level, np.uint16)) for level in (9000, 30000, 60000)]
+    frames[0].save(tmp_path / "a.sgc", save_all=True, append_images=frames[1:])
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / f"a.{suffix}")]) == 0
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        levels = [np.asarray(frame.convert("L")).mean() for frame in ImageSequence.Iterator(image)]
+    assert np.allclose(levels, [35, 117, 233], atol=8)
 
 
 @pytest.mark.parametrize("suffix", ["webp", "avif", "gif", "jpg", "png"])

@@ -213,6 +213,8 @@ def test_measured_conversions(tmp_path: Path) -> None:
     outcome = convert(Job(str(tmp_path / "x.png"), str(tmp_path / "x.sgc")), Settings({"quality": 5}, measure=True))
     assert not outcome.error
     assert 10 < outcome.quality["psnr"] < 60
+    to_webp = convert(Job(str(tmp_path / "x.sgc"), str(tmp_path / "x.webp")), Settings({"quality": 90}, measure=True))
+    assert to_webp.quality["psnr"] > 25
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

@@ -307,5 +307,5 @@ def test_large_slices_are_few_at_a_time(height: int, width: int, side: int, thre
 def test_more_slices_than_an_index_holds() -> None:
     """Are refused before anything is coded, for no reader would take the file."""
     limits = sgc.Limits(max_index_bytes=40)
-    with pytest.raises(sgc.LimitExceededError, match="index of 16 slices"):
+    with pytest.raises(sgc.LimitExceededError, match="index of 48 streams"):
         sgc.encode(photo(256, 256), slice_side=64, limits=limits)

@@ -41,6 +41,10 @@ class ModelConfig:
     lambda_min: float = 0.0015  # rate–distortion trade-off at the lowest and highest anchor, times 255² on MSE of [0, 1]
     lambda_max: float = 0.4
 
+    def __post_init__(self) -> None:
+        if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):
+            raise ValueError(f"predicted channels {list(self.predicted)} should be different ones of {self.latent_channels}")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

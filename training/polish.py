@@ -260,6 +260,8 @@ def main(arguments: list[str] | None = None) -> None:
     configs = configure([], state["configs"])
     config, shape = configs["train"], configs["model"]
     if args.predict is not None:
+        if dropped := set(shape.predicted) - set(args.predict):
+            raise ValueError(f"channels {sorted(dropped)} are predicted in {args.checkpoint}: give them, too")
         shape = dataclasses.replace(shape, predicted=tuple(args.predict))
     model = load_model(args.checkpoint, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training, validation = split_validation(read_folder(args.data))

@@ -120,6 +120,15 @@ class StreamDecoder:
         self._other = constriction.stream.queue.RangeDecoder(np.concatenate([words, ones])) if cut else None
         self._ended = False
 
+    @property
+    def cut(self) -> bool:
+        return self._other is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether something was asked for that a cut stream does not say."""
+        return self._ended
+
     def _take(self, *arguments: Any) -> Values:
         """As many symbols as were asked for, or those that are certain."""
         if self._other is None:

@@ -176,6 +176,9 @@ def test_predictions_are_the_coders() -> None:
     y, weights = 9 * torch.randn(2, SHAPE.latent_channels, 8, 12), model.rate_bank.weights(torch.tensor([0.2, 0.9]))
     before, after = plain.code(y, weights), model.code(y, weights)
     assert torch.equal(before.y_hat, after.y_hat)
+    slopes = [torch.autograd.grad(c.index[:, 4:].square().sum(), m.scale_hyper_synthesis.index.bias)[0]
+              for m, c in ((plain, plain.code(y, weights)), (model, model.code(y, weights)))]  # fmt: skip
+    assert torch.equal(*slopes)
     step1 = pixels.step_mask(*y.shape[1:])
     for sample in range(2):
         whole = before.residual[sample].round().detach().numpy().astype(np.int32)

@@ -79,12 +79,15 @@ class RateBank(nn.Module):
 
 
 def neighbours_say(residual: Tensor) -> Tensor:
-    """``pillow_semicodec.prediction``: what is expected of residuals [B, K, h, w] of step 1, which are zero elsewhere."""
+    """``pillow_semicodec.prediction``: what is expected of residuals [B, K, h, w] of step 1, which are zero elsewhere.
+
+    Gradients pass: what moves a latent moves what is expected of those below it, and of both only the difference costs bits.
+    """
     guess = torch.zeros_like(residual)
     guess[:, :, 0, 2:] = residual[:, :, 0, :-2]
     if min(residual.shape[2:]) > 1:
         above = F.pad(residual[:, :, :-1], (1, 1, 0, 0), "reflect")
-        guess[:, :, 1:] = torch.floor((above[..., :-2] + above[..., 2:] + 1) / 2)
+        guess[:, :, 1:] = round_ste((above[..., :-2] + above[..., 2:]) / 2)
     return guess
 
 
@@ -164,16 +167,15 @@ class SemicodecModel(nn.Module):
         mask = step_mask(y)
         with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
-        y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
-        mean2 = mean1 + self.mean_context(features, y_hat1)
+        whole = torch.where(mask, round_ste(y - mean1), 0)
+        mean2 = mean1 + self.mean_context(features, torch.where(mask, mean1 + whole, 0))
         with torch.autocast(y.device.type, enabled=False):
-            residual1 = torch.where(mask, torch.round(y - mean1), 0).detach()
-            index2 = self.scale_context(scale_features, residual1)
+            index2 = self.scale_context(scale_features, whole.detach())
         mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
-        residual, guess = y - mean, torch.zeros_like(residual1)
+        residual, guess = y - mean, torch.zeros_like(y)
         if self.config.predicted:
             channels = torch.tensor(self.config.predicted, device=y.device)
-            guess = guess.index_copy(1, channels, neighbours_say(residual1[:, channels])) * mask
+            guess = guess.index_copy(1, channels, neighbours_say(whole[:, channels])) * mask
             least = torch.zeros(y.shape[1], 1, 1, device=y.device).index_fill(0, channels, 1)
             # What differs from a guess is not zero for certain. Gradients pass; a maximum halves them where both are alike.
             index = index + (torch.maximum(index, least * mask) - index).detach()

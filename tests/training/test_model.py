@@ -184,6 +184,10 @@ def test_predictions_are_the_coders() -> None:
         whole = before.residual[sample].round().detach().numpy().astype(np.int32)
         coded = differences(whole * step1, (0, 3), step1) + whole * ~step1
         assert np.array_equal(after.residual[sample].round().detach().numpy(), coded)
+    moved = y.clone().requires_grad_()
+    coded = model.code(moved, weights).residual[:, 3] * torch.from_numpy(step1[3].copy())
+    coded[:, 1:].sum().backward()  # what moves all by the same moves no difference
+    assert moved.grad[:, 3].sum(dtype=torch.float64).abs() < 1e-3 * moved.grad[:, 3].abs().sum()
     lifted = after.index != before.index
     assert (before.index[lifted] == 0).all()
     assert not lifted[:, [1, 2, *range(4, SHAPE.latent_channels)]].any()

@@ -26,7 +26,7 @@ from typing import IO, Any
 from PIL import Image, ImageSequence
 
 from . import metadata, options
-from .container import VIEWS
+from .container import FLOAT, VIEWS, Numbers
 from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
@@ -141,14 +141,14 @@ def in_eight_bits(image: Image.Image, low: float | None = None, high: float | No
         return image
     import numpy as np
 
-    from .depth import KINDS, numbers_of
+    from .depth import KINDS, Levels, numbers_of
 
-    numbers = np.asarray(image)
+    picture = np.asarray(image)
     if low is None or high is None:
-        coded = numbers_of(numbers if numbers.dtype in KINDS else numbers.astype(np.uint16))  # big-endian
-        low, high = coded.low, coded.high
-    levels = np.clip((numbers.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
-    return Image.fromarray(np.rint(levels).astype(np.uint8))
+        numbers = numbers_of(picture if picture.dtype in KINDS else picture.astype(np.uint16))  # big-endian
+    else:
+        numbers = Numbers(FLOAT, low, high)
+    return Image.fromarray(np.rint(np.clip(Levels(picture, numbers)[...], 0, 255)).astype(np.uint8))
 
 
 def _flattened(image: Image.Image) -> Image.Image:

@@ -160,14 +160,19 @@ class _Slice:
                 share /= 2
         return best.steps
 
+    def _residual(self, mean: Tensor, indexes: NDArray[np.uint8], shift: NDArray[np.int8]) -> NDArray[np.int32]:
+        bundle = self.base.bundle
+        residual = bundle.conditional.quantised(self.wanted - mean, indexes, bundle.predicted) + shift
+        return bundle.conditional.zero_uncoded(residual, indexes)
+
     def _state(self, shift: NDArray[np.int8]) -> _State:
-        base, box, conditional = self.base, self.box, self.base.bundle.conditional
+        base, box = self.base, self.box
         own = self.residual1[:, *box.within(self.near)]
-        moved = conditional.zero_uncoded(np.rint(self.wanted - self.mean1).astype(np.int32) + shift, self.indexes1)
+        moved = self._residual(self.mean1, self.indexes1, shift)
         own[...] = np.where(self.first, moved, np.int32(0))
         mean = base.mean(box, self.residual1)
         indexes = np.where(self.first, self.indexes1, base.second_indexes(box, self.residual1))
-        residual = conditional.zero_uncoded(np.rint(self.wanted - mean).astype(np.int32) + shift, indexes)
+        residual = self._residual(mean, indexes, shift)
         steps = mean + residual.astype(np.float32)
         self.y_hat[:, *box.within(self.wide)] = steps * self.inverse
         error = base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels

@@ -86,12 +86,13 @@ class Encoder(LatentPath):
         window = own.grown(HYPER_ANALYSIS_HALO, 0, self.layout.latents.bounds)
         padded = pixels.pad_to_multiple(self._steps(window), pixels.HYPER_STRIDE, (1, 2))
         z = self.transforms.hyper_analysis(np.ascontiguousarray(padded, np.float32)[None])[0]
-        return (_round(np.ascontiguousarray(z[:, *box.within(window.divided(pixels.HYPER_STRIDE))])),)
+        z = z[:, *box.within(window.divided(pixels.HYPER_STRIDE))]
+        return (np.rint(np.clip(z, -MAGNITUDE_LIMIT, MAGNITUDE_LIMIT)).astype(np.int32),)
 
     def _residual(self, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """What is left of the latents to code; 0 where the index says so."""
         steps = self._refined.read(box)[0] if self._refined else self._steps(box)
-        return self.bundle.conditional.zero_uncoded(_round(steps - mean), indexes)
+        return self.bundle.conditional.quantised(steps - mean, indexes, self.bundle.predicted)
 
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]
@@ -320,8 +321,3 @@ def ideal_bits(latents: Latents, rate: int, bundle: ModelBundle) -> float:
     bank, prior, conditional = bundle.rate_bank, bundle.prior, bundle.conditional
     of_z = prior.bits(latents.z_hat, bank.band(rate, prior.bands))
     return of_z + conditional.bits(coded, latents.indexes, bank.band(rate, conditional.bands))
-
-
-def _round(values: Tensor) -> NDArray[np.int32]:
-    limit = MAGNITUDE_LIMIT // 2 - 1  # differences of two are coded, too
-    return np.rint(np.clip(values, -limit, limit)).astype(np.int32)

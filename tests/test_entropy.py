@@ -130,3 +130,23 @@ def test_priors(chosen_model) -> None:
     decoder = StreamDecoder(encoder.finish())
     assert np.array_equal(prior.decode(decoder, 1, (3, 5)), z)
     assert np.array_equal(conditional.decode(decoder, indexes, conditional.bands - 1), residual)
+
+
+@given(st.integers(0, 999))
+def test_dead_zones(chosen_model, seed: int) -> None:
+    """What is quantised is rounded, or 0 if it lies in the dead zone of a small scale, which ends below 1 and is as wide on
+    both sides. Channels without one are rounded. Where a table codes nothing, everything is 0.
+    """
+    random = np.random.default_rng(seed)
+    conditional = chosen_model.conditional
+    indexes = random.integers(0, 64, (3, 8, 9)).astype(np.uint8)
+    values = random.laplace(size=indexes.shape).astype(np.float32) * 2
+    coded = conditional.quantised(values, indexes, [1])
+    moved = coded != conditional.zero_uncoded(np.rint(values).astype(np.int32), indexes)
+    assert (coded[moved] == 0).all()
+    assert (np.abs(values[moved]) < 1).all()
+    assert (indexes[moved] < 8).all()
+    assert not moved[1].any()
+    assert not coded[conditional.codes_nothing[indexes]].any()
+    assert np.array_equal(conditional.quantised(-values, indexes, [1]), -coded)
+    assert np.array_equal(conditional.quantised(coded.astype(np.float32), indexes), coded)

@@ -65,7 +65,7 @@ def test_bytes_are_those_of_the_likelihood(parrots: np.ndarray, quality: int) ->
 
 
 def test_neither_threads_nor_optimisation_matter(parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same file decodes to the same latents for 1 and 2 threads, optimised or not; pixels within one level."""
+    """The same latents for 1 and 2 threads, optimised or not; pixels are as close as FORMAT.md says."""
     bundle, picture = sgc.find_model(), parrots[100:300, 50:390]
     (streams, layout), results, plan = coded(picture, 20000, bundle), [], slices.RatePlan(20000)
     for threads, optimised in ((1, True), (2, True), (1, False), (2, False)):
@@ -74,7 +74,9 @@ def test_neither_threads_nor_optimisation_matter(parrots: np.ndarray, monkeypatc
         results.append((slices.Decoder(*arguments).picture(), slices.Decoder(*arguments).latents()))
     for pixels, latents in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(latents, results[0][1], strict=True))
-        assert np.abs(pixels.astype(int) - results[0][0]).max() <= 1
+        difference = np.abs(pixels.astype(int) - results[0][0])
+        assert difference.max() <= 3
+        assert (difference > 1).mean() <= 1e-4
 
 
 def test_the_second_decoder_agrees(parrots: np.ndarray) -> None:

@@ -150,7 +150,7 @@ def count_symbols(
         rate = torch.from_numpy(rates_of((k % 64 + random.random((1,))) / 64))
         weights = bank.weights(rate)
         coded = model.code(model.analysis(x), weights)
-        residual = torch.round(coded.residual).clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
+        residual = coded.symbol.clamp(-RESIDUAL_RANGE, RESIDUAL_RANGE)
         index = coded.index.round().long()
         cells = index * (2 * RESIDUAL_RANGE + 1) + residual.long() + RESIDUAL_RANGE
         band = int(band_of(rate))

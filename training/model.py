@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pillow_semicodec.entropy.models import DEAD_ZONES
+
 from .config import ModelConfig
 from .eight_bit import EightBitBlocks
 from .entropy_models import ScaleContext, ScaleHyperSynthesis, StaticPrior, gaussian_bits, scale_of_index
@@ -38,15 +40,28 @@ class Coded(NamedTuple):
 
     Attributes:
         z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded; of
-            predicted channels, in step 1, beside what their neighbours say, too; and index: of the scales' tables, from 0
-            to 63, both [B, M, H/16, W/16]. y_hat: of the same shape, dequantised; the decoder's, but where an index of 0
-            lets a residual go that is not zero.
+            predicted channels, in step 1, beside what their neighbours say, too; symbol: what is coded of it, a whole
+            number; and index: of the scales' tables, from 0 to 63, all [B, M, H/16, W/16]. y_hat: of the same shape,
+            dequantised; the decoder's, but where an index of 0 lets a symbol go that is not zero.
     """
 
     z: Tensor
     residual: Tensor
+    symbol: Tensor
     index: Tensor
     y_hat: Tensor
+
+
+class _Step1(NamedTuple):
+    """What step 1 of the coding leaves to step 2; symbols are those of its own positions, 0 elsewhere."""
+
+    z: Tensor
+    mask: Tensor
+    scale_features: Tensor
+    index1: Tensor
+    symbol: Tensor
+    mean1: Tensor
+    mean2: Tensor
 
 
 class RateBank(nn.Module):
@@ -91,6 +106,18 @@ def neighbours_say(residual: Tensor) -> Tensor:
     return guess
 
 
+def quantised(residual: Tensor, index: Tensor, dead_zone: Tensor) -> Tensor:
+    """Residuals [B, M, h, w] as an encoder codes them, with straight-through gradients: rounded, but 0 within the dead zone
+    of their table.
+
+    Args:
+        index: of the tables, same shape. dead_zone: half of its width by channel and table, [M, 64].
+    """
+    width = dead_zone[torch.arange(index.shape[1], device=index.device)[:, None, None], index.detach().long()]
+    symbol = torch.where(residual.abs() < width, 0, torch.floor(residual.detach() + 0.5))
+    return symbol + (residual - residual.detach())  # exact: the difference is 0, and its gradient 1
+
+
 def step_mask(y: Tensor) -> Tensor:
     """True where a latent is coded in step 1: a checkerboard over rows, columns and channels, [1, M, h, w]."""
     c, i, j = (torch.arange(n, device=y.device) for n in y.shape[1:])
@@ -118,6 +145,9 @@ class SemicodecModel(nn.Module):
         self.scale_hyper_synthesis = ScaleHyperSynthesis(config)
         self.scale_context = ScaleContext(config)
         self.prior = StaticPrior(config)
+        dead_zone = torch.from_numpy(DEAD_ZONES).repeat(config.latent_channels, 1)
+        dead_zone[list(config.predicted)] = 0.5
+        self.register_buffer("dead_zone", dead_zone, persistent=False)
 
     def initialise(self, crops: Tensor) -> None:
         """Start as a linear transform codec fitted to ``crops`` [N, 3, H, W] in [-0.5, 0.5]."""
@@ -154,46 +184,50 @@ class SemicodecModel(nn.Module):
             return round_ste(values) if hard_rate else values + torch.rand_like(values) - 0.5
 
         bits_z = self.prior.bits(rounded(coded.z), weights)
-        bits_y = gaussian_bits(rounded(coded.residual), scale_of_index(coded.index))
+        residual = coded.symbol if hard_rate else rounded(coded.residual)
+        bits_y = gaussian_bits(residual, scale_of_index(coded.index))
         x_hat = self.synthesis(coded.y_hat, interpolated(weights, bank.synthesis_bias))
         return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), coded.y_hat)
 
-    def code(self, y: Tensor, weights: Tensor) -> Coded:
-        """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
-        y = y * torch.exp(interpolated(weights, self.rate_bank.log_gain))
+    def _step1(self, y: Tensor, weights: Tensor) -> _Step1:
+        """y in quantisation steps."""
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
         features, mean1 = self.hyper_synthesis(z_hat, interpolated(weights, self.rate_bank.hyper_bias))
         mask = step_mask(y)
         with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
-        whole = torch.where(mask, round_ste(y - mean1), 0)
-        mean2 = mean1 + self.mean_context(features, torch.where(mask, mean1 + whole, 0))
+        symbol = torch.where(mask, quantised(y - mean1, index1, self.dead_zone), 0)
+        mean2 = mean1 + self.mean_context(features, torch.where(mask, mean1 + symbol, 0))
+        return _Step1(z, mask, scale_features, index1, symbol, mean1, mean2)
+
+    def code(self, y: Tensor, weights: Tensor) -> Coded:
+        """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
+        y = y * torch.exp(interpolated(weights, self.rate_bank.log_gain))
+        first = self._step1(y, weights)
+        mask, mean = first.mask, torch.where(first.mask, first.mean1, first.mean2)
         with torch.autocast(y.device.type, enabled=False):
-            index2 = self.scale_context(scale_features, whole.detach())
-        mean, index = torch.where(mask, mean1, mean2), torch.where(mask, index1, index2)
+            index2 = self.scale_context(first.scale_features, first.symbol.detach())
+        index = torch.where(mask, first.index1, index2)
         residual, guess = y - mean, torch.zeros_like(y)
+        symbol = quantised(residual, index, self.dead_zone)
         if self.config.predicted:
             channels = torch.tensor(self.config.predicted, device=y.device)
-            guess = guess.index_copy(1, channels, neighbours_say(whole[:, channels])) * mask
+            guess = guess.index_copy(1, channels, neighbours_say(first.symbol[:, channels])) * mask
             least = torch.zeros(y.shape[1], 1, 1, device=y.device).index_fill(0, channels, 1)
             # What differs from a guess is not zero for certain. Gradients pass; a maximum halves them where both are alike.
             index = index + (torch.maximum(index, least * mask) - index).detach()
         inverse_gain = torch.exp(interpolated(weights, self.rate_bank.log_inverse_gain))
-        return Coded(z, residual - guess, index, (mean + round_ste(residual)) * inverse_gain)
+        return Coded(first.z, residual - guess, symbol - guess, index, (mean + symbol) * inverse_gain)
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
         """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the
         semantic heads read, [B, M, H/16, W/16].
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        y = self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain))
-        z_hat = round_ste(self.hyper_analysis(y))
-        features, mean1 = self.hyper_synthesis(z_hat, interpolated(weights, bank.hyper_bias))
-        mask = step_mask(y)
-        y_hat1 = torch.where(mask, mean1 + round_ste(y - mean1), 0)
-        mean2 = mean1 + self.mean_context(features, y_hat1)
-        return torch.where(mask, y_hat1, mean2) * torch.exp(interpolated(weights, bank.log_inverse_gain))
+        first = self._step1(self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain)), weights)
+        latents = torch.where(first.mask, first.mean1 + first.symbol, first.mean2)
+        return latents * torch.exp(interpolated(weights, bank.log_inverse_gain))
 
     def clamp_integer_weights(self) -> None:
         for module in self.modules():

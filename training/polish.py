@@ -46,12 +46,12 @@ RATE_POWER = 0.45  # bytes alone grow like lambda to this: a percent of them cou
 
 
 class _Looked(torch.autograd.Function):
-    """Bits out of tables [bands, rows, values], of rows counted through all bands. Slopes: along a band's rows; along
-    values, of what the bits are with noise of a step's width.
+    """Bits of symbols out of tables [bands, rows, symbols], of rows counted through all bands. Slopes: along a band's rows;
+    along the values behind the symbols, of what the bits are with noise of a step's width.
     """
 
     @staticmethod
-    def forward(ctx: Any, bits: Tensor, row: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, bits: Tensor, row: Tensor, value: Tensor, symbol: Tensor) -> Tensor:  # type: ignore[override]
         rows, columns = bits.shape[1:]
         reach = columns // 2
         r = row.round().long()
@@ -59,7 +59,7 @@ class _Looked(torch.autograd.Function):
         nearest = (value + 0.5).floor()
         right = value + 0.5 - nearest  # share of the noisy values beyond the nearest integer
         at = (nearest.clamp(-reach + 1, reach - 1) + reach).long()
-        own = (value.round().clamp(-reach, reach) + reach).long()
+        own = (symbol.round().clamp(-reach, reach) + reach).long()
         flat = bits.flatten()
         row_slope = (flat[up * columns + own] - flat[down * columns + own]) / (up - down)
         middle = flat[r * columns + at]
@@ -68,9 +68,9 @@ class _Looked(torch.autograd.Function):
         return flat[r * columns + own]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor, None]:  # type: ignore[override]
         row_slope, value_slope = ctx.saved_tensors
-        return None, gradients[0] * row_slope, gradients[0] * value_slope
+        return None, gradients[0] * row_slope, gradients[0] * value_slope, None
 
 
 class Tables:
@@ -96,16 +96,16 @@ class Tables:
             probabilities[:, : len(self.fixed)] = self.fixed
         self.bits = -torch.log2(probabilities.clamp_min(RARE)).float()
 
-    def count(self, row: Tensor, value: Tensor, left: float) -> None:
+    def count(self, row: Tensor, symbol: Tensor, left: float) -> None:
         """Args: left: share of the older counts that is left."""
         columns = self.counts.shape[2]
         reach = columns // 2
-        places = row.round().long() * columns + (value.round().clamp(-reach, reach) + reach).long()
+        places = row.round().long() * columns + (symbol.round().clamp(-reach, reach) + reach).long()
         fresh = torch.bincount(places.flatten(), minlength=self.counts.numel()).view_as(self.counts)
         self.counts = self.counts * left + fresh
 
-    def of(self, row: Tensor, value: Tensor) -> Tensor:
-        found: Tensor = _Looked.apply(self.bits, row, value)  # type: ignore[no-untyped-call]
+    def of(self, row: Tensor, value: Tensor, symbol: Tensor) -> Tensor:
+        found: Tensor = _Looked.apply(self.bits, row, value, symbol)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -129,12 +129,14 @@ class Rates:
     def of(self, coded: Coded, rate: Tensor) -> Tensor:
         """Bits of every sample [B]."""
         of_y, of_z = self._rows(coded, rate)
-        return self.residuals.of(of_y, coded.residual).sum((1, 2, 3)) + self.hyper.of(of_z, coded.z).sum((1, 2, 3))
+        return self.residuals.of(of_y, coded.residual, coded.symbol).sum((1, 2, 3)) + self.hyper.of(
+            of_z, coded.z, coded.z
+        ).sum((1, 2, 3))
 
     @torch.no_grad()
     def count(self, coded: Coded, rate: Tensor, left: float = 1.0) -> None:
         of_y, of_z = self._rows(coded, rate)
-        self.residuals.count(of_y, coded.residual, left)
+        self.residuals.count(of_y, coded.symbol, left)
         self.hyper.count(of_z, coded.z, left)
 
     def renew(self) -> None:
@@ -194,7 +196,7 @@ def fit_indexes(model: SemicodecModel, latents: list[Latents], seed: int = 1) ->
     bits = torch.zeros(len(SHIFTS), len(channels), dtype=torch.float64)
     for _, (y, rate) in zip(range(COUNTED), batches(latents, seed), strict=False):
         coded = model.code(y, model.rate_bank.weights(rate))
-        values, index, first = (x[:, channels] for x in (coded.residual.round(), coded.index, step_mask(y).expand_as(y)))
+        values, index, first = (x[:, channels] for x in (coded.symbol, coded.index, step_mask(y).expand_as(y)))
         for k, shift in enumerate(SHIFTS):
             of_shift = gaussian_bits(values, scale_of_index((index + shift).clamp_min(1)))
             bits[k] += (of_shift * first).sum((0, 2, 3))

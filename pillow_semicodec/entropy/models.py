@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
-from .coder import StreamDecoder, StreamEncoder, TableModels
+from .coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder, TableModels
 from .tables import TableSet
 
 SCALES = 64  # of residuals: indexes are 0 to 63
+
+# Half of the widths of the dead zones that encoders quantise with, by table: wider than rounding's where ones are rare and
+# cost more bits than they are worth (rate-distortion optimised quantisation). Networks learn with the same.
+DEAD_ZONES = (0.5 + 0.03 * np.maximum(8 - np.arange(SCALES), 0)).astype(np.float32)
 
 Latents = NDArray[np.int32]
 
@@ -66,6 +72,18 @@ class ScaleConditional:
 
     def tables(self, band: int) -> TableSet:
         return self._models[band].tables
+
+    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int] = ()) -> Latents:
+        """Residuals [M, h, w] in quantisation steps → what an encoder codes: rounded, but 0 in the dead zone of their table.
+
+        Args:
+            plain: channels that have none, like those whose neighbours are predicted from them.
+        """
+        dead_zones = DEAD_ZONES[indexes]
+        dead_zones[list(plain)] = 0
+        limit = MAGNITUDE_LIMIT // 2 - 1  # differences of two are coded, too
+        whole = np.rint(np.clip(values, -limit, limit)) * (np.abs(values) >= dead_zones)
+        return self.zero_uncoded(whole.astype(np.int32), indexes)
 
     def zero_uncoded(self, residual: Latents, indexes: NDArray[np.uint8]) -> Latents:
         """``residual`` with zeros where its table codes nothing; the reconstruction then is the mean."""

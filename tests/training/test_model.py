@@ -11,16 +11,18 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_msssim")
 
 from conftest import photo  # noqa: E402
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 from pillow_semicodec import pixels  # noqa: E402
-from pillow_semicodec.bundle import RATE_UNIT, RateBank  # noqa: E402
+from pillow_semicodec.bundle import RATE_UNIT, ModelBundle, RateBank  # noqa: E402
 from pillow_semicodec.prediction import differences  # noqa: E402
 from training import losses  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
 from training.layers import interpolated  # noqa: E402
 from training.losses import TYPICAL, rate_distortion_loss  # noqa: E402
-from training.model import CodecOutput, SemicodecModel, step_mask  # noqa: E402
+from training.model import CodecOutput, SemicodecModel, quantised, step_mask  # noqa: E402
 from training.transforms import block_transform, dct_matrix  # noqa: E402
 
 SHAPE = ModelConfig(analysis_blocks=1, synthesis_blocks=1, latent_channels=96, synthesis_width=64, scale_width=16)
@@ -173,6 +175,7 @@ def test_predictions_are_the_coders() -> None:
     plain = SemicodecModel(SHAPE)
     model = SemicodecModel(dataclasses.replace(SHAPE, predicted=(0, 3)))
     model.load_state_dict(plain.state_dict())
+    plain.dead_zone.copy_(model.dead_zone)
     y, weights = 9 * torch.randn(2, SHAPE.latent_channels, 8, 12), model.rate_bank.weights(torch.tensor([0.2, 0.9]))
     before, after = plain.code(y, weights), model.code(y, weights)
     assert torch.equal(before.y_hat, after.y_hat)
@@ -181,9 +184,9 @@ def test_predictions_are_the_coders() -> None:
     assert torch.equal(*slopes)
     step1 = pixels.step_mask(*y.shape[1:])
     for sample in range(2):
-        whole = before.residual[sample].round().detach().numpy().astype(np.int32)
+        whole = before.symbol[sample].detach().numpy().astype(np.int32)
         coded = differences(whole * step1, (0, 3), step1) + whole * ~step1
-        assert np.array_equal(after.residual[sample].round().detach().numpy(), coded)
+        assert np.array_equal(after.symbol[sample].detach().numpy(), coded)
     moved = y.clone().requires_grad_()
     coded = model.code(moved, weights).residual[:, 3] * torch.from_numpy(step1[3].copy())
     coded[:, 1:].sum().backward()  # what moves all by the same moves no difference
@@ -191,3 +194,18 @@ def test_predictions_are_the_coders() -> None:
     lifted = after.index != before.index
     assert (before.index[lifted] == 0).all()
     assert not lifted[:, [1, 2, *range(4, SHAPE.latent_channels)]].any()
+
+
+@given(st.integers(0, 999))
+def test_dead_zones_are_the_coders(chosen_model: ModelBundle, seed: int) -> None:
+    """What is quantised in training is what the encoder codes, and its gradients pass straight through."""
+    random = np.random.default_rng(seed)
+    indexes = random.integers(1, 64, (SHAPE.latent_channels, 7, 9)).astype(np.uint8)
+    values = (random.laplace(size=indexes.shape) * 2).astype(np.float32)
+    residual = torch.from_numpy(values.copy()).requires_grad_()
+    dead_zone = SemicodecModel(dataclasses.replace(SHAPE, predicted=(1,))).dead_zone
+    symbols = quantised(residual[None], torch.from_numpy(indexes)[None], dead_zone)[0]
+    symbols.sum().backward()
+    assert torch.equal(residual.grad, torch.ones_like(residual))
+    halves = values % 1 == 0.5  # round to even in the encoder, up in training
+    assert ((symbols.detach().numpy() == chosen_model.conditional.quantised(values, indexes, (1,))) | halves).all()

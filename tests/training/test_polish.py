@@ -24,14 +24,20 @@ from training.polish import Rates, Tables  # noqa: E402
 
 
 @settings(deadline=None)
-@given(value=st.floats(-5.75, 5.75, width=32), row=st.integers(0, 3), band=st.integers(0, 2), seed=st.integers(0, 99))
-def test_bits_come_out_of_the_table(value: float, row: int, band: int, seed: int) -> None:
-    """Those of the rounded value. Slopes are the table's between rows, and along values that of the bits with noise."""
+@given(
+    value=st.floats(-5.75, 5.75, width=32),
+    dead=st.booleans(),
+    row=st.integers(0, 3),
+    band=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_bits_come_out_of_the_table(value: float, dead: bool, row: int, band: int, seed: int) -> None:
+    """Those of the symbol: the rounded value, or 0. Slopes are the table's between rows, along values those with noise."""
     draw = torch.Generator().manual_seed(seed)
     tables = counting(torch.rand(3, 4, 9, generator=draw).double())
     r, v = torch.tensor([float(4 * band + row)], requires_grad=True), torch.tensor([value], requires_grad=True)
-    bits = tables.of(r, v)
-    nearest = max(-4, min(4, int(np.round(value))))
+    nearest = 0 if dead else max(-4, min(4, int(np.round(value))))
+    bits = tables.of(r, v, torch.tensor([0.0 if dead else round(value)]))
     table = tables.bits[band]
     assert bits.item() == table[row, 4 + nearest].item()
     bits.sum().backward()
@@ -57,8 +63,8 @@ def test_tables_learn_what_they_count() -> None:
     for row in (0, 1):
         tables.count(torch.full((40_000,), float(row)), values, left=0.5)
     tables.renew()
-    assert tables.of(torch.ones(40_000), values.float()).mean().item() == pytest.approx(1.5, abs=0.02)
-    assert tables.of(torch.zeros(1), torch.zeros(1)).item() == pytest.approx(math.log2(5), abs=1e-4)
+    assert tables.of(torch.ones(40_000), values.float(), values.float()).mean().item() == pytest.approx(1.5, abs=0.02)
+    assert tables.of(*torch.zeros(3, 1)).item() == pytest.approx(math.log2(5), abs=1e-4)
 
 
 def test_rates_are_those_of_exported_tables() -> None:
@@ -68,14 +74,16 @@ def test_rates_are_those_of_exported_tables() -> None:
     rates, count = Rates(model), 5000
     index, rate = torch.randint(1, 20, (count, 6, 1, 1)).float(), torch.rand(count)
     spread = index / 8 * (0.3 + 2 * rate)[:, None, None, None]  # another one in every band
-    coded = Coded(torch.randn(count, 3, 1, 1) * 2, torch.randn(count, 6, 1, 1) * spread, index, torch.zeros(1))
+    residual = torch.randn(count, 6, 1, 1) * spread
+    symbol = residual.round() * (residual.abs() > 0.6)
+    coded = Coded(torch.randn(count, 3, 1, 1) * 2, residual, symbol, index, torch.zeros(1))
     rates.count(coded, rate)
     rates.renew()
     residuals = residual_tables(rates.residuals.counts.numpy())
     hypers = hyper_tables(rates.hyper.counts.numpy(), model)
     rows = band_of(rate)[:, None] * 3 + torch.arange(3)
     scales = 64 * band_of(rate)[:, None] + index[:, :, 0, 0]
-    expected = charged(residuals, scales, coded.residual[:, :, 0, 0]) + charged(hypers, rows, coded.z[:, :, 0, 0])
+    expected = charged(residuals, scales, coded.symbol[:, :, 0, 0]) + charged(hypers, rows, coded.z[:, :, 0, 0])
     assert rates.of(coded, rate).sum().item() == pytest.approx(expected, rel=0.01)
 
 

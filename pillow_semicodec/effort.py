@@ -77,7 +77,7 @@ def refine(
     threads: int,
     step: Callable[[], None] = lambda: None,
 ) -> Plane:
-    """The latents in quantisation steps, [M, h, w], that ``Encoder`` should round instead of ``y``'s; 5 bytes a pixel.
+    """The latents in quantisation steps, [M, h, w], that ``Encoder`` should code instead of ``y``'s; 5 bytes a pixel.
 
     Args:
         colours: what ``analyse`` was given.
@@ -161,6 +161,9 @@ class _Slice:
         return best.steps
 
     def _residual(self, mean: Tensor, indexes: NDArray[np.uint8], shift: NDArray[np.int8]) -> NDArray[np.int32]:
+        """The encoder's own, moved. Where another index has another dead zone, a shift may come to mean another step: a
+        round that this makes worse is taken back.
+        """
         bundle = self.base.bundle
         residual = bundle.conditional.quantised(self.wanted - mean, indexes, bundle.predicted) + shift
         return bundle.conditional.zero_uncoded(residual, indexes)

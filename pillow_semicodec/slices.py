@@ -1,7 +1,7 @@
 """Slices: pixels ↔ entropy-coded streams, by the networks of a model. Arrays only.
 
 The signal path is that of FORMAT.md section 5. Pixels are float before they are rounded, and may differ between machines by
-a level; what is entropy-coded never does.
+a level, few of them by more; what is entropy-coded never does.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Encoder(LatentPath):
 
     Args:
         y: what ``analyse`` gave.
-        refined: latents in quantisation steps to round instead (``effort``); z_hat follows ``y`` all the same.
+        refined: latents in quantisation steps to code instead (``effort``); z_hat follows ``y`` all the same.
     """
 
     def __init__(
@@ -91,8 +91,10 @@ class Encoder(LatentPath):
 
     def _residual(self, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """What is left of the latents to code; 0 where the index says so."""
-        steps = self._refined.read(box)[0] if self._refined else self._steps(box)
-        return self.bundle.conditional.quantised(steps - mean, indexes, self.bundle.predicted)
+        conditional = self.bundle.conditional
+        if self._refined:  # chosen with more care than dead zones have
+            return conditional.rounded(self._refined.read(box)[0] - mean, indexes)
+        return conditional.quantised(self._steps(box) - mean, indexes, self.bundle.predicted)
 
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]

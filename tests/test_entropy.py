@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import table_sets
 
-from pillow_semicodec.entropy.coder import StreamDecoder, StreamEncoder, TableModels
-from pillow_semicodec.entropy.models import ScaleConditional, StaticPrior
+from pillow_semicodec.entropy.coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder, TableModels
+from pillow_semicodec.entropy.models import DEAD_ZONES, ScaleConditional, StaticPrior
 from pillow_semicodec.entropy.tables import TOTAL, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, FormatError
 
@@ -134,19 +134,27 @@ def test_priors(chosen_model) -> None:
 
 @given(st.integers(0, 999))
 def test_dead_zones(chosen_model, seed: int) -> None:
-    """What is quantised is rounded, or 0 if it lies in the dead zone of a small scale, which ends below 1 and is as wide on
-    both sides. Channels without one are rounded. Where a table codes nothing, everything is 0.
+    """What is quantised is rounded, or 0 in the dead zone of its scale; channels without one and what was chosen already are
+    rounded. Where a table codes nothing, everything is 0. To quantise again changes nothing.
     """
     random = np.random.default_rng(seed)
     conditional = chosen_model.conditional
     indexes = random.integers(0, 64, (3, 8, 9)).astype(np.uint8)
     values = random.laplace(size=indexes.shape).astype(np.float32) * 2
-    coded = conditional.quantised(values, indexes, [1])
-    moved = coded != conditional.zero_uncoded(np.rint(values).astype(np.int32), indexes)
-    assert (coded[moved] == 0).all()
-    assert (np.abs(values[moved]) < 1).all()
-    assert (indexes[moved] < 8).all()
-    assert not moved[1].any()
-    assert not coded[conditional.codes_nothing[indexes]].any()
-    assert np.array_equal(conditional.quantised(-values, indexes, [1]), -coded)
-    assert np.array_equal(conditional.quantised(coded.astype(np.float32), indexes), coded)
+    rounded, coded = conditional.rounded(values, indexes), conditional.quantised(values, indexes, [1])
+    assert np.array_equal(rounded, np.where(conditional.codes_nothing[indexes], 0, np.rint(values)))
+    assert np.array_equal(coded[1], rounded[1])
+    for channel in (0, 2):
+        dead = np.abs(values[channel]) < DEAD_ZONES[indexes[channel]]
+        assert np.array_equal(coded[channel], np.where(dead, 0, rounded[channel]))
+    assert np.array_equal(conditional.quantised(coded.astype(np.float32), indexes, []), coded)
+
+
+def test_dead_zones_end_where_they_should(chosen_model) -> None:
+    """The smallest scales have the widest; from index 8 on there are none. Values that nobody can code are cut."""
+    conditional = chosen_model.conditional
+    values = np.array([0.7, 0.72, 0.52, 0.54, 0.51, -0.7, -0.72, 1e9, -np.inf, 1.6], np.float32)[:, None, None]
+    indexes = np.array([1, 1, 7, 7, 8, 1, 1, 40, 40, 1], np.uint8)[:, None, None]
+    limit = MAGNITUDE_LIMIT // 2 - 1
+    assert conditional.quantised(values, indexes, [])[:, 0, 0].tolist() == [0, 1, 0, 1, 1, 0, -1, limit, -limit, 2]
+    assert conditional.quantised(values, indexes, [0, 5])[:, 0, 0].tolist() == [1, 1, 0, 1, 1, -1, -1, limit, -limit, 2]

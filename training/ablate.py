@@ -1,7 +1,7 @@
 """Small, honest ablations: the same start, the same steps, one change.
 
 ``python -m training.ablate --start CHECKPOINT --data FOLDER --out RUNS --steps 300 NAME[:ARGUMENT…] …`` trains every
-variant from the same checkpoint and prints BD-rates against the first one, from rounded latents' likelihoods and 8-bit
+variant from the same checkpoint and prints BD-rates against the first one, from quantised latents' likelihoods and 8-bit
 pixels of the held-out pictures. ARGUMENTs are the trainer's, split as a shell would: ``"joint:--labels a.csv b.csv"``.
 """
 

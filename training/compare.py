@@ -1,8 +1,8 @@
 """What a run brought: ``python -m training.compare OLD.pt NEW.pt --data FOLDER``.
 
 Bytes of NEW against OLD at equal error, on the pictures that no run learns from: of every picture by its own two curves (by
-rounded latents' likelihoods and 8-bit pixels of the moving averages), then means of logarithms. So bits that only move from
-picture to picture count for nothing, and one picture cannot outweigh the others.
+symbols' likelihoods and 8-bit pixels of the moving averages), then means of logarithms. So bits that only move from picture
+to picture count for nothing, and one picture cannot outweigh the others.
 """
 
 from __future__ import annotations

@@ -106,6 +106,12 @@ def neighbours_say(residual: Tensor) -> Tensor:
     return guess
 
 
+def dead_zone_of(index: Tensor, dead_zone: Tensor) -> Tensor:
+    """Half of the widths [B, M, h, w]; of a broken batch, whose indexes are no numbers, any."""
+    channel = torch.arange(index.shape[1], device=index.device)[:, None, None]
+    return dead_zone[channel, index.detach().nan_to_num().long()]
+
+
 def quantised(residual: Tensor, index: Tensor, dead_zone: Tensor) -> Tensor:
     """Residuals [B, M, h, w] as an encoder codes them, with straight-through gradients: rounded, but 0 within the dead zone
     of their table.
@@ -113,7 +119,7 @@ def quantised(residual: Tensor, index: Tensor, dead_zone: Tensor) -> Tensor:
     Args:
         index: of the tables, same shape. dead_zone: half of its width by channel and table, [M, 64].
     """
-    width = dead_zone[torch.arange(index.shape[1], device=index.device)[:, None, None], index.detach().long()]
+    width = dead_zone_of(index, dead_zone)
     symbol = torch.where(residual.abs() < width, 0, torch.floor(residual.detach() + 0.5))
     return symbol + (residual - residual.detach())  # exact: the difference is 0, and its gradient 1
 
@@ -146,7 +152,7 @@ class SemicodecModel(nn.Module):
         self.scale_context = ScaleContext(config)
         self.prior = StaticPrior(config)
         dead_zone = torch.from_numpy(DEAD_ZONES).repeat(config.latent_channels, 1)
-        dead_zone[list(config.predicted)] = 0.5
+        dead_zone[list(config.predicted)] = 0.5  # rounding's: it is a difference that is coded of them
         self.register_buffer("dead_zone", dead_zone, persistent=False)
 
     def initialise(self, crops: Tensor) -> None:
@@ -173,9 +179,9 @@ class SemicodecModel(nn.Module):
     def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
         """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1], or a little below.
 
-        Reconstructions come from rounding with straight-through gradients, rates from additive noise (Minnen & Singh,
-        2020) or, with ``hard_rate``, from the rounded values themselves, as the range coder sees them: noise charges
-        about 0.1 bit for a latent that is certainly zero.
+        Reconstructions come from quantising with straight-through gradients, rates from additive noise (Minnen & Singh,
+        2020) or, with ``hard_rate``, from the symbols themselves, as the range coder sees them: noise charges about 0.1 bit
+        for a latent that is certainly zero, and knows no dead zone.
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
         coded = self.code(self.analysis(x).float(), weights)
@@ -210,7 +216,7 @@ class SemicodecModel(nn.Module):
             index2 = self.scale_context(first.scale_features, first.symbol.detach())
         index = torch.where(mask, first.index1, index2)
         residual, guess = y - mean, torch.zeros_like(y)
-        symbol = quantised(residual, index, self.dead_zone)
+        symbol = torch.where(mask, first.symbol, quantised(y - first.mean2, index2, self.dead_zone))
         if self.config.predicted:
             channels = torch.tensor(self.config.predicted, device=y.device)
             guess = guess.index_copy(1, channels, neighbours_say(first.symbol[:, channels])) * mask

@@ -27,7 +27,7 @@ from .data import CropSampler, rates_of, read_folder, rounds, split_validation, 
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
 from .layers import INDEX_SCALE
-from .model import Coded, SemicodecModel, step_mask
+from .model import Coded, SemicodecModel, dead_zone_of, step_mask
 from .plots import RATES as VALIDATION_RATES
 from .semisup import EmaTeacher
 from .state import load_checkpoint, save_checkpoint
@@ -59,7 +59,7 @@ class _Looked(torch.autograd.Function):
         nearest = (value + 0.5).floor()
         right = value + 0.5 - nearest  # share of the noisy values beyond the nearest integer
         at = (nearest.clamp(-reach + 1, reach - 1) + reach).long()
-        own = (symbol.round().clamp(-reach, reach) + reach).long()
+        own = (symbol.clamp(-reach, reach) + reach).long()
         flat = bits.flatten()
         row_slope = (flat[up * columns + own] - flat[down * columns + own]) / (up - down)
         middle = flat[r * columns + at]
@@ -100,7 +100,7 @@ class Tables:
         """Args: left: share of the older counts that is left."""
         columns = self.counts.shape[2]
         reach = columns // 2
-        places = row.round().long() * columns + (symbol.round().clamp(-reach, reach) + reach).long()
+        places = row.round().long() * columns + (symbol.clamp(-reach, reach) + reach).long()
         fresh = torch.bincount(places.flatten(), minlength=self.counts.numel()).view_as(self.counts)
         self.counts = self.counts * left + fresh
 
@@ -117,7 +117,7 @@ class Rates:
         gaussians, trained = residual_prior(), hyper_prior(model)
         shape = (BANDS, *gaussians.shape)
         self.residuals = Tables(shape, functools.partial(residual_probabilities, prior=gaussians), fixed=gaussians[:1])
-        self.channels = model.config.hyper_channels
+        self.channels, self.dead_zone = model.config.hyper_channels, model.dead_zone
         self.hyper = Tables(tuple(trained.shape), functools.partial(hyper_probabilities, prior=trained))  # type: ignore[arg-type]
 
     def _rows(self, coded: Coded, rate: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,17 +127,18 @@ class Rates:
         return coded.index + band * SCALE_COUNT, channels.expand_as(coded.z)
 
     def of(self, coded: Coded, rate: Tensor) -> Tensor:
-        """Bits of every sample [B]."""
+        """Bits of every sample [B]. Slopes are those of residuals nearer to 0 by what dead zones add to a half."""
         of_y, of_z = self._rows(coded, rate)
-        return self.residuals.of(of_y, coded.residual, coded.symbol).sum((1, 2, 3)) + self.hyper.of(
-            of_z, coded.z, coded.z
-        ).sum((1, 2, 3))
+        spared = dead_zone_of(coded.index, self.dead_zone) - 0.5
+        near = coded.residual - coded.residual.detach().clamp(-spared, spared)
+        bits_y = self.residuals.of(of_y, near, coded.symbol).sum((1, 2, 3))
+        return bits_y + self.hyper.of(of_z, coded.z, coded.z.round()).sum((1, 2, 3))
 
     @torch.no_grad()
     def count(self, coded: Coded, rate: Tensor, left: float = 1.0) -> None:
         of_y, of_z = self._rows(coded, rate)
         self.residuals.count(of_y, coded.symbol, left)
-        self.hyper.count(of_z, coded.z, left)
+        self.hyper.count(of_z, coded.z.round(), left)
 
     def renew(self) -> None:
         self.residuals.renew()

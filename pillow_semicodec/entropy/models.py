@@ -13,8 +13,9 @@ from .tables import TableSet
 
 SCALES = 64  # of residuals: indexes are 0 to 63
 
-# Half of the widths of the dead zones that encoders quantise with, by table: wider than rounding's where ones are rare and
-# cost more bits than they are worth (rate-distortion optimised quantisation). Networks learn with the same.
+# Half of the widths of the dead zones that encoders quantise residuals of ±1 with, by table. Index 8 stands for a scale of
+# 0.3 quantisation steps (training/entropy_models.py); below it ones are so rare that they may cost more bits than they are
+# worth: rate-distortion optimised quantisation. Training has the same symbols; its rates come from noise that knows none.
 DEAD_ZONES = (0.5 + 0.03 * np.maximum(8 - np.arange(SCALES), 0)).astype(np.float32)
 
 Latents = NDArray[np.int32]
@@ -65,6 +66,10 @@ class ScaleConditional:
         self.codes_nothing = empty[0]
         if (empty != empty[0]).any():
             raise BundleError("a probability table of residuals codes nothing in some bands of rates alone")
+        # Magnitudes below these become 0, by table: with dead zones, and in rounding alone, which needs no bound of its own.
+        self._least_dead, self._least = (
+            np.where(self.codes_nothing, np.inf, least).astype(np.float32) for least in (DEAD_ZONES, np.zeros(SCALES))
+        )
 
     @property
     def bands(self) -> int:
@@ -73,17 +78,21 @@ class ScaleConditional:
     def tables(self, band: int) -> TableSet:
         return self._models[band].tables
 
-    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int] = ()) -> Latents:
+    def rounded(self, values: NDArray[np.float32], indexes: NDArray[np.uint8]) -> Latents:
+        """Residuals [M, h, w] in quantisation steps → the nearest that can be coded."""
+        return _whole(values, self._least.take(indexes))
+
+    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int]) -> Latents:
         """Residuals [M, h, w] in quantisation steps → what an encoder codes: rounded, but 0 in the dead zone of their table.
 
         Args:
-            plain: channels that have none, like those whose neighbours are predicted from them.
+            plain: channels that are only rounded: those that are predicted from their neighbours, of which a difference is
+                coded, so that a 0 saves nothing.
         """
-        dead_zones = DEAD_ZONES[indexes]
-        dead_zones[list(plain)] = 0
-        limit = MAGNITUDE_LIMIT // 2 - 1  # differences of two are coded, too
-        whole = np.rint(np.clip(values, -limit, limit)) * (np.abs(values) >= dead_zones)
-        return self.zero_uncoded(whole.astype(np.int32), indexes)
+        least = self._least_dead.take(indexes)
+        for channel in plain:
+            least[channel] = self._least.take(indexes[channel])
+        return _whole(values, least)
 
     def zero_uncoded(self, residual: Latents, indexes: NDArray[np.uint8]) -> Latents:
         """``residual`` with zeros where its table codes nothing; the reconstruction then is the mean."""
@@ -98,3 +107,10 @@ class ScaleConditional:
     def bits(self, residual: Latents, indexes: NDArray[np.uint8], band: int) -> float:
         tables = self.tables(band)
         return float(sum(tables.bits(int(k), residual[indexes == k]).sum() for k in np.unique(indexes)))
+
+
+def _whole(values: NDArray[np.float32], least: NDArray[np.float32]) -> Latents:
+    """Rounded, and 0 where the magnitude is less than ``least``."""
+    limit = MAGNITUDE_LIMIT // 2 - 1  # differences of two are coded, too
+    values = np.clip(values, -limit, limit)
+    return np.where(np.abs(values) >= least, np.rint(values), np.float32(0)).astype(np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -175,7 +176,7 @@ def test_predictions_are_the_coders() -> None:
     plain = SemicodecModel(SHAPE)
     model = SemicodecModel(dataclasses.replace(SHAPE, predicted=(0, 3)))
     model.load_state_dict(plain.state_dict())
-    plain.dead_zone.copy_(model.dead_zone)
+    plain.dead_zone.copy_(model.dead_zone)  # predicted channels have none
     y, weights = 9 * torch.randn(2, SHAPE.latent_channels, 8, 12), model.rate_bank.weights(torch.tensor([0.2, 0.9]))
     before, after = plain.code(y, weights), model.code(y, weights)
     assert torch.equal(before.y_hat, after.y_hat)
@@ -209,3 +210,29 @@ def test_dead_zones_are_the_coders(chosen_model: ModelBundle, seed: int) -> None
     assert torch.equal(residual.grad, torch.ones_like(residual))
     halves = values % 1 == 0.5  # round to even in the encoder, up in training
     assert ((symbols.detach().numpy() == chosen_model.conditional.quantised(values, indexes, (1,))) | halves).all()
+
+
+def test_small_scales_are_coded_with_dead_zones(chosen_model: ModelBundle, model: SemicodecModel) -> None:
+    """Of both steps the symbols are the encoder's, and what is decoded is made of them, for semantic heads, too."""
+    small = copy.deepcopy(model)
+    small.scale_hyper_synthesis.index.bias.data.fill_(0.4)
+    x, rate = crops(1), torch.tensor([0.6])
+    weights = small.rate_bank.weights(rate)
+    gain, inverse = (torch.exp(interpolated(weights, bank)) for bank in
+                     (small.rate_bank.log_gain, small.rate_bank.log_inverse_gain))  # fmt: skip
+    with torch.no_grad():
+        y = small.analysis(x).float()
+        coded, heads = small.code(y, weights), small.semantic_latents(x, rate)
+        residual, first = coded.residual[0].numpy(), step_mask(y)
+        expected = chosen_model.conditional.quantised(residual, coded.index[0].numpy().astype(np.uint8), [])
+        unlike = (coded.symbol[0].numpy() != expected) & (coded.index[0].numpy() > 0)  # index 0 codes nothing
+        assert not unlike[residual % 1 != 0.5].any()
+        assert ((coded.symbol == 0) & (coded.residual.abs() > 0.5)).any()
+        assert torch.allclose(coded.y_hat / inverse - (y * gain - coded.residual), coded.symbol, atol=1e-4)
+        assert torch.equal(heads[first], coded.y_hat[first])
+
+
+def test_a_broken_batch_breaks_no_more_than_itself(model: SemicodecModel) -> None:
+    """Latents that are no numbers give losses that are none, which the trainer leaves out, and no error."""
+    output = model(torch.full((1, 3, 192, 192), torch.nan), torch.tensor([0.5]))
+    assert not torch.isfinite(output.bits_y).any()

@@ -16,7 +16,7 @@ SCALES = 64  # of residuals: indexes are 0 to 63
 # Half of the widths of the dead zones that encoders quantise residuals of ±1 with, by table. Index 9 stands for a scale of
 # a third of a step (training/entropy_models.py); below it ones are so rare that they may cost more bits than they are
 # worth: rate-distortion optimised quantisation. Training has the same symbols; its rates come from noise that knows none.
-DEAD_ZONES = (0.5 + 0.03 * np.maximum(9 - np.arange(SCALES), 0)).astype(np.float32)
+DEAD_ZONES = (0.5 + 0.015 * np.maximum(9 - np.arange(SCALES), 0)).astype(np.float32)
 
 Latents = NDArray[np.int32]
 

@@ -415,6 +415,7 @@ def test_gradients_are_those_of_both(tmp_path: Path) -> None:
         "del run  # its reducer holds the group\n"
         "d.barrier()\n"
         "d.destroy_process_group()\n"
+        "import os; os._exit(0)  # threads of the group may abort what an interpreter does at its end\n"
     )
     done = in_two_processes("29618", str(script))
     assert done.stdout.count("agreed") == 2

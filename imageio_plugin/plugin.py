@@ -32,6 +32,11 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(picture)
 
 
+def _is_batch(pictures: ArrayLike | list[ArrayLike]) -> bool:
+    shape = np.shape(pictures) if not isinstance(pictures, list) else ()
+    return isinstance(pictures, list) or len(shape) == 4 or (len(shape) == 3 and shape[2] > 4)
+
+
 class SemicodecPlugin(PluginV3):
     """Reads and writes pictures and animations.
 
@@ -50,7 +55,7 @@ class SemicodecPlugin(PluginV3):
             request.finish()
             raise TypeError(f"unknown arguments {', '.join(kwargs)}")
         if request.mode.io_mode == IOMode.write:
-            if request.extension not in (None, EXTENSION):
+            if request.extension is not None and request.extension.lower() != EXTENSION:
                 raise InitializationError(f"SGC files end in {EXTENSION}, not in {request.extension}")
         elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE:
             raise InitializationError(f"{request.raw_uri!r} is not an SGC file")
@@ -218,7 +223,8 @@ class SemicodecPlugin(PluginV3):
         of the last one count. Until the file is closed a copy of all frames is kept for these.
 
         Args:
-            is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes.
+            is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes, or of three
+                the last of which is longer than the bands of a picture.
             duration: milliseconds of every frame, or of each of them. loop: how often they are shown; 0: again and again.
 
         Returns:
@@ -253,7 +259,7 @@ class SemicodecPlugin(PluginV3):
             "threads": sgc.options.THREADS if threads is None else threads,
             "limits": sgc.options.LIMITS,
         }
-        batch = isinstance(ndimage, list) or np.ndim(ndimage) == 4 if is_batch is None else is_batch
+        batch = _is_batch(ndimage) if is_batch is None else is_batch
         frames = [_native(picture) for picture in ndimage] if batch else [_native(ndimage)]  # type: ignore[union-attr]
         for picture in frames:
             if picture.dtype.kind == "f" and np.isnan(picture).any():
@@ -262,6 +268,8 @@ class SemicodecPlugin(PluginV3):
                 raise TypeError(
                     f"SGC takes uint8, uint16 and bool pictures, not {picture.dtype}; scale and round to one of them first"
                 )
+        if self._frames_written and len({(p.dtype, p.shape) for p in (self._frames_written[0], *frames)}) > 1:
+            raise ValueError("frames must be alike, in shape and dtype")  # now, for the end would lose those before it, too
         to_bytes = self.request._uri_type == URI_BYTES
         if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
             self._frames_written += _kept(frames)

@@ -185,8 +185,10 @@ class SgcImageFile(ImageFile.ImageFile):
         if self._shown is None or self._shown[0] > target:
             self._shown = None
             self.seek(0)
-            self.load()
-            self.seek(target)
+            try:
+                self.load()
+            finally:
+                self.seek(target)
         assert self._shown is not None
         at, canvas = self._shown
         canvas = canvas.copy()
@@ -202,6 +204,8 @@ class SgcImageFile(ImageFile.ImageFile):
         assert self._first.animation is not None
         from . import animation
 
+        if isinstance(self._fp, DeferredError):  # closed
+            raise self._fp.ex
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         try:
             self.fp.seek(self._places[k])
@@ -453,7 +457,7 @@ class _Canvas:
         import numpy as np
 
         rows, columns = at
-        raw = np.packbits(box, 1) if self.mode == "1" else box
+        raw = np.packbits(box, 1) if self.mode == "1" else box.astype("<u2") if self.mode == "I;16" else box
         part = Image.frombytes(self.mode, (box.shape[1], box.shape[0]), raw.tobytes())
         if part.mode != self.im.mode:
             part = part.convert(self.im.mode)

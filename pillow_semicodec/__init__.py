@@ -82,7 +82,9 @@ _LAZY = {
 }
 
 
-def register(*, threads: int | None = None, limits: Limits | None = None, providers: tuple[str, ...] | None = None) -> None:
+def register(
+    *, threads: int | None = None, limits: Limits | None = None, providers: str | tuple[str, ...] | None = None
+) -> None:
     """Register the format with Pillow; importing the package does it already.
 
     Args:
@@ -93,7 +95,7 @@ def register(*, threads: int | None = None, limits: Limits | None = None, provid
     if limits is not None:
         options.LIMITS = limits
     if providers is not None:
-        options.PROVIDERS = tuple(providers)
+        options.PROVIDERS = (providers,) if isinstance(providers, str) else tuple(providers)
     from . import SemicodecImagePlugin
 
     SemicodecImagePlugin.register()

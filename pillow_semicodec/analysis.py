@@ -1,5 +1,5 @@
-"""Read what a picture shows from its file: entropy decoding of step 1 and small heads, no synthesis. Pictures with palettes,
-which have no latents of what is drawn, are decoded and looked at by the default model's heads.
+"""Read what a picture shows from its file: entropy decoding of step 1 and small heads, no synthesis. Pictures with palettes
+or in black and white, which have no latents of what is drawn, are decoded and looked at by the default model's heads.
 
 A file that was saved with its semantics needs no model: then nothing but the standard library is imported.
 """
@@ -76,9 +76,7 @@ def _by_heads(
     from .slices import Decoder
 
     header = prologue.header
-    if header.bilevel:
-        raise UnsupportedError("a picture in black and white has no latents that heads could read")
-    if header.indexed or container.OVERLAY in prologue.metadata:  # what latents do not know, pixels do
+    if not header.latents or container.OVERLAY in prologue.metadata:  # what latents do not know, pixels do
         from .codec import decode_picture
 
         picture = decode_picture(prologue, container.read_slices(read, prologue.index, limits), threads=threads)
@@ -100,7 +98,7 @@ def describe(
     heads: str | tuple[str, ...] = (),
     threads: int = 0,
 ) -> Semantics:
-    """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, or of more than 8 bits, like
+    """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, or bool, or of more than 8 bits, like
     ``encode``'s, as of a file of this quality.
 
     Raises:
@@ -118,7 +116,7 @@ def describe(
 
     codec.check_picture(picture)
     if picture.dtype == bool:
-        raise TypeError("a picture in black and white has no latents that heads could read")
+        picture = 255 * picture.astype("uint8")
     codec.check_quality(quality)
     codec.check_threads(threads)
     bundle = find_model(model)

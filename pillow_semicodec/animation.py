@@ -40,7 +40,8 @@ def encode_animation(
         frames: as ``pillow_semicodec.encode`` takes them; two are held at a time.
         durations: milliseconds of every frame, or of each of them; whole ones are kept.
         loop: how often the animation is shown; 0: again and again.
-        options: as for ``encode``; ``progress`` is told of every frame, where their number is known (``len``).
+        options: as for ``encode``; metadata, ``semantics`` and ``roi`` are those of the first frame; ``progress`` is told of
+            every frame, where their number is known (``len``).
 
     Raises:
         ValueError: no frames, more than 65536, frames of different shapes, durations that are negative or of another number.
@@ -53,6 +54,8 @@ def encode_animation(
     step = stage(Progress(report) if report and count > 1 else None, count)
     if count == 1:
         options["progress"] = report
+    elif options.get("preview") is None:
+        options["preview"] = False  # nothing reads that of an animation
     files, described = [b""], list[Frame]()
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}

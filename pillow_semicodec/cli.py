@@ -29,6 +29,8 @@ CHUNK_TITLES = {
     container.PALETTE: "palette",
     container.OVERLAY: "overlay",
     container.NEUTRAL: "made grey",
+    container.NUMBERS: "numbers",
+    container.UNSEEN_KEPT: "colours under alpha 0",
     container.EXIF: "EXIF",
     container.ICC_PROFILE: "ICC profile",
     container.SEMANTICS: "semantics",
@@ -373,8 +375,9 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
-    if suffix != SGC and any(getattr(args, name) is not None for name in options.TARGETS):
-        raise ValueError(f"targets of size and quality are for {SGC}, not for {suffix}")
+    given = {name for name, value in _settings(args).items() if value is not None and value is not False}
+    if suffix != SGC and (unused := [f"--{name.replace('_', '-')}" for name in sorted(given - {"quality"})]):
+        raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     failures: list[convert.Outcome] = []
     jobs, skipped = convert.plan(args.sources, args.output, suffix, extensions, args.overwrite, failures)

@@ -98,7 +98,7 @@ def encode(
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
-            default from 8 megapixels on, where it takes a few percent of the bytes, unless there is a target.
+            default from 8 megapixels on, where it takes about half a percent of the bytes, unless there is a target.
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview

@@ -31,6 +31,7 @@ from .files import sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
+SUBFILE_TYPE, REDUCED = 254, 1  # tag of a TIFF's page, and its bit for a smaller version of another page
 CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
@@ -87,15 +88,17 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
         save = save | metadata.keywords(name, kept, str(getattr(image, "filename", "")))
-        place, frames = image.tell(), getattr(image, "n_frames", 1)
-        if frames > 1 and image.format not in ONE_PICTURE and name not in Image.SAVE_ALL:
+        place, frames = image.tell(), _frames(image)
+        if frames > 1 and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
-        if frames > 1 and image.format not in ONE_PICTURE:
+        if frames > 1:
             durations = []
             for frame in ImageSequence.Iterator(image):
                 frame.load()  # some formats know it only then
                 durations.append(frame.info.get("duration", 0))
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
+            if name == "GIF" and save["loop"] == 1:
+                del save["loop"]  # browsers take a 1 for once more
         image.seek(place)
         picture = _flattened(image) if flatten and image.has_transparency_data else image
         if flatten and "save_all" in save:
@@ -108,6 +111,22 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
             raise
         output.write(buffer.getbuffer())
+
+
+def _frames(image: Image.Image) -> int:
+    """Number of frames to keep: by-products of the first one do not count."""
+    frames: int = getattr(image, "n_frames", 1)
+    if image.format in ONE_PICTURE:
+        return 1
+    if frames > 1 and image.format == "TIFF":
+        place, reduced = image.tell(), 0
+        for k in range(frames):
+            image.seek(k)
+            reduced += k != place and image.tag_v2.get(SUBFILE_TYPE, 0) & REDUCED  # type: ignore[attr-defined]
+        image.seek(place)
+        if reduced == frames - 1:  # a pyramid, or a thumbnail
+            return 1
+    return frames
 
 
 def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, Any]) -> None:
@@ -292,15 +311,23 @@ def _archive_kind(name: str) -> str:
 
 
 def _remote(url: str, extensions: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Of a URL as fsspec takes it: a file, a folder or a glob, chained (``zip://*.png::s3://…``) or not."""
+    """Of a URL as fsspec takes it: a file, a folder or a glob, chained (``zip://*.png::s3://…``) or not.
+
+    A file that is named itself is taken whatever its name ends in; of an HTTP address "?" begins the query.
+    """
     filesystem, path = _fsspec().core.url_to_fs(url)
     _, chained, rest = url.partition("::")
+    page, query, _ = path.partition("?") if path.startswith(("http://", "https://")) else (path, "", "")
+    if query and "*" not in path:
+        yield url, os.path.basename(page)
+        return
     if "*" in path or "?" in path:
         found, base = filesystem.glob(path), os.path.dirname(path.partition("*")[0].partition("?")[0])
     elif filesystem.isdir(path) or not path:
         found, base = filesystem.find(path), path
     else:
-        found, base = [path], os.path.dirname(path)
+        yield filesystem.unstrip_protocol(path) + chained + rest, os.path.basename(path)
+        return
     if not found:
         raise FileNotFoundError(f"nothing found at {url}")
     for member in sorted(found):

@@ -28,7 +28,7 @@ def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
     import numpy as np
 
     with Image.open(path) as image:  # as it is stored: files keep the orientation in their EXIF, too
-        picture = np.asarray(in_eight_bits(image).convert("RGB"))
+        picture = np.asarray(in_eight_bits(image).convert("RGBA" if image.has_transparency_data else "RGB"))
     return describe(picture, heads=heads, threads=options.THREADS)
 
 

@@ -292,10 +292,13 @@ def test_from_a_path(tmp_path: Path) -> None:
     (tmp_path / "x.sgc").write_bytes(saved(ball(3)).getvalue())
     with Image.open(tmp_path / "x.sgc") as opened:
         opened.load()
-        opened.seek(2)
+        opened.seek(1)
         opened.load()
         file = opened.fp
+        opened.seek(2)
     assert file.closed
+    with pytest.raises(ValueError, match="closed"):
+        opened.load()
     with pytest.raises(ValueError, match="closed"):
         opened.seek(1)
 

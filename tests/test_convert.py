@@ -97,6 +97,36 @@ def test_named_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert names(tmp_path / "out") == ["a::b.sgc"]
 
 
+def test_a_url_that_ends_in_no_extension(tmp_path: Path) -> None:
+    """Is one file, if it is named itself."""
+    fsspec = pytest.importorskip("fsspec")
+    (path,) = pictures(tmp_path, 1)
+    fsspec.filesystem("memory").pipe_file("/shelf/photo", path.read_bytes())
+    assert main(["convert", "memory://shelf/photo", "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert names(tmp_path / "out") == ["photo.sgc"]
+
+
+def test_queries_are_no_globs() -> None:
+    """Signed addresses of single pictures keep their query; results are named without it."""
+    pytest.importorskip("aiohttp")
+    failures: list[convert.Outcome] = []
+    url = "https://localhost/a/b.jpg?signature=c.d/e"
+    jobs, _ = convert.plan([url], "out", ".sgc", frozenset({".jpg"}), False, failures)
+    assert (failures, [job.source for job in jobs], [Path(job.target).name for job in jobs]) == ([], [url], ["b.sgc"])
+
+
+def test_smaller_versions_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
+    """The picture is converted; pages of other sizes that do not say so are refused."""
+    picture, small = Image.fromarray(photo(40, 60)), Image.fromarray(photo(20, 30))
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
+    picture.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    picture.save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(photo(20, 30))])
+    assert main(["convert", str(tmp_path / "a.tif")]) == 0
+    with Image.open(tmp_path / "a.sgc") as opened:
+        assert (opened.size, getattr(opened, "n_frames", 1)) == ((60, 40), 1)
+    assert main(["convert", str(tmp_path / "b.tif")]) == 1
+
+
 def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
     """A URL as the output; what is there already is skipped."""
     fsspec = pytest.importorskip("fsspec")
@@ -251,7 +281,9 @@ def test_wrong_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "empty" in capsys.readouterr().err
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc")
     assert main(["convert", str(tmp_path / "x.sgc"), "--to", "jpg", "--target-size", "600"]) == 1
-    assert "targets" in capsys.readouterr().err
+    assert "--target-size" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "x.sgc"), "--to", "png", "--effort", "5", "--semantics"]) == 1
+    assert "--effort, --semantics: for .sgc" in capsys.readouterr().err
 
 
 def test_results_never_replace_sources(tmp_path: Path) -> None:

@@ -197,11 +197,19 @@ def test_animations(tmp_path: Path) -> None:
             iio.imread(tmp_path / "x.sgc", index=index)
 
 
-def test_a_write_that_fails_at_the_end(tmp_path: Path) -> None:
-    """Frames of another shape are told when the file is closed."""
+def test_a_frame_of_another_shape(tmp_path: Path) -> None:
+    """Is refused when it is written, and costs none of those before it."""
     with pytest.raises(ValueError, match="alike"), iio.imopen(tmp_path / "a.sgc", "w") as file:
         file.write(PICTURE)
+        file.write(PICTURE)
         file.write(PICTURE[1:])
+    assert iio.improps(tmp_path / "a.sgc", index=...).n_images == 2
+
+
+def test_a_batch_of_grey_pictures() -> None:
+    """An array of three axes whose last one is longer than a picture has bands."""
+    data = iio.imwrite("<bytes>", np.stack([PICTURE[..., 0], PICTURE[::-1, ..., 0]]), extension=".SGC", plugin="sgc")
+    assert iio.imread(data, plugin="sgc", index=...).shape == (2, *PICTURE.shape[:2])
 
 
 def test_damaged_files(path: Path) -> None:

@@ -390,5 +390,5 @@ def test_palettes_and_headers_must_agree() -> None:
 @pytest.mark.model
 def test_what_they_show_is_seen() -> None:
     """By heads, from the pixels."""
-    semantics = sgc.analyze(sgc.encode(screen(), 90, indexed=True))
-    assert semantics.labels
+    for data in (sgc.encode(screen(), 90, indexed=True), sgc.encode(screen()[..., 0] > 127)):
+        assert sgc.analyze(data).labels

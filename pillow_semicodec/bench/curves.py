@@ -21,7 +21,7 @@ import PIL
 from PIL import Image
 
 from .. import options
-from ..convert import end_with_parent
+from ..convert import end_with_parent, in_eight_bits
 from ..files import write_atomically
 from ..metrics import msssim, msssim_db, psnr, ssimulacra2
 from .codecs import OURS, Codec, load, present
@@ -37,7 +37,7 @@ def read_rgb(path: Path) -> Image.Image:
     with Image.open(path) as image:
         if image.has_transparency_data:
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-        return image.convert("RGB")
+        return in_eight_bits(image).convert("RGB")
 
 
 def measure(path: Path, codec: Codec, quality: int) -> Row:

@@ -55,8 +55,8 @@ TOLERANCE = {"pixels": 1.0, "samples": 2.0}  # grey levels; other tensors: relat
 RELATIVE_TOLERANCE = 1e-3
 # Sums in another order may bring an 8-bit activation to the other side of its rounding. A share of the pixels may differ by
 # more than they should for it, but always a block of 8x8, which one activation reaches; and latents by this share of their
-# spread, in the root of the mean square. The check's latents are noise and its pictures all contrast (a spread of 95 levels),
-# where 1 to 3 in a thousand differ by more; of photographs, 2 to 11 in a million.
+# spread, in the root of the mean square. The check's latents are noise, and the pictures they give all contrast (a spread of
+# 95 levels): 1 to 3 in a thousand differ by more; of photographs, 2 to 11 in a million.
 BEYOND = {"pixels": 5e-3, "samples": 5e-3}
 EIGHT_BIT_TOLERANCE = 0.01
 

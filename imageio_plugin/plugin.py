@@ -33,8 +33,7 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _is_batch(pictures: ArrayLike | list[ArrayLike]) -> bool:
-    shape = np.shape(pictures) if not isinstance(pictures, list) else ()
-    return isinstance(pictures, list) or len(shape) == 4 or (len(shape) == 3 and shape[2] > 4)
+    return isinstance(pictures, list) or len(shape := np.shape(pictures)) == 4 or (len(shape) == 3 and shape[2] > 4)
 
 
 class SemicodecPlugin(PluginV3):

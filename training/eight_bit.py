@@ -24,6 +24,7 @@ LEVELS = 255  # the largest activation
 CENTRE = 128  # what stands for 0 where activations have a sign
 WEIGHT_LEVELS = 63
 BIAS_LEVELS = 2**30
+TIE = 2.0**-14  # of a level; see ``nearest``
 MOST_EQUALISED = 16.0
 
 
@@ -63,6 +64,13 @@ class _Levels(torch.autograd.Function):
 def weight_steps(weight: Tensor) -> Tensor:
     """One for every output channel, [C, 1, 1, 1]."""
     return weight.detach().abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-8) / WEIGHT_LEVELS
+
+
+def nearest(units: Tensor) -> Tensor:
+    """Whole numbers for weights in units of their steps. What lies between two of them goes up, here as in the exported
+    graph: of weights that were kept in 16 bits one in 1600 does, where float32's last digit would otherwise decide.
+    """
+    return torch.round(units + TIE)
 
 
 def to_levels(x: Tensor, log_step: Tensor, signed: bool) -> Tensor:
@@ -113,7 +121,7 @@ def _convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
 
 
 def _rounded(values: Tensor, steps: Tensor) -> Tensor:
-    return values + (torch.round(values / steps) * steps - values).detach()
+    return values + (nearest(values / steps) * steps - values).detach()
 
 
 class EightBitBlocks(nn.Sequential):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .eight_bit import BIAS_LEVELS, CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, weight_steps
+from .eight_bit import BIAS_LEVELS, CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, nearest, weight_steps
 from .transforms import BLOCK, INTERLEAVED, AnalysisTransform, SynthesisTransform
 
 OPSET = 17
@@ -55,7 +55,7 @@ class _Graph:
     def weight(self, weight: torch.Tensor, bias: torch.Tensor, step: float, transposed: bool = False) -> tuple[str, str]:
         """(weights of 7 bits, bias of 32), for an input in steps of ``step``. Transposed: [in, out], for Gemm."""
         steps = weight_steps(weight)
-        levels = torch.round(weight / steps).clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS).to(torch.int8).numpy()
+        levels = nearest(weight / steps).clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS).to(torch.int8).numpy()
         scales = steps.flatten().numpy()
         integers = levels[:, :, 0, 0].T.copy() if transposed else levels
         axis, zeros = int(transposed), np.zeros(len(scales), np.int8)

@@ -17,7 +17,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from training.commands import ExportError  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, to_levels  # noqa: E402
+from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, nearest, to_levels, weight_steps  # noqa: E402
 from training.export import check_parity  # noqa: E402
 from training.graphs import export_graph  # noqa: E402
 from training.growth import load_grown  # noqa: E402
@@ -64,6 +64,14 @@ def test_calibrated_blocks_do_what_float_ones_did(seed: int) -> None:
         assert torch.allclose(float_again(x), expected, atol=1e-4)
     assert (got - expected).std() < 0.2 * (expected - x).std()
     assert rounded.synthesis.blocks.calibrated
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 100))
+def test_weights_kept_in_16_bits_become_the_same_levels_however_they_are_scaled(seed: int, scale: float) -> None:
+    """The graph folds steps into weights in another order than training does; many such weights lie on ties."""
+    weight = torch.randn(32, 32, 1, 1, generator=torch.Generator().manual_seed(seed)).half().float()
+    scaled = weight * scale
+    assert torch.equal(nearest(weight / weight_steps(weight)), nearest(scaled / weight_steps(scaled)))
 
 
 @given(st.floats(1e-2, 100), st.booleans())

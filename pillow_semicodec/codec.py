@@ -357,9 +357,10 @@ class _Job(NamedTuple):
         return plan, streams
 
     def refined(self, plan: RatePlan, effort: int, *, keep: bool) -> Streams:
-        step = stage(self.way, self.layout.slices * ROUNDS[effort], 9 / 10)
+        """Args: keep: there may be another try, at a lower rate."""
+        step = stage(self.way, self.layout.slices * ROUNDS[effort], 1 / 2 if keep else 9 / 10)
         latents = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
-        return self.streams(plan, latents, keep=keep, share=1.0)
+        return self.streams(plan, latents, keep=keep, share=1 / 10 if keep else 1.0)
 
     def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
         """Args: error: of this picture; its sums are not touched."""

@@ -1,4 +1,4 @@
-"""SemicodecPlugin: the codec as an imageio v3 plugin, without PIL in between."""
+"""SemicodecPlugin: the codec as an imageio v3 plugin, without Pillow's images in between."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ class SemicodecPlugin(PluginV3):
 
         Raises:
             ValueError, TypeError: another index. OSError: the file is damaged or needs a model that is not installed.
+            PIL.Image.DecompressionBombError: more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as with Pillow.
         """
         everything = index is Ellipsis or (index is None and self._count() > 1)
         last = self._count() - 1 if everything else 0 if index is None else self._checked_index(index)
@@ -116,6 +117,10 @@ class SemicodecPlugin(PluginV3):
         return np.stack(chosen) if everything else chosen[0]
 
     def _frames(self) -> Iterator[NDArray[Any]]:
+        from PIL import Image
+
+        header = self._prologue().header
+        Image._decompression_bomb_check((header.width, header.height))  # a file of 500 bytes may ask for a gigapixel
         try:
             if self._count() == 1:  # without the copies that an animation needs
                 yield sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
@@ -140,6 +145,8 @@ class SemicodecPlugin(PluginV3):
         if picture.dtype == np.uint16:  # which Pillow has in grey alone, and would cut
             if mode == "I;16" and picture.ndim == 2:
                 return picture
+            if mode in ("I", "F") and picture.ndim == 2:
+                return picture.astype(np.int32 if mode == "I" else np.float32)
             picture = np.rint(picture / 257).astype(np.uint8)
         return np.array(Image.fromarray(picture).convert(mode))
 
@@ -270,6 +277,8 @@ class SemicodecPlugin(PluginV3):
         if self._frames_written and len({(p.dtype, p.shape) for p in (self._frames_written[0], *frames)}) > 1:
             raise ValueError("frames must be alike, in shape and dtype")  # now, for the end would lose those before it, too
         to_bytes = self.request._uri_type == URI_BYTES
+        if self._frames_written and not self.request.get_file().seekable():
+            raise ValueError("further frames cannot be added where nothing can be written anew: give all of them at once")
         if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
             self._frames_written += _kept(frames)
             self._pending = options

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-from PIL import Image, ImageFile, ImageSequence
+from PIL import Image, ImageFile
 from PIL._util import DeferredError
 
 from . import container, options
@@ -212,7 +212,7 @@ class SgcImageFile(ImageFile.ImageFile):
             data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
             target = _Canvas(canvas.im, prologue, frame.left, frame.top)
-            _decode(prologue, streams, target, shown=self._first.numbers)
+            _decode(prologue, streams, target)
         except SemicodecError as error:
             if not lenient:
                 raise OSError(f"cannot decode SGC file: frame {k}: {error}") from error
@@ -371,7 +371,7 @@ class SgcDecoder(ImageFile.PyDecoder):
         if preview:
             with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
                 file = BytesIO(preview)
-                self._read(container.read_prologue(file.read, options.LIMITS), file, self.im, shown=prologue.numbers)
+                self._read(container.read_prologue(file.read, options.LIMITS), file, self.im)
                 return
         assert self.fd is not None
         assert self.im is not None
@@ -394,15 +394,10 @@ def _decode(
     canvas: _Canvas,
     box: tuple[int, int, int, int] | None = None,
     scale: int = 1,
-    shown: container.Numbers | None = None,
 ) -> None:
-    """Args: shown: numbers of the picture that this one is a part or a preview of; its own otherwise."""
-    from . import codec
+    from . import codec, depth
 
-    if prologue.header.mode != "RGB;16":  # which Pillow has as RGB
-        shown = None
-    elif shown is None:
-        shown = prologue.numbers
+    shown = depth.SIXTEEN_BITS if prologue.header.mode == "RGB;16" else None  # which Pillow has as RGB
     codec.decode_picture(prologue, streams, box=box, scale=scale, out=canvas, threads=options.THREADS, shown=shown)
 
 
@@ -489,7 +484,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: that of ``info`` by default,
     failing that 0, for ever. Frames that share no mode are saved as RGB, or RGBA.
     """
-    from . import animation
+    from . import animation, metadata
 
     settings = im.encoderinfo
     sources = [_source(im), *_appended(settings.get("append_images", ()))]
@@ -500,6 +495,8 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             modes.append(_mode_of(frame))
             durations.append(frame.info.get("duration", 0))
         if len(modes) == 1:
+            if metadata.has_default_image(im):
+                im.seek(1)
             _save(im, fp, filename)
             return
         mode = _common(modes)
@@ -550,8 +547,10 @@ def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
 
 
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:
+    from . import metadata
+
     for image, place, shown in sources:
-        for frame in ImageSequence.Iterator(image):
+        for frame in metadata.frames(image):
             yield shown if image.tell() == place else frame
 
 
@@ -573,6 +572,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
+    dpi = settings.get("dpi")
     given = {key: settings[key] for key in ("quality", "alpha_quality", "effort", *options.TARGETS) if key in settings}
     return {
         **given,
@@ -582,7 +582,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "exif": exif,
         "xmp": settings.get("xmp"),
         "comment": settings.get("comment"),
-        "dpi": None if settings.get("dpi") == (0, 0) else settings.get("dpi"),  # as JPEGs say that they know none
+        "dpi": None if isinstance(dpi, tuple) and not any(dpi) else dpi,  # JPEGs say (0, 0) where they know none
         "roi": _region(settings.get("roi")),
         "semantics": settings.get("semantics") or False,
         "exact": settings.get("exact") or False,
@@ -609,7 +609,7 @@ def _region(roi: Any) -> Any:
     if isinstance(roi, Image.Image):
         import numpy as np
 
-        return np.asarray(roi if roi.mode in ("1", "L") else roi.convert("L"))
+        return np.asarray(roi if roi.mode in ("1", "L", "I", "F", "I;16") else roi.convert("L"))
     return roi
 
 

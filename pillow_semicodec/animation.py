@@ -47,7 +47,7 @@ def encode_animation(
         ValueError: no frames, more than 65536, frames of different shapes, durations that are negative or of another number.
         TypeError and others: see ``encode``.
     """
-    if isinstance(loop, bool) or not isinstance(loop, int) or not 0 <= loop < 2**32:
+    if isinstance(loop, bool) or not isinstance(loop, (int, np.integer)) or not 0 <= loop < 2**32:
         raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
     check_progress(report := options.pop("progress", None))
     count = operator.length_hint(frames)

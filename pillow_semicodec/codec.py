@@ -112,6 +112,7 @@ def encode(
         LimitExceededError, UnknownModelError, BundleError.
     """
     _check(picture, quality, threads, slice_side, alpha_quality)
+    threads, slice_side = int(threads), None if slice_side is None else int(slice_side)
     check_effort(effort)
     check_progress(progress)
     _check_flags(exact=exact, preview=preview, indexed=indexed)
@@ -509,9 +510,9 @@ def check_picture(picture: Any) -> None:
 
 def check_slice_side(side: int) -> None:
     """Raise TypeError or ValueError unless ``side`` is 0 or a side that slices may have."""
-    if isinstance(side, bool) or not isinstance(side, int):
+    if isinstance(side, bool) or not isinstance(side, (int, np.integer)):
         raise TypeError(f"slice_side must be a whole number, not {type(side).__name__}")
-    if side and (side.bit_count() != 1 or side.bit_length() - 1 not in container.SIDE_CODES):
+    if side and (int(side).bit_count() != 1 or int(side).bit_length() - 1 not in container.SIDE_CODES):
         raise ValueError(f"slice_side must be 0 or a power of two from 64 to 65536, not {side}")
 
 
@@ -541,7 +542,7 @@ def check_effort(effort: int) -> None:
 
 def check_threads(threads: int) -> None:
     """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
-    if isinstance(threads, bool) or not isinstance(threads, int):
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
         raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
     if threads < 0:
         raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
@@ -635,6 +636,7 @@ def decode_picture(
         shown: of a picture of more than 8 bits: give uint8, which stands for the range of these numbers.
     """
     check_threads(threads)
+    threads = int(threads)
     check_progress(progress)
     if isinstance(scale, bool) or not isinstance(scale, (int, np.integer)) or scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4, 8 or 16, not {scale!r}")

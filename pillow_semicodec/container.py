@@ -316,6 +316,8 @@ def write_resolution(dpi: tuple[float, float]) -> bytes:
         ValueError: not two numbers from 0.001 to four million.
     """
     try:
+        if isinstance(dpi, str):  # whose characters may be digits
+            raise TypeError
         across, down = (round(1000 * float(n)) for n in dpi)
         if min(across, down) < 1:
             raise ValueError

@@ -23,7 +23,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from . import metadata, options
 from .container import FLOAT, VIEWS, Numbers
@@ -33,6 +33,8 @@ ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
 SUBFILE_TYPE, REDUCED = 254, 1  # tag of a TIFF's page, and its bit for a smaller version of another page
 CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
+CLIPPING_32_BITS = ("PPM", "HEIF")  # cut mode I at 65535
+DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour that it happens to have
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -88,21 +90,26 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
         save = save | metadata.keywords(name, kept, str(getattr(image, "filename", "")))
-        place, frames = image.tell(), _frames(image)
+        aside = metadata.has_default_image(image)
+        place, frames = 1 if aside else image.tell(), _frames(image) - aside
         if frames > 1 and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
         if frames > 1:
             durations = []
-            for frame in ImageSequence.Iterator(image):
+            for frame in metadata.frames(image):
                 frame.load()  # some formats know it only then
                 durations.append(frame.info.get("duration", 0))
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
             if name == "GIF" and save["loop"] == 1:
                 del save["loop"]  # browsers take a 1 for once more
         image.seek(place)
-        picture = _flattened(image) if flatten and image.has_transparency_data else image
-        if flatten and "save_all" in save:
-            picture, *save["append_images"] = (_flattened(frame) for frame in ImageSequence.Iterator(image))
+        flatten_one = flatten and image.has_transparency_data
+        picture = _flattened(image) if flatten_one else _without_default_image(image) if aside else image
+        if (flatten or aside) and "save_all" in save:
+            alike = _flattened if flatten else _without_default_image
+            picture, *save["append_images"] = (alike(frame) for frame in metadata.frames(image))
+        if picture.has_transparency_data and name in DROPPING_ALPHA:
+            raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
             _save(picture, buffer, name, save)
@@ -111,6 +118,13 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
             raise
         output.write(buffer.getbuffer())
+
+
+def _without_default_image(image: Image.Image) -> Image.Image:
+    """A copy of a frame of an APNG that Pillow does not take for one that has a picture for viewers without frames."""
+    picture = image.copy()
+    picture.info.pop("default_image", None)
+    return picture
 
 
 def _frames(image: Image.Image) -> int:
@@ -129,26 +143,33 @@ def _frames(image: Image.Image) -> int:
     return frames
 
 
-def _save(picture: Image.Image, buffer: IO[bytes], name: str, save: dict[str, Any]) -> None:
+def _save(picture: Image.Image, buffer: io.BytesIO, name: str, save: dict[str, Any]) -> None:
     """As a format; a picture whose mode it lacks in that which an SGC file has it in, CMYK as RGB; 16 bits in 8."""
     deep = picture.mode[0] in "IF"
+    view = "L" if picture.mode.startswith("I;16") else VIEWS.get(picture.mode) if picture.format == "SGC" else None
     try:
-        if deep and name in CLIPPING:
+        if deep and (name in CLIPPING or (picture.mode == "I" and name in CLIPPING_32_BITS and _is_beyond_16_bits(picture))):
             raise OSError(f"cannot write mode {picture.mode} as {name}")
         picture.save(buffer, name, **save)
-    except OSError as error:
-        view = "L" if picture.mode.startswith("I;16") else VIEWS.get(picture.mode) if picture.format == "SGC" else None
-        if view is None or "cannot write mode" not in str(error):
+    except (OSError, ValueError):  # formats say in many ways that they lack a mode
+        if view is None:
             raise
+        buffer.seek(0)
+        buffer.truncate()  # some find out when they have begun
         first, *rest = _shown(picture, save, view)
         first.save(buffer, name, **(save | {"append_images": rest} if rest else save))
+
+
+def _is_beyond_16_bits(picture: Image.Image) -> bool:
+    low, high = picture.getextrema()
+    return bool(low < 0 or high > 65535)  # type: ignore[operator]
 
 
 def _shown(picture: Image.Image, save: dict[str, Any], view: str) -> list[Image.Image]:
     """The picture, or all its frames, in 8 bits or another mode."""
     frames: Iterable[Image.Image] = [picture, *save.get("append_images", ())]
     if "save_all" in save and "append_images" not in save:
-        frames = ImageSequence.Iterator(picture)
+        frames = metadata.frames(picture)
     return [in_eight_bits(f, 0, 65535) if f.mode[0] in "IF" else f.convert(view) for f in frames]
 
 
@@ -177,8 +198,10 @@ def _flattened(image: Image.Image) -> Image.Image:
             raise ValueError(f"a picture of mode {image.mode} cannot be put on white")
         return image.copy()
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())  # the only mode that Pillow makes of La
     picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(mode)
-    picture.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    picture.info = {key: value for key, value in image.info.items() if key not in ("transparency", "default_image")}
     return picture
 
 
@@ -350,7 +373,7 @@ def plan(
         raise ValueError(f"{output}: results go into folders and URLs, not into archives")
     jobs, skipped, taken = [], 0, dict[str, str]()
     exists, found = _exists(output), list(find_sources(sources, extensions, failures))
-    originals = {source if is_url(source) else os.path.abspath(source) for source, _ in found}
+    originals = {_identity(source) for source, _ in found}
     for source, place in found:
         if output is None and is_url(source):
             failures.append(
@@ -362,20 +385,26 @@ def plan(
             continue
         target = os.path.splitext(source if output is None else f"{output.rstrip('/')}/{place}")[0] + suffix
         job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
-        if taken.get(job.target) == job.source:
+        result = _identity(job.target)
+        if taken.get(result) == job.source:
             continue  # named twice
-        if job.target in originals:
+        if result in originals:
             failures.append(Outcome(job, error=f"its result {job.target} would replace a source"))
             continue
-        if job.target in taken:
-            failures.append(Outcome(job, error=f"its result {job.target} is that of {taken[job.target]} too"))
+        if result in taken:
+            failures.append(Outcome(job, error=f"its result {job.target} is that of {taken[result]} too"))
             continue
-        taken[job.target] = job.source
+        taken[result] = job.source
         if not overwrite and exists(job.target):
             skipped += 1
         else:
             jobs.append(job)
     return jobs, skipped
+
+
+def _identity(name: str) -> str:
+    """The same for a file by whatever links it is reached."""
+    return name if is_url(name) else os.path.normcase(os.path.realpath(name))
 
 
 def _exists(output: str | None) -> Callable[[str], bool]:

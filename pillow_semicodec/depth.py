@@ -18,6 +18,7 @@ from .container import FLOAT, LARGEST_FLOAT, SIGNED, UNSIGNED, Numbers
 DTYPES: dict[int, np.dtype[Any]] = {UNSIGNED: np.dtype(np.uint16), SIGNED: np.dtype(np.int32), FLOAT: np.dtype(np.float32)}
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 ROWS_AT_ONCE = 2**20  # numbers
+SIXTEEN_BITS = Numbers(UNSIGNED, 0.0, 65535.0)  # what 8 bits stand for where a reader has no more
 LEAST_FILLED = 0.25  # of a usual range, for it to be taken
 
 
@@ -67,7 +68,7 @@ class FromLevels:
     """Takes levels and passes numbers on; or, for readers that have 8 bits, bytes.
 
     Args:
-        shown: numbers whose range 8 bits stand for, which may be another picture's.
+        shown: numbers whose range 8 bits stand for.
     """
 
     def __init__(self, out: Any, numbers: Numbers, shown: Numbers | None = None) -> None:

@@ -1,13 +1,14 @@
-"""What a picture keeps beside its pixels when it goes from one format to another: EXIF, XMP, a comment, ICC profile, dpi."""
+"""What a picture keeps when it goes from one format to another: frames, EXIF, XMP, a comment, ICC profile, dpi."""
 
 from __future__ import annotations
 
 import contextlib
 import struct
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from .container import write_resolution
@@ -23,6 +24,21 @@ DESCRIPTION, XMP = 0x010E, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data.
 JPEG_LIMITS = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
+
+
+def has_default_image(image: Image.Image) -> bool:
+    """Whether the first frame is none: an APNG's picture for viewers that know no frames."""
+    return bool(getattr(image, "n_frames", 1) > 1 and image.info.get("default_image"))
+
+
+def frames(image: Image.Image) -> Iterator[Image.Image]:
+    """The picture itself, at one of its frames after the other."""
+    if not has_default_image(image):
+        yield from ImageSequence.Iterator(image)
+        return
+    for k in range(1, image.n_frames):  # type: ignore[attr-defined]
+        image.seek(k)  # not by way of 0: behind that Pillow may lose its place
+        yield image
 
 
 def load(image: Image.Image) -> dict[str, Any]:

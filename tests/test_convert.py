@@ -297,6 +297,81 @@ def test_results_never_replace_sources(tmp_path: Path) -> None:
     assert all("would replace a source" in failure.error for failure in failures) and len(failures) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_results_never_replace_sources_by_another_name(tmp_path: Path) -> None:
+    """A link to their folder is their folder."""
+    (tmp_path / "in").mkdir()
+    for name, colour in (("a.jpg", "red"), ("a.png", "blue")):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "in" / name)
+    before = (tmp_path / "in" / "a.png").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    sources = [str(tmp_path / "in" / name) for name in ("a.jpg", "a.png")]
+    assert main(["convert", *sources, "-o", str(tmp_path / "link"), "--to", "png", "--overwrite"]) == 1
+    assert (tmp_path / "in" / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBX", "YCbCr", "LAB", "HSV", "RGBa", "La"])
+@pytest.mark.parametrize("suffix", [".ico", ".gif", ".webp", ".png", ".jp2"])
+def test_modes_that_a_format_lacks_become_those_that_it_has(mode: str, suffix: str, tmp_path: Path) -> None:
+    """Whatever it says of them, and however late; nothing of a first try is left in the file."""
+    picture = Image.new("RGB", (32, 32), (200, 40, 90)).convert(mode.upper() if mode in ("RGBa", "La") else mode)
+    picture.convert(mode).save(tmp_path / "x.sgc", quality=95)
+    assert main(["decode", str(tmp_path / "x.sgc"), str(tmp_path / f"x{suffix}")]) == 0
+    with Image.open(tmp_path / f"x{suffix}") as opened:
+        opened.load()
+        assert opened.size == (32, 32)
+    assert main(["decode", str(tmp_path / "x.sgc"), str(tmp_path / "flat.png"), "--flatten"]) == 0
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".dib"])
+def test_alpha_is_not_dropped_silently(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """These formats would show the colours under it."""
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[8:20, 8:20] = 220, 30, 30, 255
+    Image.fromarray(picture).save(tmp_path / "logo.sgc")
+    target = tmp_path / f"logo{suffix}"
+    assert main(["decode", str(tmp_path / "logo.sgc"), str(target)]) == 1
+    assert "--flatten" in capsys.readouterr().err
+    assert not target.exists()
+    assert main(["decode", str(tmp_path / "logo.sgc"), str(target), "--flatten"]) == 0
+    with Image.open(target) as opened:
+        assert opened.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_large_numbers_are_not_cut_silently(tmp_path: Path) -> None:
+    """PPM ends at 65535, where Pillow cuts them."""
+    numbers = np.linspace(0, 151200, 32 * 32).reshape(32, 32).astype(np.int32)
+    for name, picture, code in (("large", numbers, 1), ("small", numbers // 4, 0)):
+        Image.fromarray(picture).save(tmp_path / f"{name}.sgc")
+        assert main(["decode", str(tmp_path / f"{name}.sgc"), str(tmp_path / f"{name}.ppm")]) == code
+        assert main(["decode", str(tmp_path / f"{name}.sgc"), str(tmp_path / f"{name}.tif")]) == 0
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("to", ["sgc", "png", "webp"])
+def test_the_default_image_of_an_apng_is_no_frame(frames: int, to: str, tmp_path: Path) -> None:
+    """It is for viewers that know no frames; in animations it would flash."""
+    first, *rest = (Image.new("RGB", (32, 32), colour) for colour in ("white", "red", "green", "blue")[: frames + 1])
+    durations = [100, 200, 300][:frames]
+    first.save(tmp_path / "x.png", save_all=True, append_images=rest, default_image=True, duration=durations)
+    assert main(["convert", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "--to", to]) == 0
+    for place in (0, frames):  # behind the pixels of others Pillow cannot go back
+        with Image.open(tmp_path / "x.png") as opened:
+            opened.seek(place)
+            opened.save(tmp_path / f"{place}.sgc", save_all=True)
+            assert opened.tell() == place
+    for path in (tmp_path / "out" / f"x.{to}", *(tmp_path / f"{place}.sgc" for place in (0, frames))):
+        with Image.open(path) as opened:
+            assert getattr(opened, "n_frames", 1) == frames
+            assert "default_image" not in opened.info
+            for place in range(frames):
+                opened.seek(place)
+                colour = np.asarray(opened.convert("RGB"))[5, 5].astype(int)
+                assert np.abs(colour - np.asarray(rest[place])[5, 5]).max() < 9
+                if frames > 1:
+                    assert opened.info["duration"] == durations[place]
+
+
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """After SIGKILL of the main process alone no worker stays behind."""
     pictures(tmp_path / "in", 60)

@@ -179,6 +179,26 @@ def test_parts_of_a_colour_picture_are_shown_on_one_scale() -> None:
         assert abs(np.asarray(opened).mean() - np.asarray(small).mean()) < 4
 
 
+@pytest.mark.parametrize("number", [0, 1000, 30000, 65535])
+def test_colours_of_16_bits_are_shown_as_bright_as_they_are(number: int) -> None:
+    """White stays white, whatever the range is that is coded; Pillow, imageio and frames of an animation agree."""
+    picture = np.full((32, 40, 3), number, np.uint16)
+    for data in (sgc.encode(picture), sgc.encode_animation([np.zeros_like(picture), picture])):
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.seek(getattr(opened, "n_frames", 1) - 1)
+            assert np.abs(np.asarray(opened).astype(float) - number / 257).max() <= 1
+        shown = iio.imread(data, plugin="sgc", index=-1, mode="RGB")
+        assert np.abs(shown.astype(float) - number / 257).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_imageio_keeps_numbers_where_a_mode_can_hold_them(mode: str) -> None:
+    data = sgc.encode(np.linspace(0, 50400, 32 * 32).reshape(32, 32).astype(np.uint16), 95)
+    shown = iio.imread(data, plugin="sgc", mode=mode)
+    assert shown.dtype == (np.int32 if mode == "I" else np.float32)
+    assert np.array_equal(shown, sgc.decode(data))
+
+
 def test_what_lies_far_from_zero() -> None:
     """Narrow ranges are coded as what they are."""
     wave = fine() * 1194

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import imageio
 import imageio.v2 as iio2
@@ -204,6 +205,45 @@ def test_a_frame_of_another_shape(tmp_path: Path) -> None:
         file.write(PICTURE)
         file.write(PICTURE[1:])
     assert iio.improps(tmp_path / "a.sgc", index=...).n_images == 2
+
+
+class Sink(io.RawIOBase):
+    """Takes bytes one after the other, like a pipe."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written += bytes(data)
+        return len(data)
+
+
+def test_further_frames_need_a_place_to_go_back_to() -> None:
+    """What cannot be added is said at once; what was written before it stays."""
+    sink = Sink()
+    with iio.imopen(sink, "w", plugin="sgc") as file:
+        file.write(photo(20, 30))
+        with pytest.raises(ValueError, match="at once"):
+            file.write(photo(20, 30))
+    assert sgc.decode(sink.written).shape == (20, 30, 3)
+    sink = Sink()
+    with iio.imopen(sink, "w", plugin="sgc") as file:
+        file.write([photo(20, 30), photo(20, 30, 1)])
+    assert iio.imread(sink.written, plugin="sgc").shape == (2, 20, 30, 3)
+
+
+def test_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's bound counts here, too; properties are told all the same."""
+    data = sgc.encode(photo(40, 50))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)
+    with pytest.raises(Image.DecompressionBombError):
+        iio.imread(data, plugin="sgc")
+    assert iio.improps(data, plugin="sgc").shape == (40, 50, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert iio.imread(data, plugin="sgc").shape == (40, 50, 3)
 
 
 def test_a_batch_of_grey_pictures() -> None:

@@ -168,9 +168,21 @@ def test_metadata(image: Image.Image) -> None:
     for wrong in ({"exif": 5}, {"comment": 3}, {"xmp": [60, 61]}, {"icc_profile": "text"}):
         with pytest.raises(TypeError, match="metadata"):
             saved(image, **wrong)
-    for wrong in ((0, 1), (1, 2, 3), "fine", 300, (1e9, 1)):
+    for wrong in ((0, 1), (1, 2, 3), "fine", "72", 300, (1e9, 1)):
         with pytest.raises(ValueError, match="dpi"):
             saved(image, dpi=wrong)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """As options, too."""
+    image = Image.fromarray(photo(20, 30))
+    options = {"quality": np.float32(60), "threads": np.int64(1), "effort": np.int8(1), "dpi": np.array([72, 72])}
+    with Image.open(saved(image, **options)) as opened:
+        assert opened.info["dpi"] == (72, 72)
+    numbers = {"loop": np.int64(3), "slice_side": np.int64(64), "durations": np.array([10, 20])}
+    data = pillow_semicodec.encode_animation([photo(80, 70)] * 2, **numbers)
+    assert pillow_semicodec.read_prologue(data).animation.loop == 3
+    assert pillow_semicodec.decode(data, threads=np.int64(1)).shape == (80, 70, 3)
 
 
 def test_truncated_files(image: Image.Image) -> None:

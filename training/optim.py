@@ -11,7 +11,7 @@ from .config import TrainConfig
 from .heads import SemanticHeads
 
 STEPS, STEPS_SPEED = ("log_steps", "log_stream_step"), 8.0  # of 8-bit blocks: logarithms may move faster than weights
-SLOW_FADE = 0.05  # the last share of the clock, over which the slow average loses its weight: weights come to rest
+SLOW_FADE = 0.2  # the last share of the clock, over which the slow average loses its weight: weights come to rest
 
 
 class AdEMAMix(torch.optim.AdamW):

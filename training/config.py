@@ -56,8 +56,6 @@ class TrainConfig:
     lr_hold: float = 0.4  # share of the run at full rate, before it falls linearly to zero
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
-    slow_weight: float = 0.0  # of a slow average of the codec's gradients, beside AdamW's own (AdEMAMix)
-    slow_decay: float = 0.999  # of that average, a step
     grad_clip: float = 1.0
     ema_decay: float = 0.999
     msssim_share: float = 0.65  # of the distortion
@@ -75,10 +73,9 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        shares = ("lr_hold", "ema_decay", "slow_decay", "msssim_share", "xyb_share", "xyb_tilt", "concavity")
+        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt", "concavity")
         shares += ("grey_share", "synthetic_share", "vivid_share", "noise_share")
-        least = {"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0, "slow_weight": 0}
-        _check(self, least=least, shares=shares)
+        _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:
             raise ValueError("lr_hold is 1, and should be less: the learning rate falls to zero after it")
         if self.xyb_tilt > self.msssim_share:

@@ -35,7 +35,7 @@ from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_all
 from .losses import rate_distortion_loss
 from .model import SemicodecModel
-from .optim import load_state, make_optimiser, set_rates, state_of
+from .optim import load_state, make_optimiser, state_of
 from .plots import RATES as VALIDATION_RATES
 from .plots import plot_run
 from .state import load_checkpoint, save_checkpoint
@@ -336,7 +336,8 @@ def main(arguments: list[str] | None = None) -> None:
     while elapsed < args.minutes * 60 and step < args.steps and not leaving:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
         lr = learning_rate(config, step, progress)
-        set_rates(optimiser, config, lr, progress)
+        for group in optimiser.param_groups:
+            group["lr"] = lr * group["speed"]
         target = to_signal(sampler.next().to(device, non_blocking=True))
         # Rates of a batch are spread over all there are: their mix is noise in the gradient otherwise.
         quantiles = (torch.rand(1, generator=generator) + torch.arange(len(target)) / len(target)) % 1

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from . import container, options
 from ._version import __version__
 from .convert import Outcome, format_of, in_eight_bits, reason, recode, row
 from .errors import SemicodecError
-from .files import write_atomically
+from .files import opened, write_atomically
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # as of other tools: quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
+        return 1
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         print(f"sgc: {_reason(error)}", file=sys.stderr)
         return 1
@@ -253,23 +257,26 @@ def _info(args: argparse.Namespace) -> int:
     failures = 0
     for source in args.sources:
         try:
+            held = source if source.is_file() else source.read_bytes()  # a pipe is read but once
             if args.json:
-                print(_semantics_json(source, tuple(args.heads)))
+                print(_semantics_json(source, held, tuple(args.heads)))
                 continue
-            _describe(source)
+            _describe(source, held)
             if args.semantics or args.heads:
-                _print_semantics(source, tuple(args.heads))
+                _print_semantics(held, tuple(args.heads))
+        except BrokenPipeError:  # nobody reads on
+            raise
         except (OSError, SemicodecError) as error:
             failures += 1
             print(f"sgc: {source}: {_reason(error)}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _describe(source: Path) -> None:
+def _describe(source: Path, held: Path | bytes) -> None:
     from .animation import read_part
     from .bundle import list_models
 
-    with source.open("rb") as file:
+    with opened(held) as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
         head = file.tell()
         streams = container.read_slices(file.read, prologue.index, options.LIMITS)
@@ -302,10 +309,10 @@ def _describe(source: Path) -> None:
     print("  checksums: good")
 
 
-def _semantics_json(source: Path, heads: tuple[str, ...]) -> str:
+def _semantics_json(source: Path, held: Path | bytes, heads: tuple[str, ...]) -> str:
     from .analysis import analyze
 
-    seen = dataclasses.asdict(analyze(source, heads=heads, threads=options.THREADS, limits=options.LIMITS))
+    seen = dataclasses.asdict(analyze(held, heads=heads, threads=options.THREADS, limits=options.LIMITS))
     for segments in seen["maps"]:
         width, cells = segments["width"], list(segments["cells"])
         segments["cells"] = [cells[k : k + width] for k in range(0, len(cells), width)]
@@ -317,10 +324,10 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _print_semantics(source: Path, heads: tuple[str, ...]) -> None:
+def _print_semantics(held: Path | bytes, heads: tuple[str, ...]) -> None:
     from .analysis import analyze
 
-    seen = analyze(source, heads=heads, threads=options.THREADS, limits=options.LIMITS)
+    seen = analyze(held, heads=heads, threads=options.THREADS, limits=options.LIMITS)
     for task in dict.fromkeys(label.task for label in seen.labels):
         best = [f"{x.name} {100 * x.probability:.0f} %" for x in seen.labels if x.task == task][:LABELS_SHOWN]
         print(_printable(f"  {task}: {', '.join(best)}"))
@@ -347,7 +354,9 @@ def _search(args: argparse.Namespace) -> int:
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
         print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)
-    if args.label:
+    if not ranked and not failures:
+        raise ValueError(f"no {SGC} files in {args.folder}")
+    if args.label is not None:
         names = sorted({name for _, _, seen in ranked for name in seen.names()})
         ranked = [hit for hit in ranked if hit[0] > 0]
         if names and not ranked:
@@ -373,6 +382,8 @@ def _convert(args: argparse.Namespace) -> int:
 
     if args.measure and importlib.util.find_spec("ssimulacra2") is None:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
+    if args.report:
+        _check_report(args.report)
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
     given = {name for name, value in _settings(args).items() if value is not None and value is not False}
@@ -409,6 +420,14 @@ def _convert(args: argparse.Namespace) -> int:
     return 1 if outcomes or not (jobs or skipped) else 0
 
 
+def _check_report(report: Path) -> None:
+    """Before any work: its place is there, and it is no picture that was meant to be a source."""
+    if report.suffix.lower() in Image.registered_extensions():
+        raise ValueError(f"the report goes into a file of JSON, not into a picture: {report}")
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise ValueError(f"the report cannot be written: {report} is a folder, or lies in none")
+
+
 def _tell(outcomes: list[Outcome], report: Path | None) -> None:
     """Failures, and the report if one is wanted."""
     for outcome in outcomes:
@@ -435,6 +454,8 @@ def _bench(args: argparse.Namespace) -> int:
     from .bench.run import Plan, run
     from .files import walk
 
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"{args.output} is a file; the results go into a folder")
     chosen = codecs.present(args.codecs.split(",") if args.codecs else None)
     unlisted: list[OSError] = []
     paths = [path for path, _ in walk(args.sources, _readable_extensions() - {SGC}, unlisted.append)][: args.limit]
@@ -478,5 +499,9 @@ def _demo(args: argparse.Namespace) -> int:
     else:
         with Image.open(Path(__file__).parent / "demo.png") as image:
             picture = image.convert("RGB")
+    if args.output.suffix.lower() != ".png":
+        raise ValueError(f"{args.output}: the pictures side by side are a PNG")
+    if args.picture and args.output.exists() and args.output.samefile(args.picture):
+        raise ValueError(f"{args.picture}: source and target are the same file")
     print(compare(picture, args.quality, args.output))
     return 0

@@ -35,6 +35,7 @@ SUBFILE_TYPE, REDUCED = 254, 1  # tag of a TIFF's page, and its bit for a smalle
 CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
 CLIPPING_32_BITS = ("PPM", "HEIF")  # cut mode I at 65535
 DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour that it happens to have
+CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -95,13 +96,16 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if frames > 1 and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
         if frames > 1:
-            durations = []
+            durations, holes = [], False
             for frame in metadata.frames(image):
                 frame.load()  # some formats know it only then
                 durations.append(frame.info.get("duration", 0))
+                holes |= frame.has_transparency_data
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
             if name == "GIF" and save["loop"] == 1:
                 del save["loop"]  # browsers take a 1 for once more
+            if name == "GIF" and holes:
+                save["disposal"] = CLEARED
         image.seek(place)
         flatten_one = flatten and image.has_transparency_data
         picture = _flattened(image) if flatten_one else _without_default_image(image) if aside else image
@@ -152,7 +156,7 @@ def _save(picture: Image.Image, buffer: io.BytesIO, name: str, save: dict[str, A
             raise OSError(f"cannot write mode {picture.mode} as {name}")
         picture.save(buffer, name, **save)
     except (OSError, ValueError):  # formats say in many ways that they lack a mode
-        if view is None:
+        if view is None or name == "SGC":  # which takes every mode, and says why it does not take this picture
             raise
         buffer.seek(0)
         buffer.truncate()  # some find out when they have begun
@@ -269,6 +273,8 @@ def _measured(job: Job) -> dict[str, float]:
     images = []
     for name in (job.source, job.target):
         with _opened(name) as (file, _), Image.open(file) as image:
+            if metadata.has_default_image(image):
+                image.seek(1)
             # On white: of what is transparent nobody sees the colour.
             images.append(_flattened(image) if image.has_transparency_data else image.copy())
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16

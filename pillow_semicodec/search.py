@@ -40,7 +40,11 @@ def search(
     Args:
         space: of the embeddings to compare; a file that stores another's is read anew with the installed heads.
     """
-    for path, _ in walk([folder], frozenset({SGC})):
+
+    def failed(error: OSError) -> None:
+        failures.append(f"{error.filename}: {error.strerror or error}")
+
+    for path, _ in walk([folder], frozenset({SGC}), failed):
         try:
             seen = semantics_of(path, heads)
             if space and seen.space != space:

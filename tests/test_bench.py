@@ -77,6 +77,15 @@ def test_broken_pictures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "more than one good.png" in capsys.readouterr().err
 
 
+def test_results_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is said before anything is measured."""
+    Image.fromarray(photo(32, 32)).save(tmp_path / "good.png")
+    (tmp_path / "out").write_bytes(b"a file")
+    assert main(["bench", str(tmp_path / "good.png"), "-o", str(tmp_path / "out"), "--codecs", "jpeg"]) == 1
+    assert "folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_bytes() == b"a file"
+
+
 def test_enlarged() -> None:
     """Pictures of any size, blown up by tiles."""
     picture = Image.fromarray(photo(40, 60))

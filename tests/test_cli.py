@@ -6,6 +6,8 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from conftest import photo
 from PIL import Image, ImageCms, ImageSequence
 
+import pillow_semicodec as sgc
 from pillow_semicodec import container
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
@@ -161,6 +164,30 @@ def test_from_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["encode", str(tmp_path / "pipe"), str(tmp_path / "a.sgc")]) == 0
     writer.join()
     assert capsys.readouterr().out.endswith(f"{(tmp_path / 'a.sgc').stat().st_size} bytes\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+@pytest.mark.parametrize("more", [[], ["--semantics"], ["--json"]])
+def test_info_reads_a_pipe(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    data = sgc.encode(photo(40, 50))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer.start()
+    code = main(["info", str(tmp_path / "pipe"), *more])
+    writer.join()
+    assert code == 0, capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
+def test_who_reads_only_the_beginning_hears_no_complaint(png: Path, tmp_path: Path) -> None:
+    """As with ``sgc info … | head -1``."""
+    assert main(["encode", str(png), str(tmp_path / "a.sgc")]) == 0
+    command = [sys.executable, "-u", "-m", "pillow_semicodec", "info", *([str(tmp_path / "a.sgc")] * 20)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_formats_without_alpha(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,6 +439,30 @@ def test_demo(tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert name in text
     with Image.open(tmp_path / "demo.png") as image:
         assert image.width > 5 * 200
+
+
+def test_the_demo_replaces_no_photograph(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = png.read_bytes()
+    assert main(["demo", str(png), "-o", str(png)]) == 1
+    assert "same file" in capsys.readouterr().err
+    assert png.read_bytes() == before
+    assert main(["demo", str(png), "-o", str(tmp_path / "sheet.jpg")]) == 1
+    assert "PNG" in capsys.readouterr().err
+
+
+def test_holes_of_animations_reach_gif(tmp_path: Path) -> None:
+    """What an earlier frame shows there is gone."""
+    frames = []
+    for k in range(3):
+        frame = np.zeros((32, 32, 4), np.uint8)
+        frame[8 * k : 8 * k + 8, 4:12] = 200, 60, 10, 255
+        frames.append(frame)
+    (tmp_path / "a.sgc").write_bytes(sgc.encode_animation(frames, 90, durations=50))
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.gif")]) == 0
+    with Image.open(tmp_path / "a.gif") as opened:
+        for k, frame in enumerate(frames):
+            opened.seek(k)
+            assert np.array_equal(np.asarray(opened.convert("RGBA"))[:, :, 3], frame[:, :, 3])
 
 
 def test_errors_name_what_is_wrong(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

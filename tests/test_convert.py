@@ -160,6 +160,29 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot identify" in rows["broken.png"]["error"]
 
 
+def test_reports_replace_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the report cannot lie is said before any work."""
+    first, second = pictures(tmp_path / "in", 2)
+    before = first.read_bytes()
+    for report in (first, tmp_path / "nowhere" / "r.json", tmp_path / "in"):
+        arguments = ["convert", str(second), "-o", str(tmp_path / "out"), "--report", str(report)]
+        assert main(arguments) == 1
+        assert str(report) in capsys.readouterr().err
+    assert first.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_measures_of_an_apng_with_a_default_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are those of its frames."""
+    pytest.importorskip("ssimulacra2")
+    first, *rest = (Image.fromarray(photo(40, 48, seed)) for seed in (9, 1, 2))
+    first.save(tmp_path / "x.png", save_all=True, append_images=rest, default_image=True, duration=50)
+    report = tmp_path / "r.json"
+    arguments = ["convert", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "--measure", "--report", str(report)]
+    assert main(arguments) == 0
+    assert json.loads(report.read_text())["files"][0]["quality"]["psnr"] > 22
+
+
 def test_loops_of_links_and_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Links to a parent are not followed, lost ones are told; names need not be UTF-8."""
     folder = tmp_path / "in"

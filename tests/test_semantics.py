@@ -305,6 +305,20 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert captured.out.splitlines() == hits
 
 
+def test_search_says_what_it_could_not_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing, links that lead nowhere, and no label."""
+    assert main(["search", str(tmp_path), "--label", "car"]) == 1
+    assert "no .sgc files" in capsys.readouterr().err
+    Image.fromarray(photo(80, 112)).save(tmp_path / "a.sgc", semantics=True)
+    assert main(["search", str(tmp_path), "--label", ""]) == 1
+    assert "shows the label" in capsys.readouterr().err
+    (tmp_path / "lost.sgc").symlink_to(tmp_path / "nowhere")
+    assert main(["search", str(tmp_path), "--like", str(tmp_path / "a.sgc")]) == 1
+    captured = capsys.readouterr()
+    assert "lost.sgc" in captured.err
+    assert captured.out.rstrip().endswith("a.sgc")
+
+
 def test_semantics_do_not_run_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encode without the options touches no heads."""
     monkeypatch.setattr(codec, "find_heads", lambda *a: pytest.fail("looked for heads"))

@@ -5,8 +5,8 @@ Only the moving averages are kept, in 16 bits; a run resumes from it with ``--re
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ def compact(source: Path, target: Path) -> None:
     save_checkpoint(target, {**kept, "model": weights, "ema": weights})
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args(arguments)
+    compact(args.source, args.target)
+
+
 if __name__ == "__main__":
     with one_line("compact"):
-        compact(Path(sys.argv[1]), Path(sys.argv[2]))
+        main()

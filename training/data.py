@@ -21,6 +21,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 REDUCED_SHARE = 0.4  # of the crops are reduced, by up to two: sharper, and busier
 SYNTHETIC_COUNT = 260
 VALIDATION_EVERY = 60  # one picture in so many is held out
+LEAST_VALIDATED = 192  # pixels a side of it
 # Qualities 5 to 95 are rates from a little below 0 to 7/8; quality 100 is rate 1.
 LOWEST_RATE, FREQUENT_RATE, SHARE_ABOVE = -0.09, 0.89, 0.05
 
@@ -47,19 +48,27 @@ def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
         OSError: a picture cannot be read; the message names it.
     """
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda name: _read_rgb(folder / name), names_of(folder, sets)))
+        return list(pool.map(lambda name: read_rgb(folder / name), names_of(folder, sets)))
 
 
 def names_of(folder: Path, sets: tuple[str, ...] = ()) -> list[str]:
     """The files that ``read_folder`` reads, in its order.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there are none. ValueError: sets or columns that the index does not have.
     """
     index = folder / "index.csv"
     if index.exists():
         with index.open(newline="") as file:
-            names = [row["file"] for row in csv.DictReader(file) if not sets or row["set"] in sets]
+            rows = list(csv.DictReader(file))
+        if missing := {"file", *(["set"] if sets else [])} - set(rows[0] if rows else ()):
+            raise ValueError(f"{index} has no column {', no '.join(sorted(missing))}")
+        if unknown := set(sets) - {row["set"] for row in rows if sets}:
+            known = ", ".join(sorted({row["set"] for row in rows}))
+            raise ValueError(f"{index} knows no set {', '.join(sorted(unknown))}; it has {known}")
+        names = [row["file"] for row in rows if not sets or row["set"] in sets]
+    elif sets:
+        raise ValueError(f"{folder} has no index.csv to choose sets by")
     else:
         names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     if not names:
@@ -67,11 +76,12 @@ def names_of(folder: Path, sets: tuple[str, ...] = ()) -> list[str]:
     return sorted(names)
 
 
-def _read_rgb(path: Path) -> Picture:
+def read_rgb(path: Path) -> Picture:
+    """Raises OSError where the picture cannot be read; the message names it."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"cannot read training picture {path}: {error}") from error
 
 
@@ -146,11 +156,24 @@ def rounds(count: int, size: int, random: np.random.Generator) -> Iterator[NDArr
 
 
 def split_validation(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """(training, validation); validation pictures are cut to multiples of 64, at most 512 pixels a side."""
+    """(training, validation); validation pictures are cut to multiples of 64, at most 512 pixels a side. Those that are too
+    small for MS-SSIM then are in neither.
+
+    Raises:
+        ValueError: nothing is left of one of them.
+    """
     held_out = [
-        p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64] for p in pictures[::VALIDATION_EVERY]
+        p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64]
+        for p in pictures[::VALIDATION_EVERY]
+        if min(p.shape[:2]) >= LEAST_VALIDATED
     ]
-    return [p for i, p in enumerate(pictures) if i % VALIDATION_EVERY], held_out
+    training = [p for i, p in enumerate(pictures) if i % VALIDATION_EVERY]
+    if not training or not held_out:
+        raise ValueError(
+            f"{len(pictures)} pictures are too few: every {VALIDATION_EVERY}th, from the first on, is held out, and has to "
+            f"have {LEAST_VALIDATED} pixels a side"
+        )
+    return training, held_out
 
 
 def to_signal(crops: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -137,7 +136,14 @@ def band_of(rate: Tensor) -> Tensor:
 def count_symbols(
     model: SemicodecModel, pictures: list[Picture], passes: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Histograms of residuals [bands, 64, 2R+1] and of z [bands, Z, 2H+1] over ``passes`` crops at random rates."""
+    """Histograms of residuals [bands, 64, 2R+1] and of z [bands, Z, 2H+1] over ``passes`` crops at random rates.
+
+    Raises:
+        ValueError: no picture has 64 pixels a side.
+    """
+    pictures = [p for p in pictures if min(p.shape[:2]) >= 64]
+    if not pictures:
+        raise ValueError("no picture has 64 pixels a side to count symbols on")
     residuals = np.zeros((BANDS, SCALE_COUNT, 2 * RESIDUAL_RANGE + 1))
     hypers = np.zeros((BANDS, model.config.hyper_channels, 2 * HYPER_RANGE + 1))
     random = np.random.default_rng(seed)
@@ -396,8 +402,11 @@ def export_bundle(
             write_rates(model, positions, folder)
         write_manifest(model, name, notes or {}, folder)
         target = out / ModelBundle(folder).model_id.hex()
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(folder, target)
+        if target.is_dir():  # the same weights: their heads and companions stay
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+                os.replace(path, target / path.name)
+        else:
+            os.replace(folder, target)
     return target
 
 

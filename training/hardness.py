@@ -21,7 +21,7 @@ import pillow_semicodec
 from pillow_semicodec.bench.curves import coded
 
 from .commands import one_line
-from .data import names_of
+from .data import names_of, read_rgb
 
 SIDE = 384  # pixels of what is looked at
 QUALITY, AVIF_QUALITIES = 60, (35, 55, 72)
@@ -31,9 +31,9 @@ LEAST, MOST = 0.5, 2.0  # bounds of a ratio over the median, before it is square
 def ratio_of(folder: Path, name: str) -> float:
     """Bytes of SGC over AVIF's at equal looks."""
     pillow_semicodec.options.THREADS = 1
-    with Image.open(folder / name) as image:
-        left, top = (max(0, (n - SIDE) // 2) for n in image.size)
-        part = image.convert("RGB").crop((left, top, min(left + SIDE, image.width), min(top + SIDE, image.height)))
+    picture = Image.fromarray(read_rgb(folder / name))
+    left, top = (max(0, (n - SIDE) // 2) for n in picture.size)
+    part = picture.crop((left, top, min(left + SIDE, picture.width), min(top + SIDE, picture.height)))
     size, score = coded(part, "SGC", quality=QUALITY, indexed=False)
     curve = sorted(coded(part, "AVIF", quality=q, speed=6)[::-1] for q in AVIF_QUALITIES)
     scores, sizes = zip(*curve, strict=True)
@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
+    if not args.out.absolute().parent.is_dir():
+        raise ValueError(f"no folder for {args.out}")
     names = names_of(args.data)
     with ProcessPoolExecutor(args.workers) as pool:
         ratios = list(tqdm(pool.map(partial(ratio_of, args.data), names), total=len(names), mininterval=10))

@@ -127,7 +127,7 @@ def train(
     teacher, started = EmaTeacher(net, 0.998), time.monotonic()
     progress = tqdm(total=round(minutes * 60), desc="training", mininterval=5)
     for step, (y_hat, condition, picture) in enumerate(batches(coded, batch, seed)):
-        share = (time.monotonic() - started) / (60 * minutes)
+        share = (time.monotonic() - started) / (60 * minutes) if minutes else 1.0
         if share >= 1:
             break
         for group in optimiser.param_groups:

@@ -16,6 +16,7 @@ import numpy as np  # noqa: E402
 from conftest import photo  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from PIL import Image  # noqa: E402
 from small_run import SETTINGS, small_pictures, small_run  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
@@ -28,6 +29,7 @@ from training.data import (  # noqa: E402
     LOWEST_RATE,
     SHARE_ABOVE,
     CropSampler,
+    names_of,
     rates_of,
     read_folder,
     split_validation,
@@ -215,11 +217,48 @@ def test_vivid_crops_keep_their_light() -> None:
 
 def test_validation_is_held_out() -> None:
     """No validation picture is trained on; their sides suit the networks."""
-    pictures = [np.full((70 + k, 200, 3), k, np.uint8) for k in range(130)]
+    pictures = [np.full((192 + k, 200, 3), k, np.uint8) for k in range(130)]
     training, validation = split_validation(pictures)
     assert len(training) == 127
     assert {int(p[0, 0, 0]) for p in validation} == {0, 60, 120}
     assert all(n % 64 == 0 for p in validation for n in p.shape[:2])
+
+
+def test_what_is_too_small_to_validate_is_left_out() -> None:
+    """MS-SSIM would end the run at its first validation."""
+    pictures = [np.zeros((191 if k == 60 else 192, 200, 3), np.uint8) for k in range(130)]
+    training, validation = split_validation(pictures)
+    assert (len(training), len(validation)) == (127, 2)
+    for few in ([], pictures[:1], pictures[60:90]):
+        with pytest.raises(ValueError, match="too few"):
+            split_validation(few)
+
+
+def test_sets_that_are_not_there(tmp_path: Path) -> None:
+    """A typing error chooses neither nothing nor everything."""
+    with pytest.raises(ValueError, match=r"no index.csv"):
+        names_of(tmp_path, ("kodka",))
+    (tmp_path / "index.csv").write_text("file,set\na.png,kodak\n")
+    assert names_of(tmp_path, ("kodak",)) == ["a.png"]
+    with pytest.raises(ValueError, match=r"no set kodka; it has kodak"):
+        names_of(tmp_path, ("kodka",))
+    (tmp_path / "index.csv").write_text("name\na.png\n")
+    with pytest.raises(ValueError, match="no column file"):
+        names_of(tmp_path)
+
+
+@pytest.mark.parametrize("broken", [b"no picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_broken_training_pictures_are_named(broken: bytes, tmp_path: Path) -> None:
+    Image.fromarray(photo(200, 200)).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(broken)
+    with pytest.raises(OSError, match=r"bad\.png"):
+        read_folder(tmp_path)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 :] = bytes(len(whole) - len(whole) // 2)
+    (tmp_path / "bad.png").write_bytes(damaged)
+    with pytest.raises(OSError, match=r"bad\.png"):
+        read_folder(tmp_path)
 
 
 def test_synthetic_pictures() -> None:
@@ -310,6 +349,17 @@ def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatc
     picture = photo(90, 70)
     assert sgc.decode(sgc.encode(picture, 70)).shape == picture.shape
     assert [p.name for p in exported.parent.iterdir()] == [exported.name]
+
+
+def test_exporting_again_keeps_what_others_added(run: Path, data: Path, tmp_path: Path) -> None:
+    """Heads and companions are those of the weights, which are the same."""
+    model = export.load_model(run / "checkpoint.pt")
+    first = export.export_bundle(model, "small", tmp_path, read_folder(data), passes=2)
+    (first / "heads.json").write_text("{}")
+    again = export.export_bundle(model, "small", tmp_path, read_folder(data), passes=2)
+    assert again == first
+    assert (first / "heads.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
 def test_a_trained_model_goes_on_in_eight_bits(

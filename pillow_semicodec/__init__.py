@@ -89,9 +89,19 @@ def register(
 
     Args:
         threads: sets ``options.THREADS``. limits: sets ``options.LIMITS``. providers: sets ``options.PROVIDERS``.
+
+    Raises:
+        TypeError, ValueError: arguments of the wrong kind or range.
     """
     if threads is not None:
-        options.THREADS = threads
+        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+            raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
+        if threads < 0:
+            raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be Limits, not {type(limits).__name__}")
+    if threads is not None:
+        options.THREADS = int(threads)
     if limits is not None:
         options.LIMITS = limits
     if providers is not None:

@@ -59,13 +59,16 @@ def encode_animation(
     files, described = [b""], list[Frame]()
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
+    if count > 1:
+        _check_target(target)
+        _checked_durations(durations, count)
     before: Pixels | None = None
     for k, frame in enumerate(frames):
         if k == container.MAX_FRAMES:
             raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
         picture = np.asarray(frame)
-        if k == 1 and target is not None:
-            raise ValueError(f"{target} is for single pictures, not for animations")
+        if k == 1:
+            _check_target(target)
         if before is None:
             files[0] = codec.encode(picture, quality, **options)
             box: Box | None = Box(0, 0, *picture.shape[:2])
@@ -94,6 +97,11 @@ def encode_animation(
     streams = container.read_slices(stream.read, prologue.index, limits)
     head = container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
     return head + b"".join(files[1:])
+
+
+def _check_target(target: str | None) -> None:
+    if target is not None:
+        raise ValueError(f"{target} is for single pictures, not for animations")
 
 
 def _named(picture: Pixels) -> str:

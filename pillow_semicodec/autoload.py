@@ -6,6 +6,7 @@ takes a fraction of a millisecond more; programs without Pillow never import thi
 
 from __future__ import annotations
 
+import site
 import sysconfig
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class AfterPillow:
                     import pillow_semicodec
                 except ImportError:  # uninstalled since
                     pass
+                except Exception as error:  # whatever is wrong with it is no matter of programs that want Pillow
+                    import warnings
+
+                    warnings.warn(f"pillow_semicodec cannot be loaded: {error!r}; sgc autoload off stops trying")
 
             spec.loader.exec_module = load_and_register
         return spec
@@ -49,7 +54,10 @@ sys.meta_path.insert(0, AfterPillow())
 
 
 def folder() -> Path:
-    """Where this environment keeps its packages."""
+    """Where this environment keeps its packages; the user's own folder, if this package lies there."""
+    own = site.getusersitepackages()
+    if site.ENABLE_USER_SITE and Path(__file__).is_relative_to(own):
+        return Path(own)
     return Path(sysconfig.get_path("purelib"))
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ GRAPHS = (
 )
 RATE_UNIT = 4096  # rates are stored as 16-bit integers, in 1/4096 anchor, plus one anchor
 RATE_MAX = 2**16 - 1
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # what wrong JSON comes to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,10 @@ class ModelBundle:
             self.hyper_channels = int(self.manifest["hyper_channels"])
             # Channels whose residuals of step 1 are predicted from their neighbours.
             self.predicted = tuple(int(c) for c in (self.manifest["predicted"] if version == BUNDLE_VERSION else ()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*MALFORMED, OSError) as error:
             raise BundleError(f"{directory}: no valid {MANIFEST} ({error})") from error
+        if min(self.latent_channels, self.hyper_channels) < 1:
+            raise BundleError(f"{directory}: {self.latent_channels} and {self.hyper_channels} channels")
         if version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise BundleError(f"{directory}: bundle version {version}; this build reads versions {known}")
@@ -211,12 +215,13 @@ def _entry_point_directories(path: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _candidates() -> Iterator[Path]:
+def _candidates() -> Iterator[list[Path]]:
+    """What may be bundles, directory by directory; one that cannot be looked at holds none."""
     for directory in model_directories():
-        if (directory / MANIFEST).is_file():
-            yield directory
-        elif directory.is_dir():
-            yield from sorted(child.parent for child in directory.glob(f"*/{MANIFEST}"))
+        if os.path.isfile(directory / MANIFEST):
+            yield [directory]
+        elif os.path.isdir(directory):
+            yield sorted(child.parent for child in directory.glob(f"*/{MANIFEST}"))
 
 
 _cache: dict[Path, ModelBundle] = {}
@@ -242,18 +247,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _installed(broken: list[str]) -> Iterator[ModelBundle]:
-    """Models in order of search; what is wrong with the bundles passed over is added to ``broken``."""
-    for directory in _candidates():
-        try:
-            yield _load(directory)
-        except BundleError as error:
-            broken.append(str(error))
+def _installed(broken: list[str]) -> Iterator[list[ModelBundle]]:
+    """Models in order of search, directory by directory; what is wrong with bundles passed over is added to ``broken``."""
+    for directories in _candidates():
+        found = []
+        for directory in directories:
+            try:
+                found.append(_load(directory))
+            except BundleError as error:
+                broken.append(str(error))
+        yield found
 
 
 def list_models() -> list[ModelBundle]:
     """Every installed model, in order of search; broken bundles are passed over."""
-    return list(_installed([]))
+    return list(itertools.chain.from_iterable(_installed([])))
 
 
 def find_model(model: str | bytes | None = None) -> ModelBundle:
@@ -261,13 +269,17 @@ def find_model(model: str | bytes | None = None) -> ModelBundle:
 
     Raises:
         UnknownModelError: it is not installed; the message says how to add it.
-        BundleError: no model is installed at all.
+        BundleError: no model is installed at all; or one directory has several of this name, as after a second export.
     """
     broken: list[str] = []
     model = model or os.environ.get(DEFAULT_VARIABLE) or None
-    for bundle in _installed(broken):  # stops at the first match: entry points, which cost a search, come last
-        if model in (None, bundle.name, bundle.model_id, bundle.model_id.hex()):
-            return bundle
+    for bundles in _installed(broken):  # stops at the first match: entry points, which cost a search, come last
+        found = [b for b in bundles if model in (None, b.name, b.model_id, b.model_id.hex())]
+        if len({b.model_id for b in found}) > 1 and model is not None:
+            named = ", ".join(f"{b.model_id.hex()} ({b.directory})" for b in found)
+            raise BundleError(f"several models are named {found[0].name}: name one by its id, or remove the others: {named}")
+        if found:
+            return found[0]
     wrong = f". Broken: {'; '.join(broken)}" if broken else ""
     if model is None:
         raise BundleError(f"no model is installed; reinstall pillow-semicodec or set {PATH_VARIABLE}{wrong}")

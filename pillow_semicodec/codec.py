@@ -94,7 +94,7 @@ def encode(
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
         effort: 1 to 9; above 1 the encoder tries other roundings, for up to 50 times as long, where the model has a network
             for it: at equal PSNR 9 saves about 2 % of the bytes, and 5 most of that in a third of the time. It takes more
-            memory then: 0.3 GB for every thread and 5 bytes for every pixel.
+            memory then: 0.3 GB for every thread and 10 bytes for every pixel.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
@@ -121,13 +121,13 @@ def encode(
     container.check_size(width, height, limits)
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
-    layout = _layout(height, width, slice_side, limits, picture.dtype == np.bool_)
+    layout = _layout(picture, slice_side, limits)
     target = target_of(target_size, target_bpp, target_psnr, height * width)
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
     cells = cells_of(roi, height, width)
     if picture.dtype == np.bool_:
-        return _encode_bilevel(picture, metadata, layout, target, threads, way)
+        return _finished(_encode_bilevel(picture, metadata, layout, target, threads, way), way, limits)
     mode, colours = _colours(picture, exact, metadata)
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
@@ -159,7 +159,7 @@ def encode(
     drawing = draw(metadata) if indexed is None and target else None
     palette = drawing.file_for(quality, target, error) if drawing else None
     if palette is not None and target is not None and target.size is not None:
-        return _finished(palette, way)
+        return _finished(palette, way, limits)
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
@@ -168,28 +168,28 @@ def encode(
     )
     if target is None:
         data = job.data(plan, cells, effort)
-        return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way)
+        return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way, limits)
     try:
         job, plan = job.planned(target, error, drawing)
     except OutOfReachError:
         if palette is None:
             raise
-        return _finished(palette, way)
+        return _finished(palette, way, limits)
     data = job.data(plan, cells, effort, target, error)
-    return _finished(min(palette or data, data, key=len), way)
+    return _finished(min(palette or data, data, key=len), way, limits)
 
 
-def _with_grounds(data: bytes, picture: pixels.Pixels) -> bytes:
+def _with_grounds(data: bytes, picture: pixels.Pixels, limits: Limits) -> bytes:
     """The file with its flat grounds kept exactly, if it is one of latents alone and that costs next to nothing."""
     stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read)
+    prologue = container.read_prologue(stream.read, limits)
     if not prologue.header.latents or not {container.OVERLAY, container.UNSEEN_KEPT}.isdisjoint(prologue.metadata):
         return data
     parts = take_apart(picture, 0, flat=True)
     if parts is None or len(parts.payload) > GROUND_COST * len(data):
         return data
     metadata = _marked(prologue.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
-    streams = container.read_slices(stream.read, prologue.index)
+    streams = container.read_slices(stream.read, prologue.index, limits)
     return container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
 
 
@@ -197,7 +197,13 @@ def _plan(bundle: ModelBundle, quality: float) -> RatePlan:
     return RatePlan(bundle.rate_bank.rate_of_quality(quality))
 
 
-def _finished(data: bytes, way: Progress | None) -> bytes:
+def _finished(data: bytes, way: Progress | None, limits: Limits) -> bytes:
+    """The file, which a reader of the same limits takes.
+
+    Raises:
+        LimitExceededError: it would not: the index of so many slices is too long.
+    """
+    container.read_prologue(BytesIO(data).read, limits)
     if way:
         way.finish()
     return data
@@ -209,7 +215,7 @@ def _encode_indexed(
     data = drawing.file_for(quality, target, error, way)
     if data is None:
         raise ValueError("the target is out of reach of an indexed picture")
-    return _finished(data, way)
+    return _finished(data, way, drawing.limits)
 
 
 def _may_index(picture: Any, mode: str, roi: Roi, wanted: bool | None) -> bool | None:
@@ -309,7 +315,7 @@ class _Job(NamedTuple):
         if job := self.overlaid(drawing, quality, below=most):
             laid = job._replace(way=None).data(plan, None, effort)  # the way ends with ``data``
             data = laid if len(laid) < most else data
-        return _with_grounds(data, drawing.pixels)
+        return _with_grounds(data, drawing.pixels, drawing.limits)
 
     def overlaid(self, drawing: Drawing, quality: float, below: float) -> _Job | None:
         """The same with what is drawn on top, unless that alone takes ``below`` bytes or there is nothing like that."""
@@ -476,17 +482,19 @@ def _metadata(
     return metadata
 
 
-def _layout(height: int, width: int, slice_side: int | None, limits: Limits, bilevel: bool) -> Layout:
+def _layout(picture: Any, slice_side: int | None, limits: Limits) -> Layout:
     """Raises LimitExceededError for slices that are too large or too many."""
+    (height, width), bilevel = picture.shape[:2], picture.dtype == np.bool_
+    planes = int(bilevel or (len(picture.shape) == 3 and picture.shape[2] in (2, 4)))
     layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
     container.check_slices(width, height, layout.side, limits)
-    container.check_index(container.stream_count(layout.slices, not bilevel, int(bilevel)), limits)
+    container.check_index(container.stream_count(layout.slices, not bilevel, planes), limits)
     return layout
 
 
 def default_side(height: int, width: int) -> int:
     """Pixels of a slice's side for a picture of this size; 0 for one slice."""
-    if max(height, width) <= SLICE_SIDE or height * width <= SLICE_SIDE**2:
+    if max(height, width) <= SLICE_SIDE or container.slice_pixels(width, height, 0) <= SLICE_SIDE**2:
         return 0
     return SMALL_SLICE_SIDE if min(height, width) >= SMALL_FROM else SLICE_SIDE
 
@@ -512,7 +520,7 @@ def check_slice_side(side: int) -> None:
     """Raise TypeError or ValueError unless ``side`` is 0 or a side that slices may have."""
     if isinstance(side, bool) or not isinstance(side, (int, np.integer)):
         raise TypeError(f"slice_side must be a whole number, not {type(side).__name__}")
-    if side and (int(side).bit_count() != 1 or int(side).bit_length() - 1 not in container.SIDE_CODES):
+    if side < 0 or (side and (int(side).bit_count() != 1 or int(side).bit_length() - 1 not in container.SIDE_CODES)):
         raise ValueError(f"slice_side must be 0 or a power of two from 64 to 65536, not {side}")
 
 
@@ -646,6 +654,8 @@ def decode_picture(
     shape = area.shape if header.bands == 1 else (*area.shape, header.bands)
     if out is None:
         out = np.empty(shape, np.uint8 if shown else dtype_of(prologue))
+    elif not hasattr(out, "shape"):
+        raise TypeError(f"out must have a shape, as arrays do; {type(out).__name__} has none")
     elif tuple(out.shape) != shape:
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
     layout = Layout(header.height, header.width, prologue.index.side, header.alpha)

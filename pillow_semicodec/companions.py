@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .bundle import ModelBundle, read_verified
+from .bundle import MALFORMED, ModelBundle, read_verified
 from .errors import BundleError
 
 COMPANION_VERSION = 1
@@ -48,7 +48,7 @@ def find_companion(bundle: ModelBundle, name: str) -> Companion | None:
     try:
         notes = json.loads(path.read_bytes())
         version, model_id, _ = notes["companion_version"], notes["model_id"], notes["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*MALFORMED, OSError) as error:
         raise BundleError(f"{path}: not a valid description ({error})") from error
     if version != COMPANION_VERSION or model_id != bundle.model_id.hex():
         due = f"version {COMPANION_VERSION} for model {bundle.model_id.hex()}"

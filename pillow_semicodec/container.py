@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import struct
 import threading
 import zlib
@@ -253,8 +254,8 @@ def check_index(streams: int, limits: Limits = DEFAULT_LIMITS) -> None:
 
 
 def slice_pixels(width: int, height: int, side: int) -> int:
-    """Pixels of the largest slice."""
-    return min(width, side or width) * min(height, side or height)
+    """Pixels of the largest slice, as the networks see it: sides are padded to multiples of 16."""
+    return math.prod(-(-min(n, side or n) // 16) * 16 for n in (width, height))
 
 
 def slice_count(width: int, height: int, side: int) -> int:

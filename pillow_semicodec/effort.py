@@ -77,7 +77,7 @@ def refine(
     threads: int,
     step: Callable[[], None] = lambda: None,
 ) -> Plane:
-    """The latents in quantisation steps, [M, h, w], that ``Encoder`` should code instead of ``y``'s; 5 bytes a pixel.
+    """The latents in quantisation steps, [M, h, w], that ``Encoder`` should code instead of ``y``; 5 bytes a pixel more.
 
     Args:
         colours: what ``analyse`` was given.

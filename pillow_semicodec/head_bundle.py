@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .bundle import model_directories, read_verified
+from .bundle import MALFORMED, model_directories, read_verified
 from .errors import BundleError
 
 HEADS_VERSION = 1
@@ -57,7 +58,7 @@ class HeadBundle:
                 for t in content["tasks"]
             )
             self._sha256 = str(content["sha256"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*MALFORMED, OSError) as error:
             raise BundleError(f"{directory}: no valid {DESCRIPTION} ({error})") from error
         if version != HEADS_VERSION:
             raise BundleError(f"{directory}: heads of version {version}; this build reads version {HEADS_VERSION}")
@@ -73,9 +74,9 @@ _cache: dict[tuple[Path, int], HeadBundle] = {}
 
 def _candidates() -> Iterator[Path]:
     for directory in model_directories():
-        if (directory / DESCRIPTION).is_file():
+        if os.path.isfile(directory / DESCRIPTION):
             yield directory
-        if directory.is_dir():
+        if os.path.isdir(directory):
             yield from sorted(child.parent for child in directory.glob(f"*/{DESCRIPTION}"))
 
 

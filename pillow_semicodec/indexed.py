@@ -385,7 +385,7 @@ class Drawing:
     Args:
         picture: uint8 [H, W] or [H, W, 2 to 4], an array or anything that gives boxes. mode: of the file.
         alpha_levels: as ``alpha.levels_of`` gives them. exact: colours under alpha 0 are kept, too.
-        side: of the slices; None chooses, within ``limits``.
+        side: of the slices; None chooses, within ``limits``, those of a reader.
         metadata: payloads of chunks that the file shall hold. must: there is no other way to code it.
 
     Raises:
@@ -410,7 +410,7 @@ class Drawing:
             while side**2 > limits.max_slice_pixels and side > LEAST_SIDE:
                 side //= 2
             side = side if max(height, width) > side else 0
-        self.picture, self.threads, self.alpha_levels = picture, threads, alpha_levels
+        self.picture, self.threads, self.alpha_levels, self.limits = picture, threads, alpha_levels, limits
         self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
         self.header = Header(width, height, mode, bytes(8), indexed=True)
         self.layout = Layout(height, width, side, self.header.alpha)

@@ -16,6 +16,7 @@ from .pixels import Pixels
 TRIALS = 10
 SIZE_SLACK = 0.015  # share of the bytes that may be left over
 PSNR_SLACK = 0.05  # dB
+LARGEST_SIZE, LARGEST_PSNR = 2.0**62, 1000.0  # beyond what any picture takes or has; arithmetic ends farther on
 LOG_BYTES_PER_ANCHOR, DB_PER_ANCHOR = 0.45, 1.9  # a first guess at how both rise with the rate
 
 
@@ -48,8 +49,8 @@ def target_of(size: int | None, bpp: float | None, psnr: float | None, pixels: i
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, not {value}")
     if psnr is not None:
-        return Target(psnr=float(psnr))
-    return Target(size=max(1, int(size if size is not None else float(value) * pixels / 8 + 1e-6)))
+        return Target(psnr=min(float(psnr), LARGEST_PSNR))
+    return Target(size=max(1, int(min(size if size is not None else float(value) * pixels / 8 + 1e-6, LARGEST_SIZE))))
 
 
 def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int], psnr_at: Callable[[int], float]) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .bundle import RATE_MAX, RATE_UNIT, ModelBundle
 from .errors import BundleError
-from .head_bundle import HeadBundle, find_heads
+from .head_bundle import SEGMENTATION, HeadBundle, find_heads
 from .layout import Layout, RatePlan, Streams
 from .pixels import LATENT_STRIDE, latent_shape
 from .planes import Plane
@@ -74,7 +74,7 @@ def heads_with_foreground(model_id: bytes) -> list[HeadBundle]:
     Raises:
         BundleError: there are none.
     """
-    heads = [h for h in find_heads(model_id) if any(task.foreground for task in h.tasks)]
+    heads = [h for h in find_heads(model_id) if any(t.foreground and t.kind == SEGMENTATION for t in h.tasks)]
     if not heads:
         raise BundleError('roi="auto" needs heads that draw maps with foreground classes, and there are none for this model')
     return heads

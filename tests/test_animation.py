@@ -249,6 +249,14 @@ def test_wrong_options(options: dict[str, object]) -> None:
         saved(ball(3), **options)
 
 
+@pytest.mark.parametrize("options", [{"durations": [40] * 4}, {"durations": -1}, {"durations": "x"}, {"target_size": 9999}])
+def test_wrong_options_cost_no_encoding(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told before the first frame."""
+    monkeypatch.setattr("pillow_semicodec.codec.encode", lambda *a, **k: pytest.fail("encoded"))
+    with pytest.raises(ValueError, match=r"duration|target"):
+        encode_animation([np.zeros((20, 20), np.uint8)] * 5, **options)
+
+
 def test_frames_must_be_alike() -> None:
     """Sizes are told."""
     with pytest.raises(ValueError, match=r"frame 1 is uint8 \[70, 80, 3\]"):

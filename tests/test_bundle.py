@@ -148,6 +148,45 @@ def test_broken_bundles_do_not_hide_good_ones(tmp_path: Path, monkeypatch: pytes
         bundle.find_model("better")
 
 
+def test_two_models_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second export beside the first: which of them is meant must be said."""
+    first, second = (bundle.ModelBundle(copy_of(tmp_path, f, name="mine", parameters=k)) for k, f in enumerate("ab"))
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(tmp_path))
+    with pytest.raises(BundleError, match=f"{first.model_id.hex()}.*{second.model_id.hex()}"):
+        sgc.encode(photo(40, 50), model="mine")
+    for model in (first, second):
+        assert bundle.find_model(model.model_id.hex()).model_id == model.model_id
+    shutil.copytree(first.directory, tmp_path / "c")  # the same once more
+    shutil.rmtree(second.directory)
+    assert bundle.find_model("mine").model_id == first.model_id
+
+
+def test_places_that_cannot_be_looked_at_hold_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry of the path takes nothing from the others."""
+    data = sgc.encode(photo(64, 64), semantics=True)
+    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:/{'x' * 300}")
+    assert sgc.analyze(data, heads="*").labels
+    assert bundle.list_models()
+    with pytest.raises(UnknownModelError):
+        bundle.find_model("nonesuch")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"latent_channels": 1e999}', '{"hyper_channels": 0}', '{"latent_channels": -1}', "[" * 10**5], ids=range(4)
+)
+def test_tampered_manifests(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in one, it is passed over, and said to whoever asks for it."""
+    broken = copy_of(tmp_path)
+    whole = json.loads((broken / "manifest.json").read_text())
+    (broken / "manifest.json").write_text(text if text[0] == "[" else json.dumps({**whole, **json.loads(text)}))
+    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:{broken}")
+    with pytest.raises(BundleError):
+        bundle.ModelBundle(broken)
+    assert bundle.list_models()
+    (broken / "heads.json").write_text("[" * 10**5)
+    sgc.encode(photo(40, 50), semantics=True)
+
+
 def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package offers models through an entry point; it is located, not imported."""
     package = tmp_path / "some_models"

@@ -218,6 +218,20 @@ def test_limits(picture: np.ndarray, sgc_bytes: bytes) -> None:
             sgc.decode(sgc_bytes, limits=limits)
         with pytest.raises(sgc.LimitExceededError):
             sgc.encode(picture, limits=limits)
+    thin = sgc.encode(np.zeros((1, 800), np.uint8), indexed=False)
+    with pytest.raises(sgc.LimitExceededError, match="12800"):  # sides are padded to 16 before anything is computed
+        sgc.decode(thin, limits=Limits(max_slice_pixels=12000))
+
+
+@pytest.mark.parametrize("most", [5, 10, 14])
+def test_what_is_written_can_be_read_within_the_same_limits(most: int) -> None:
+    """Also where the index is too long by a few bytes."""
+    rgba = np.concatenate([photo(32, 65), np.full((32, 65, 1), 90, np.uint8)], 2)
+    try:
+        data = sgc.encode(rgba, slice_side=64, limits=Limits(max_index_bytes=most))
+    except sgc.LimitExceededError:
+        return
+    sgc.decode(data, limits=Limits(max_index_bytes=most))
 
 
 def test_threads_share_a_codec(picture: np.ndarray) -> None:

@@ -515,6 +515,9 @@ def test_registration_may_be_repeated() -> None:
     before = dict(Image.registered_extensions())
     threads = pillow_semicodec.options.THREADS
     pillow_semicodec.register(threads=1)
+    for wrong, error in (({"threads": "2"}, TypeError), ({"threads": -1}, ValueError), ({"limits": 5}, TypeError)):
+        with pytest.raises(error):
+            pillow_semicodec.register(**wrong)
     pillow_semicodec.options.THREADS = threads
     assert Image.registered_extensions() == before
     assert before[".sgc"] == "SGC"

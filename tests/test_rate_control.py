@@ -92,6 +92,16 @@ def test_wrong_targets(options: dict[str, object], error: type[Exception], text:
         sgc.encode(photo(20, 20), **options)
 
 
+@pytest.mark.parametrize("target", [1e16, 1e306, 1e308])
+def test_huge_targets(target: float) -> None:
+    """Any size is enough; no picture is that good."""
+    picture = photo(20, 20)
+    best = sgc.encode(picture, target_size=10**9)
+    assert sgc.encode(picture, target_bpp=target) == sgc.encode(picture, target_size=target) == best
+    with pytest.raises(ValueError, match="out of reach"):
+        sgc.encode(picture, target_psnr=target)
+
+
 def test_every_way_in() -> None:
     """Pillow and imageio have the same names; animations have no target."""
     picture, file = photo(130, 200), io.BytesIO()

@@ -15,6 +15,7 @@ from PIL import Image
 import pillow_semicodec as sgc
 from pillow_semicodec import container, slices
 from pillow_semicodec.container import Regions, read_regions, write_regions
+from pillow_semicodec.head_bundle import Task, find_heads
 from pillow_semicodec.regions import cells_of
 
 BOX = (48, 16, 112, 64)
@@ -102,6 +103,14 @@ def test_auto_follows_the_foreground() -> None:
     grown = np.pad(cells, 1)
     grown = cells | grown[:-2, 1:-1] | grown[2:, 1:-1] | grown[1:-1, :-2] | grown[1:-1, 2:]
     assert sgc.encode(picture, 60, roi="auto") == sgc.encode(picture, 60, roi=grown.repeat(16, 0).repeat(16, 1))
+
+
+def test_auto_needs_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes of whole pictures say nothing of where they are."""
+    (heads,) = find_heads(sgc.find_model().model_id)
+    monkeypatch.setattr(heads, "tasks", (Task("shapes", "classification", ("a", "b"), foreground=("a",)),))
+    with pytest.raises(sgc.BundleError, match="maps"):
+        sgc.encode(photo(), 60, roi="auto")
 
 
 def test_wrong_regions_are_told_apart() -> None:

@@ -176,6 +176,8 @@ def test_what_takes_pixels_must_have_their_shape() -> None:
     """A wrong ``out`` is named before anything is decoded."""
     with pytest.raises(ValueError, match=r"\[10, 10, 3\]"):
         sgc.decode(sgc.encode(photo(80, 100)), out=np.zeros((10, 10, 3), np.uint8))
+    with pytest.raises(TypeError, match="list"):
+        sgc.decode(sgc.encode(photo(80, 100)), out=[])
 
 
 @pytest.mark.parametrize("shape", [(1500, 40), (40, 1500)])
@@ -208,7 +210,8 @@ def test_receptive_fields_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_slices_are_chosen_by_size() -> None:
     """Small pictures stay whole; long ones and large ones are cut."""
-    assert default_side(1024, 1024) == default_side(1, 900) == 0
+    assert default_side(1024, 1024) == default_side(1, 900) == default_side(1, 2**16) == 0
+    assert default_side(1, 2**17) == 1024  # which the networks see 16 pixels high
     assert default_side(1024, 1025) == default_side(700, 4000) == 1024
     assert default_side(4096, 9000) == 512
     file = sgc.encode(photo(1030, 1100), 30)
@@ -217,7 +220,9 @@ def test_slices_are_chosen_by_size() -> None:
         assert np.array_equal(np.asarray(image), sgc.decode(file))
 
 
-@pytest.mark.parametrize(("side", "error"), [(100, ValueError), (32, ValueError), (2**17, ValueError), (64.0, TypeError)])
+@pytest.mark.parametrize(
+    ("side", "error"), [(100, ValueError), (32, ValueError), (2**17, ValueError), (-64, ValueError), (64.0, TypeError)]
+)
 def test_impossible_sides(side: Any, error: type[Exception]) -> None:
     """Sides that the format cannot state are refused."""
     with pytest.raises(error, match="slice_side"):

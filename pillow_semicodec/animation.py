@@ -59,7 +59,7 @@ def encode_animation(
     files, described = [b""], list[Frame]()
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
-    if count > 1:
+    if count > 1 and hasattr(frames, "__len__"):  # a hint may be wrong
         _check_target(target)
         _checked_durations(durations, count)
     before: Pixels | None = None
@@ -96,6 +96,7 @@ def encode_animation(
     metadata = {**prologue.metadata, container.ANIMATION: container.write_animation(Animation(loop, frames_of_file))}
     streams = container.read_slices(stream.read, prologue.index, limits)
     head = container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
+    container.read_prologue(BytesIO(head).read, limits)  # what is written can be read within the same limits
     return head + b"".join(files[1:])
 
 

@@ -38,12 +38,10 @@ class AfterPillow:
                 load(module)
                 try:
                     import pillow_semicodec
-                except ImportError:  # uninstalled since
-                    pass
                 except Exception as error:  # whatever is wrong with it is no matter of programs that want Pillow
-                    import warnings
-
-                    warnings.warn(f"pillow_semicodec cannot be loaded: {error!r}; sgc autoload off stops trying")
+                    if getattr(error, "name", "") != "pillow_semicodec":  # uninstalled since
+                        told = f"pillow_semicodec cannot be loaded: {error!r}; `sgc autoload off` ends the attempts"
+                        print(told, file=sys.stderr)
 
             spec.loader.exec_module = load_and_register
         return spec

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, format_of, in_eight_bits, reason, recode, row
+from .convert import Outcome, format_of, in_eight_bits, is_url, reason, recode, row
 from .errors import SemicodecError
 from .files import opened, write_atomically
 
@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # as of other tools: quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
         return 1
@@ -383,7 +385,7 @@ def _convert(args: argparse.Namespace) -> int:
     if args.measure and importlib.util.find_spec("ssimulacra2") is None:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     if args.report:
-        _check_report(args.report)
+        _check_report(args.report, args.output)
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
     given = {name for name, value in _settings(args).items() if value is not None and value is not False}
@@ -420,11 +422,18 @@ def _convert(args: argparse.Namespace) -> int:
     return 1 if outcomes or not (jobs or skipped) else 0
 
 
-def _check_report(report: Path) -> None:
-    """Before any work: its place is there, and it is no picture that was meant to be a source."""
-    if report.suffix.lower() in Image.registered_extensions():
-        raise ValueError(f"the report goes into a file of JSON, not into a picture: {report}")
-    if report.is_dir() or not report.absolute().parent.is_dir():
+def _check_report(report: Path, output: str | None) -> None:
+    """Before any work: its place is there, or will be, and it is no picture that was meant to be a source."""
+    held = b"{"
+    if report.is_file():
+        with report.open("rb") as file:
+            held = file.read(1) or held
+    if report.suffix.lower() in Image.registered_extensions() or held != b"{":
+        raise ValueError(f"the report is JSON, and does not replace other files: {report}")
+    place = report.absolute().parent
+    if report.is_dir() or not place.is_dir():
+        if output is not None and not is_url(output) and place.is_relative_to(Path(output).absolute()):
+            return  # among the results, whose folder is made on the way
         raise ValueError(f"the report cannot be written: {report} is a folder, or lies in none")
 
 
@@ -439,6 +448,7 @@ def _tell(outcomes: list[Outcome], report: Path | None) -> None:
         def write(file: IO[bytes]) -> None:
             file.write(content.encode())
 
+        report.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(report, write)
 
 

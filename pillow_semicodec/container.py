@@ -254,8 +254,8 @@ def check_index(streams: int, limits: Limits = DEFAULT_LIMITS) -> None:
 
 
 def slice_pixels(width: int, height: int, side: int) -> int:
-    """Pixels of the largest slice, as the networks see it: sides are padded to multiples of 16."""
-    return math.prod(-(-min(n, side or n) // 16) * 16 for n in (width, height))
+    """Pixels of the largest slice; a side counts 16 at least, to which the networks' input is padded."""
+    return math.prod(max(16, min(n, side or n)) for n in (width, height))
 
 
 def slice_count(width: int, height: int, side: int) -> int:

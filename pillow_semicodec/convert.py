@@ -33,7 +33,7 @@ ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
 SUBFILE_TYPE, REDUCED = 254, 1  # tag of a TIFF's page, and its bit for a smaller version of another page
 CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
-CLIPPING_32_BITS = ("PPM", "HEIF")  # cut mode I at 65535
+CLIPPING_32_BITS = ("PPM", "HEIF", "PNG", "ICO", "ICNS")  # cut mode I at 65535, the last three before Pillow 13
 DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour that it happens to have
 CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
@@ -104,7 +104,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
             if name == "GIF" and save["loop"] == 1:
                 del save["loop"]  # browsers take a 1 for once more
-            if name == "GIF" and holes:
+            if name == "GIF" and holes and not flatten:
                 save["disposal"] = CLEARED
         image.seek(place)
         flatten_one = flatten and image.has_transparency_data
@@ -112,7 +112,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         if (flatten or aside) and "save_all" in save:
             alike = _flattened if flatten else _without_default_image
             picture, *save["append_images"] = (alike(frame) for frame in metadata.frames(image))
-        if picture.has_transparency_data and name in DROPPING_ALPHA:
+        if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
@@ -122,6 +122,13 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
             raise
         output.write(buffer.getbuffer())
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    if not image.has_transparency_data or image.mode[0] in "IF":
+        return not image.has_transparency_data
+    alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA").getchannel("A")
+    return alpha.getextrema() == (255, 255)
 
 
 def _without_default_image(image: Image.Image) -> Image.Image:

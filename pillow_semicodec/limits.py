@@ -12,7 +12,7 @@ class Limits:
     Attributes:
         max_side: pixels of the longer side. Keeps every size within 32-bit arithmetic after padding.
         max_pixels: pixels of a picture. Memory beside the pixels themselves grows with the shorter side alone.
-        max_slice_pixels: pixels of one slice, which take some 200 bytes each to compute.
+        max_slice_pixels: pixels of one slice, which take some 200 bytes each to compute; a side counts 16 at least.
         max_chunks: chunks of a file; a file of this version needs at most a dozen.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
         max_metadata_bytes: bytes of one ancillary chunk. EXIF allows 64 KB in JPEG; ICC profiles reach a few MB.

@@ -17,6 +17,8 @@ from PIL import Image, ImageFile, ImageSequence
 import pillow_semicodec as sgc
 from pillow_semicodec import container
 from pillow_semicodec.animation import decode_frames, encode_animation
+from pillow_semicodec.errors import LimitExceededError
+from pillow_semicodec.limits import Limits
 
 
 def ball(count: int = 4, mode: str = "RGB", size: tuple[int, int] = (90, 70)) -> list[Image.Image]:
@@ -255,6 +257,25 @@ def test_wrong_options_cost_no_encoding(options: dict[str, object], monkeypatch:
     monkeypatch.setattr("pillow_semicodec.codec.encode", lambda *a, **k: pytest.fail("encoded"))
     with pytest.raises(ValueError, match=r"duration|target"):
         encode_animation([np.zeros((20, 20), np.uint8)] * 5, **options)
+
+
+def test_a_wrong_hint_is_no_count() -> None:
+    """Of how many frames an iterator has, its length hint need not be right."""
+
+    class Hinted:
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return iter([np.full((20, 20), k, np.uint8) for k in range(3)])
+
+        def __length_hint__(self) -> int:
+            return 5
+
+    assert len(list(decode_frames(encode_animation(Hinted(), durations=[10, 20, 30])))) == 3
+
+
+def test_a_description_is_written_within_the_limits_of_readers() -> None:
+    frames, limits = [np.full((20, 20), k, np.uint8) for k in range(20)], Limits(max_metadata_bytes=40)
+    with pytest.raises(LimitExceededError):
+        encode_animation(frames, limits=limits)
 
 
 def test_frames_must_be_alike() -> None:

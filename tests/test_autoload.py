@@ -40,18 +40,18 @@ def test_on_and_off(tmp_path: Path) -> None:
 
 
 def test_a_broken_package_breaks_no_other_program(tmp_path: Path) -> None:
-    """A warning says so; Pillow works."""
+    """It is told, and Pillow works, also where warnings are errors."""
     autoload.switch_on(tmp_path)
     (tmp_path / "first" / "pillow_semicodec").mkdir(parents=True)
     (tmp_path / "first" / "pillow_semicodec" / "__init__.py").write_text("import sys\nsys.no_such_name\n")
     lines = (
-        f"import site, sys, warnings; sys.path.insert(0, {str(tmp_path / 'first')!r}); site.addsitedir({str(tmp_path)!r})",
-        "warnings.simplefilter('ignore')",
+        f"import site, sys; sys.path.insert(0, {str(tmp_path / 'first')!r}); site.addsitedir({str(tmp_path)!r})",
         "from PIL import Image; print(Image.new('L', (2, 3)).size)",
     )
-    command = [sys.executable, "-c", "\n".join(lines)]
+    command = [sys.executable, "-W", "error", "-c", "\n".join(lines)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.stdout.strip(), result.returncode) == ("(2, 3)", 0), result.stderr
+    assert "no_such_name" in result.stderr and "autoload off" in result.stderr
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

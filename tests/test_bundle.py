@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_two_models_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_places_that_cannot_be_looked_at_hold_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry of the path takes nothing from the others."""
     data = sgc.encode(photo(64, 64), semantics=True)
-    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:/{'x' * 300}")
+    monkeypatch.setenv(bundle.PATH_VARIABLE, os.pathsep.join([str(TINY), f"/{'x' * 300}"]))
     assert sgc.analyze(data, heads="*").labels
     assert bundle.list_models()
     with pytest.raises(UnknownModelError):
@@ -179,7 +180,7 @@ def test_tampered_manifests(text: str, tmp_path: Path, monkeypatch: pytest.Monke
     broken = copy_of(tmp_path)
     whole = json.loads((broken / "manifest.json").read_text())
     (broken / "manifest.json").write_text(text if text[0] == "[" else json.dumps({**whole, **json.loads(text)}))
-    monkeypatch.setenv(bundle.PATH_VARIABLE, f"{TINY}:{broken}")
+    monkeypatch.setenv(bundle.PATH_VARIABLE, os.pathsep.join(map(str, (TINY, broken))))
     with pytest.raises(BundleError):
         bundle.ModelBundle(broken)
     assert bundle.list_models()

@@ -17,7 +17,7 @@ from conftest import photo
 from PIL import Image, ImageCms, ImageSequence
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container
+from pillow_semicodec import container, convert
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 
@@ -171,21 +171,25 @@ def test_from_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_info_reads_a_pipe(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe")
     data = sgc.encode(photo(40, 50))
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True)
     writer.start()
-    code = main(["info", str(tmp_path / "pipe"), *more])
-    writer.join()
-    assert code == 0, capsys.readouterr().err
+    assert main(["info", str(tmp_path / "pipe"), *more]) == 0, capsys.readouterr().err
+    writer.join(10)
+    assert not writer.is_alive()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
-def test_who_reads_only_the_beginning_hears_no_complaint(png: Path, tmp_path: Path) -> None:
-    """As with ``sgc info … | head -1``."""
+@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_only_the_beginning_hears_no_complaint(count: int, unbuffered: str, png: Path, tmp_path: Path) -> None:
+    """As with ``sgc info … | head -1``, whatever is left when the command ends."""
     assert main(["encode", str(png), str(tmp_path / "a.sgc")]) == 0
-    command = [sys.executable, "-u", "-m", "pillow_semicodec", "info", *([str(tmp_path / "a.sgc")] * 20)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [sys.executable, "-m", "pillow_semicodec", "info", *([str(tmp_path / "a.sgc")] * count)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()
+        if count > 1:
+            process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
 
@@ -459,6 +463,9 @@ def test_holes_of_animations_reach_gif(tmp_path: Path) -> None:
         frames.append(frame)
     (tmp_path / "a.sgc").write_bytes(sgc.encode_animation(frames, 90, durations=50))
     assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.gif")]) == 0
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "flat.gif"), "--flatten"]) == 0
+    with Image.open(tmp_path / "flat.gif") as opened:
+        assert opened.disposal_method != convert.CLEARED  # nothing to clear: only what changes is stored
     with Image.open(tmp_path / "a.gif") as opened:
         for k, frame in enumerate(frames):
             opened.seek(k)

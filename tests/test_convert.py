@@ -164,12 +164,18 @@ def test_reports_replace_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Where the report cannot lie is said before any work."""
     first, second = pictures(tmp_path / "in", 2)
     before = first.read_bytes()
-    for report in (first, tmp_path / "nowhere" / "r.json", tmp_path / "in"):
+    nameless = tmp_path / "nameless"
+    nameless.write_bytes(before)
+    for report in (first, nameless, tmp_path / "nowhere" / "r.json", tmp_path / "in"):
         arguments = ["convert", str(second), "-o", str(tmp_path / "out"), "--report", str(report)]
         assert main(arguments) == 1
         assert str(report) in capsys.readouterr().err
-    assert first.read_bytes() == before
+    assert first.read_bytes() == nameless.read_bytes() == before
     assert not (tmp_path / "out").exists()
+    for _ in range(2):  # among the results, whose folder is not there yet; and in place of an older one
+        report = tmp_path / "out" / "told" / "r.json"
+        assert main(["convert", str(second), "-o", str(tmp_path / "out"), "--report", str(report)]) == 0
+        assert "files" in json.loads(report.read_text())
 
 
 def test_measures_of_an_apng_with_a_default_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,6 +365,9 @@ def test_alpha_is_not_dropped_silently(suffix: str, tmp_path: Path, capsys: pyte
     assert main(["decode", str(tmp_path / "logo.sgc"), str(target), "--flatten"]) == 0
     with Image.open(target) as opened:
         assert opened.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    picture[:, :, 3] = 255  # which hides nothing
+    Image.fromarray(picture).save(tmp_path / "opaque.sgc")
+    assert main(["decode", str(tmp_path / "opaque.sgc"), str(tmp_path / f"opaque{suffix}")]) == 0
 
 
 def test_large_numbers_are_not_cut_silently(tmp_path: Path) -> None:
@@ -368,6 +377,7 @@ def test_large_numbers_are_not_cut_silently(tmp_path: Path) -> None:
         Image.fromarray(picture).save(tmp_path / f"{name}.sgc")
         assert main(["decode", str(tmp_path / f"{name}.sgc"), str(tmp_path / f"{name}.ppm")]) == code
         assert main(["decode", str(tmp_path / f"{name}.sgc"), str(tmp_path / f"{name}.tif")]) == 0
+    assert main(["decode", str(tmp_path / "large.sgc")]) == 1  # as .png
 
 
 @pytest.mark.parametrize("frames", [1, 3])

@@ -211,6 +211,7 @@ def test_receptive_fields_are_as_stated(monkeypatch: pytest.MonkeyPatch) -> None
 def test_slices_are_chosen_by_size() -> None:
     """Small pictures stay whole; long ones and large ones are cut."""
     assert default_side(1024, 1024) == default_side(1, 900) == default_side(1, 2**16) == 0
+    assert default_side(1023, 1025) == default_side(1365, 768) == 0
     assert default_side(1, 2**17) == 1024  # which the networks see 16 pixels high
     assert default_side(1024, 1025) == default_side(700, 4000) == 1024
     assert default_side(4096, 9000) == 512

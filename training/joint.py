@@ -73,12 +73,13 @@ class JointSampler:
         for _ in range(UNLABELLED):
             image = self._unlabelled(turn)
             if labelled_set.kind == SEGMENTATION:
-                a, b, _ = paired_views(image, None, (SIDE, SIDE), random)
+                a, coloured, _ = paired_views(image, None, (SIDE, SIDE), random)
+                b = coloured if strong_views else a
             else:
                 a, b = (view(image, SIDE, random, "weak") for _ in range(2))
-                b = strong_colours(Image.fromarray(b), random)
+                b = strong_colours(Image.fromarray(b), random) if strong_views else b
             weak.append(a)
-            strong.append(b if strong_views else a)
+            strong.append(b)
         return JointBatch(turn, _stack(views), torch.stack(labels), _stack(weak), _stack(strong))
 
     def _unlabelled(self, turn: int) -> Image.Image:

@@ -199,7 +199,7 @@ def fit_indexes(model: SemicodecModel, latents: list[Latents], seed: int = 1) ->
         coded = model.code(y, model.rate_bank.weights(rate))
         values, index, first = (x[:, channels] for x in (coded.symbol, coded.index, step_mask(y).expand_as(y)))
         for k, shift in enumerate(SHIFTS):
-            of_shift = gaussian_bits(values, scale_of_index((index + shift).clamp_min(1)))
+            of_shift = gaussian_bits(values, scale_of_index((index + shift).clamp(1, SCALE_COUNT - 1)))
             bits[k] += (of_shift * first).sum((0, 2, 3))
     for channel, best in zip(channels, bits.argmin(0).tolist(), strict=True):
         print(f"channel {channel}: indexes {SHIFTS[best]:+d}")

@@ -165,13 +165,12 @@ class SemiSupervisedLoss:
 
 
 def endless(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of indexes below ``count``: every index once before any comes again."""
-    queue = torch.empty(0, dtype=torch.long)
+    """Batches of up to ``count`` indexes below it, no index twice in one: round after round in a new order, of which the
+    rest that makes no batch is left out.
+    """
     while True:
-        while len(queue) < batch:
-            queue = torch.cat([queue, torch.randperm(count, generator=generator)])
-        yield queue[:batch]
-        queue = queue[batch:]
+        order = torch.randperm(count, generator=generator)
+        yield from order[: count // batch * batch].split(batch)
 
 
 def _channels_last(latents: Tensor) -> Tensor:
@@ -327,9 +326,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def confusion(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """[K, K], rows truth, columns guess; ``IGNORE`` left out."""
+    """[K, K], rows truth, columns guess; of maps ``IGNORE`` left out."""
     guess, truth = logits.argmax(1).flatten(), labels.flatten().long()
-    valid = truth != IGNORE
+    valid = (truth != IGNORE) | torch.tensor(labels.ndim == 1)
     return torch.bincount(truth[valid] * classes + guess[valid], minlength=classes**2).view(classes, classes)
 
 

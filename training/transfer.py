@@ -24,7 +24,7 @@ from .export_heads import export_heads
 from .frozen import QUALITIES, extract, score, score_files
 from .heads import SemanticHeads, Task
 from .labels import CLASSIFICATION, SEGMENTATION, LabelledSet, LabelsError, read_labels
-from .semisup import TaskData, fit_temperature, hold_out, predict, pretrain, train_heads
+from .semisup import TaskData, Views, fit_temperature, hold_out, predict, pretrain, train_heads
 from .state import load_checkpoint
 
 SIDES = {128: 4, 224: 3, 384: 2}  # scales that heads of one's own learn, and views of each
@@ -96,10 +96,12 @@ def learn(
         scales = sides if task.kind == CLASSIFICATION else {0: max(sides.values())}
         for side, count in scales.items():
             data = extract(labelled_set, count, 1 + side, side=side, tests=False, model=model, workers=workers)
-            shown, held = hold_out(data.views.labels)
-            chosen = set(labelled_set.fraction(config.label_fraction, config.seed)[0])
-            shown = shown[torch.tensor([labelled_set.train[int(k)] in chosen for k in shown], dtype=torch.bool)]
-            material.append(TaskData(task, data.views, shown, torch.arange(len(data.views.labels))))
+            kept, held = hold_out(data.views.labels)
+            rest = dataclasses.replace(labelled_set, train=tuple(labelled_set.train[int(k)] for k in kept))
+            chosen = set(rest.fraction(config.label_fraction, config.seed)[0])
+            shown = torch.nonzero(torch.tensor([item in chosen for item in rest.train]))[:, 0]
+            views = Views(*(part[kept] for part in data.views))  # what is held out is not looked at without labels, either
+            material.append(TaskData(task, views, shown, torch.arange(len(kept))))
             calibration.append((task, data.views.weak[held], data.views.labels[held]))
     if not warm:
         some = [m.views.weak[torch.randperm(len(m.views.weak))[:64], 0] for m in material]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ pytest.importorskip("pytorch_msssim")
 
 import numpy as np  # noqa: E402
 from conftest import TINY, photo  # noqa: E402
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from PIL import Image  # noqa: E402
 from small_run import SETTINGS  # noqa: E402
 
@@ -41,6 +44,7 @@ from training.semisup import (  # noqa: E402
     confusion,
     consistency_loss,
     embedding_loss,
+    endless,
     fit_temperature,
     mean_iou,
     predict,
@@ -174,6 +178,17 @@ def separable(count: int, generator: torch.Generator) -> Views:
     base[:, :, 0] += (labels * 2 - 1)[:, None, None, None] * 1.5
     weak, strong = (base + noise * torch.randn(count, 3, 6, 4, 4, generator=generator) for noise in (0.3, 0.8))
     return Views(weak.half(), strong.half(), labels)
+
+
+@given(st.integers(1, 40), st.data())
+def test_batches_hold_no_picture_twice(count: int, data: st.DataObject) -> None:
+    """A copy would count as another picture that a picture is told from; in the long run each comes as often as the next."""
+    batch = data.draw(st.integers(1, count))
+    batches = list(itertools.islice(endless(count, batch, torch.Generator().manual_seed(0)), 60))
+    assert all(len(b) == batch == len(b.unique()) for b in batches)
+    seen = torch.bincount(torch.cat(batches), minlength=count)
+    assert len(seen) == count
+    assert batch < count or (seen == 60).all()
 
 
 @pytest.mark.parametrize("semi", [False, True])

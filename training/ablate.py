@@ -20,7 +20,7 @@ from pillow_semicodec.metrics import msssim_db
 from . import train
 from .commands import one_line
 from .compare import figures
-from .data import Picture, read_folder, split_validation
+from .data import Picture, read_split
 
 
 def ssimulacra2_of(error: float) -> float:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(arguments)
-    _, validation = split_validation(read_folder(args.data))
+    validation = read_split(args.data).validation
     curves: dict[str, Any] = {}
     for variant in args.variants:
         name, _, extra = variant.partition(":")

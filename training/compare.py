@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .commands import one_line
 from .config import ModelConfig
-from .data import Picture, read_folder, split_validation, to_signal
+from .data import Picture, read_split, to_signal
 from .growth import load_grown
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     args = parser.parse_args(arguments)
-    _, validation = split_validation(read_folder(args.data))
+    validation = read_split(args.data).validation
     old, new = (figures(path, validation) for path in (args.old, args.new))
     table = bytes_at_equal_error(old, new)
     print("| bytes at equal | " + " | ".join(f"rate {RATES[i]:g}" for i in SHOWN) + " |")

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +48,12 @@ def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
         FileNotFoundError: no picture was found.
         OSError: a picture cannot be read; the message names it.
     """
+    return _read(folder, names_of(folder, sets))
+
+
+def _read(folder: Path, names: list[str]) -> list[Picture]:
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda name: read_rgb(folder / name), names_of(folder, sets)))
+        return list(pool.map(lambda name: read_rgb(folder / name), names))
 
 
 def names_of(folder: Path, sets: tuple[str, ...] = ()) -> list[str]:
@@ -155,25 +160,41 @@ def rounds(count: int, size: int, random: np.random.Generator) -> Iterator[NDArr
         yield from np.split(random.permutation(count), range(size, count, size))
 
 
-def split_validation(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """(training, validation); validation pictures are cut to multiples of 64, at most 512 pixels a side. Those that are too
-    small for MS-SSIM then are in neither.
+class Split(NamedTuple):
+    """Pictures to learn from, their files, and held-out pictures, cut to multiples of 64, at most 512 pixels a side."""
+
+    training: list[Picture]
+    names: list[str]
+    validation: list[Picture]
+
+
+def read_split(folder: Path, sets: tuple[str, ...] = (), limit: int = 0) -> Split:
+    """The pictures of ``read_folder``, or of some sets, or the first ``limit`` of them.
+
+    Held out is every ``VALIDATION_EVERY``th file of the whole folder, whatever is chosen of it, so that all commands agree;
+    where nothing of that is among the chosen ones, every so-manieth of those. Those that are too small for MS-SSIM then are
+    in neither.
 
     Raises:
-        ValueError: nothing is left of one of them.
+        ValueError: nothing is left to learn from, or to validate with; and others, see ``names_of``.
+        OSError: a picture cannot be read.
     """
-    held_out = [
+    names = names_of(folder, sets)[: limit or None]
+    held = set(names_of(folder)[::VALIDATION_EVERY])
+    held = held & set(names) or set(names[::VALIDATION_EVERY])
+    pictures = dict(zip(names, _read(folder, names), strict=True))
+    kept = [name for name in names if name not in held]
+    validation = [
         p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64]
-        for p in pictures[::VALIDATION_EVERY]
+        for p in (pictures[name] for name in names if name in held)
         if min(p.shape[:2]) >= LEAST_VALIDATED
     ]
-    training = [p for i, p in enumerate(pictures) if i % VALIDATION_EVERY]
-    if not training or not held_out:
+    if not kept or not validation:
         raise ValueError(
-            f"{len(pictures)} pictures are too few: every {VALIDATION_EVERY}th, from the first on, is held out, and has to "
+            f"{len(names)} pictures are too few: every {VALIDATION_EVERY}th, from the first on, is held out, and has to "
             f"have {LEAST_VALIDATED} pixels a side"
         )
-    return training, held_out
+    return Split([pictures[name] for name in kept], kept, validation)
 
 
 def to_signal(crops: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import ExportError, one_line
 from .config import ModelConfig
-from .data import Picture, rates_of, read_folder, split_validation, to_signal
+from .data import Picture, rates_of, read_split, to_signal
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .graphs import GRAPHS, ScaleContextGraph, ScaleGraph, example_inputs, export_graph
 from .model import SemicodecModel
@@ -421,7 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     model = load_model(args.checkpoint)
-    training, validation = split_validation(read_folder(args.data))
+    training, _, validation = read_split(args.data)
     last = model.config.rate_anchors - 1.0
     target = export_bundle(
         model, args.name, args.out, training, passes=args.passes,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .commands import one_line
-from .data import CropSampler, rates_of, read_folder, rounds, split_validation, to_signal
+from .data import CropSampler, rates_of, read_split, rounds, to_signal
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
 from .layers import INDEX_SCALE
@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"channels {sorted(dropped)} are predicted in {args.checkpoint}: give them, too")
         shape = dataclasses.replace(shape, predicted=tuple(args.predict))
     model = load_model(args.checkpoint, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training, validation = split_validation(read_folder(args.data))
+    training, _, validation = read_split(args.data)
     shares = {"grey_share": config.grey_share, "synthetic_share": config.synthetic_share, "vivid_share": config.vivid_share}
     sampler = CropSampler(training, CROP, 4, seed=1, **shares)
     latents: list[Latents] = []

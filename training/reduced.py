@@ -30,7 +30,7 @@ from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import one_line
 from .companions import export_companion, start_from
-from .data import CropSampler, read_folder, rounds, split_validation
+from .data import CropSampler, read_split, rounds
 from .layers import DepthConvBlock
 from .semisup import EmaTeacher
 
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     with one_line("reduced"):
         model = bundle.find_model(args.model)
-        training, held_out = split_validation(read_folder(args.data))
+        training, _, held_out = read_split(args.data)
         sampler = CropSampler(training, CROP, 1, 0.04, 0.06, seed=1)
         random = np.random.default_rng(1)
         jobs = [

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
-from .data import VALIDATION_EVERY, CropSampler, names_of, random_rates, rates_of, read_folder, split_validation, to_signal
+from .data import CropSampler, random_rates, rates_of, read_split, to_signal
 from .fused import as_written, compile_from_now_on
 from .growth import load_grown
 from .hardness import read_hardness
@@ -211,12 +211,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     # ---- data ----
     chosen = tuple(s for s in args.sets.split(",") if s)
-    pictures = read_folder(args.data, chosen)
-    training, validation = split_validation(pictures[: args.limit] if args.limit else pictures)
+    training, names, validation = read_split(args.data, chosen, args.limit)
     weights = None
     if args.hardness:
         hardness = read_hardness(args.hardness)
-        weights = [hardness.get(name, 1.0) for k, name in enumerate(names_of(args.data, chosen)) if k % VALIDATION_EVERY]
+        weights = [hardness.get(name, 1.0) for name in names]
     seed = config.seed + 1000 * rank + (state["step"] if state else 0)
     sampler = CropSampler(
         training,
@@ -225,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
         config.grey_share,
         config.synthetic_share,
         seed,
-        weights and weights[: len(training)],
+        weights,
         config.vivid_share,
     )
     sets = read_all(args.labels)

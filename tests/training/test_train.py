@@ -32,7 +32,7 @@ from training.data import (  # noqa: E402
     names_of,
     rates_of,
     read_folder,
-    split_validation,
+    read_split,
 )
 from training.hardness import read_hardness  # noqa: E402
 from training.state import load_checkpoint  # noqa: E402
@@ -215,23 +215,37 @@ def test_vivid_crops_keep_their_light() -> None:
     assert torch.equal(crops[:, 0], crops[:, 2])
 
 
-def test_validation_is_held_out() -> None:
-    """No validation picture is trained on; their sides suit the networks."""
-    pictures = [np.full((192 + k, 200, 3), k, np.uint8) for k in range(130)]
-    training, validation = split_validation(pictures)
-    assert len(training) == 127
-    assert {int(p[0, 0, 0]) for p in validation} == {0, 60, 120}
+def numbered(folder: Path, count: int, small: int = -1) -> Path:
+    """A folder of grey pictures 192 pixels high, of levels by number; that of ``small`` is lower."""
+    with (folder / "index.csv").open("w") as index:
+        print("file,set", file=index)
+        for k in range(count):
+            Image.fromarray(np.full((191 if k == small else 192, 200), k, np.uint8)).save(folder / f"{k:03}.png")
+            print(f"{k:03}.png,{'even' if k % 2 == 0 else 'odd'}", file=index)
+    return folder
+
+
+def test_validation_is_held_out(tmp_path: Path) -> None:
+    """No validation picture is trained on, whatever part of the folder is; their sides suit the networks."""
+    folder = numbered(tmp_path, 130)
+    training, names, validation = read_split(folder)
+    assert [int(p[0, 0, 0]) for p in validation] == [0, 60, 120]
+    assert [f"{p[0, 0, 0]:03}.png" for p in training] == names and len(names) == 127
     assert all(n % 64 == 0 for p in validation for n in p.shape[:2])
+    for part in (read_split(folder, ("even",)), read_split(folder, limit=70)):
+        assert {int(p[0, 0, 0]) for p in part.validation} <= {0, 60, 120}
+        assert not {0, 60, 120} & {int(p[0, 0, 0]) for p in part.training}
+    odd = read_split(folder, ("odd",))  # nothing of which is held out by all
+    assert [int(p[0, 0, 0]) for p in odd.validation] == [1, 121] and len(odd.training) == 63
 
 
-def test_what_is_too_small_to_validate_is_left_out() -> None:
+def test_what_is_too_small_to_validate_is_left_out(tmp_path: Path) -> None:
     """MS-SSIM would end the run at its first validation."""
-    pictures = [np.zeros((191 if k == 60 else 192, 200, 3), np.uint8) for k in range(130)]
-    training, validation = split_validation(pictures)
-    assert (len(training), len(validation)) == (127, 2)
-    for few in ([], pictures[:1], pictures[60:90]):
-        with pytest.raises(ValueError, match="too few"):
-            split_validation(few)
+    folder = numbered(tmp_path, 70, small=60)
+    training, _, validation = read_split(folder)
+    assert (len(training), len(validation)) == (68, 1)
+    with pytest.raises(ValueError, match="too few"):
+        read_split(folder, limit=1)
 
 
 def test_sets_that_are_not_there(tmp_path: Path) -> None:

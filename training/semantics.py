@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from pillow_semicodec.bundle import find_model
+
 from .commands import one_line
 from .config import HeadsConfig, SemiConfig
 from .frozen import QUALITIES, Extracted, extract
@@ -136,6 +138,23 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _made_of(args: argparse.Namespace, sets: dict[str, LabelledSet]) -> dict[str, Any]:
+    """What scores depend on beside the fields of a ``Run``."""
+    pictures = {name: [len(s.train), len(s.test)] for name, s in sets.items()}
+    model = find_model(args.model).model_id.hex()
+    made_of = {"model": model, "settings": args.settings, "options": args.options, "pictures": pictures}
+    result: dict[str, Any] = json.loads(json.dumps(made_of))
+    return result
+
+
+def _results_so_far(args: argparse.Namespace, sets: dict[str, LabelledSet]) -> list[dict[str, Any]]:
+    """Raises ValueError where they are those of another model, other settings or other pictures."""
+    results: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []
+    if any(row.get("of") != _made_of(args, sets) for row in results):
+        raise ValueError(f"{args.json} holds scores of another model, other settings or other pictures: take another name")
+    return results
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
@@ -152,6 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
     sets = {s.name: s for s in read_all(args.labels)}
+    results = _results_so_far(args, sets)
     for labelled_set in sets.values():
         labelled_set.check_tests()
     data = {
@@ -177,12 +197,11 @@ def main(arguments: list[str] | None = None) -> None:
         for option in args.options
         for seed in range(1, args.seeds + 1)
     ]
-    results: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []
-    done = [{k: v for k, v in r.items() if k != "scores"} for r in results]  # by a run that was killed: go on
+    done = [{k: v for k, v in r.items() if k in Run._fields} for r in results]  # by a run that was killed: go on
     runs = [run for run in runs if run._asdict() not in done]
     with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
         for run, scores, seconds in pool.map(_work, runs):
-            results.append({**run._asdict(), "scores": scores})
+            results.append({**run._asdict(), "scores": scores, "of": _made_of(args, sets)})
             print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
             args.json.write_text(json.dumps(results, indent=1))
     print(table(results))

@@ -604,3 +604,9 @@ def test_the_table_of_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "| two | 50% | latents | with |" in text
     assert "| two | 10% | latents | with, attentive |" in text
+    done = (tmp_path / "t.json").read_bytes()
+    semantics.main([*arguments, "--settings", json.dumps(settings), "--options", options])  # nothing is left to do
+    assert capsys.readouterr().out == text[text.index("| task") :]
+    with pytest.raises(ValueError, match=r"t\.json holds scores of another model, other settings"):
+        semantics.main([*arguments, "--settings", "{}", "--options", options])
+    assert (tmp_path / "t.json").read_bytes() == done

@@ -479,9 +479,9 @@ def _bench(args: argparse.Namespace) -> int:
     plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))
     crops = results.pop("crops")
+    results["failures"] += [_reason(error) for error in unlisted]
     report.write(args.output, results, crops)
     print(curves.tables(results["curves"], results["bd_rate"]))
-    results["failures"] += [_reason(error) for error in unlisted]
     for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
         print(f"sgc: {line}", file=sys.stderr)
     print(f"\n{args.output / 'report.html'}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image
+from PIL import Image, ImageCms
 
 pytest.importorskip("bjontegaard")
 pytest.importorskip("ssimulacra2")
@@ -26,6 +28,77 @@ def test_bd_rate_of_known_curves() -> None:
     assert curves.bd_rate(anchor, test, "psnr") == pytest.approx(-50, abs=0.1)
     assert curves.bd_rate(test, anchor, "psnr") == pytest.approx(100, abs=0.2)
     assert np.isnan(curves.bd_rate(anchor, [{"bpp": 1, "psnr": 60 + k} for k in range(5)], "psnr"))
+
+
+def test_bd_rate_of_a_part() -> None:
+    """Where bytes are halved at low quality only, nothing is won from there on."""
+    anchor = [{"bpp": 2.0**k, "ssimulacra2": 10.0 * k} for k in range(10)]
+    test = [{**p, "bpp": p["bpp"] / (2 if p["ssimulacra2"] < 35 else 1)} for p in anchor]
+    assert curves.bd_rate(anchor, test, "ssimulacra2") < -15
+    assert curves.bd_rate(anchor, test, "ssimulacra2", 60) == pytest.approx(0, abs=0.1)
+    assert np.isnan(curves.bd_rate(anchor, test, "ssimulacra2", 90))
+
+
+def figures(scale: float, qualities: int = 8, **changed: float) -> dict[int, curves.Row]:
+    """Of one picture: bytes are twice as many from point to point; ``changed`` figures stand at all of them."""
+    return {
+        k: {"bpp": scale * 2**k, "psnr": 30.0 + 2 * k, "msssim": 1 - 0.1 / 2**k, "ssimulacra2": 30.0 + 8 * k, **changed}
+        for k in range(qualities)
+    }
+
+
+def test_pictures_without_a_figure_count_for_nothing_in_its_rate() -> None:
+    """Too small for MS-SSIM, or exact at one quality: neither their bytes nor their other figures come in."""
+    large, other = figures(0.05), figures(0.1)
+    small = {"ours": figures(0.3, msssim=np.nan), "theirs": figures(0.31, msssim=np.nan)}
+    exact = figures(0.2)
+    exact[7]["psnr"] = np.inf
+    ours = {"a": large, "b": small["ours"], "c": exact}
+    theirs = {"a": other, "b": small["theirs"], "c": exact}
+    found = curves.bd_rates({codecs.OURS: ours, "X": theirs})["X"]
+    assert found["msssim_db"] == pytest.approx(
+        curves.bd_rates({codecs.OURS: {"a": large, "c": exact}, "X": {"a": other, "c": exact}})["X"]["msssim_db"]
+    )
+    assert found["psnr"] == pytest.approx(
+        curves.bd_rates({codecs.OURS: {"a": large, "b": small["ours"]}, "X": {"a": other, "b": small["theirs"]}})["X"][
+            "psnr"
+        ]
+    )
+    assert np.isfinite([point["psnr"] for point in curves.mean_curve(ours)]).all()
+    assert curves.bd_rates({codecs.OURS: {"c": exact}, "X": {"c": exact}})["X"]["msssim_db"] == pytest.approx(0, abs=1e-6)
+
+
+def _ends(quality: int) -> dict[str, Any]:
+    if quality == 2:
+        os._exit(1)
+    return {"quality": quality}
+
+
+def test_a_codec_that_ends_its_process_takes_no_other_along(tmp_path: Path) -> None:
+    for k in range(2):
+        Image.fromarray(photo(32, 32, k)).save(tmp_path / f"{k}.png")
+    bad = codecs.Codec("bad", "JPEG", {}, (1, 2, 3), _ends)
+    good = codecs.Codec("good", "JPEG", {}, (30, 60))
+    found = list(curves.measure_all(sorted(tmp_path.glob("*.png")), [bad, good], None, 1))
+    assert len(found) == 2 * (3 + 2)
+    told = [(name, quality) for name, _, quality, row in found if isinstance(row, str)]
+    assert told == [("bad", 2)] * 2
+
+
+def test_metadata_of_the_source_cost_nobody_anything(tmp_path: Path) -> None:
+    """Some formats of Pillow would write them by themselves."""
+    image = Image.fromarray(photo(64, 64))
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 5000
+    image.save(tmp_path / "bare.png")
+    image.save(
+        tmp_path / "laden.png", exif=exif, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    )
+    for codec in codecs.present():
+        bare, laden = (
+            codec.save(curves.read_rgb(tmp_path / f"{name}.png"), codec.qualities[3]) for name in ("bare", "laden")
+        )
+        assert len(bare) == len(laden), codec.name
 
 
 def test_every_codec_saves_and_loads() -> None:
@@ -54,11 +127,11 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert page.count("<img") == 1 + 3 + 1  # curves, crops of the original and two codecs, growth
     assert "pictures &lt;&amp;&gt;" in page
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["bd_rate"]["JPEG"].keys() == set(curves.METRICS)
+    assert results["bd_rate"]["JPEG"].keys() == set(curves.BD_METRICS)
     assert results["costs"]["SGC"]["decode_mb"] > 50
     assert [row["codec"] for row in results["growth"]["pixels"]] == ["SGC", "JPEG"]
     with (tmp_path / "out" / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * (11 + 10)
+        assert len(list(csv.DictReader(file))) == 2 * (12 + 10)
     assert len(json.loads(cache.read_text())) == 2 * 10
 
 

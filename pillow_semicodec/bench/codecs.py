@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import io
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,12 @@ class Codec:
         picture.save(file, self.kind, **self.settings, **self.keywords(quality))
         return file.getvalue()
 
+    def version(self) -> str:
+        """Name and version of the plugin that brings it; Pillow's own have Pillow's."""
+        package = self.needs.replace("_", "-") if self.needs.startswith("pillow_") else ""
+        package = {"pillow-jxl": "pillow-jxl-plugin"}.get(package, package)
+        return f"{package} {importlib.metadata.version(package)}" if package else ""
+
     def label(self) -> str:
         """What a curve's figures depend on, in words."""
         return " ".join([self.kind, *(f"{name}={value}" for name, value in self.settings.items())])
@@ -56,7 +63,7 @@ def load(data: bytes) -> Image.Image:
 
 
 CODECS = (
-    Codec(OURS, "SGC", {}, (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)),
+    Codec(OURS, "SGC", {}, (5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 90, 95)),
     Codec("JPEG", "JPEG", {"optimize": True, "progressive": True}, (5, 10, 20, 30, 45, 60, 75, 85, 90, 95)),
     Codec("WebP", "WEBP", {"method": 4}, (1, 5, 15, 30, 50, 65, 75, 85, 90, 95, 98), needs="webp"),
     Codec("AVIF", "AVIF", {"speed": 6}, (10, 20, 30, 40, 50, 60, 70, 80, 87, 93), needs="avif"),

@@ -18,7 +18,7 @@ from ..demo import busiest, crop_side
 from ..files import write_atomically
 from .codecs import OURS, Codec, load
 from .costs import nearest
-from .curves import METRICS, TITLES, Row
+from .curves import BD_METRICS, METRICS, TITLES, Row
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #1c2024; }
@@ -78,14 +78,14 @@ def page(results: dict[str, Any], crops: list[str]) -> str:
         f"<h1>SGC on {html.escape(about['folder'])}</h1>",
         f"<p class=note>{about['pictures']} pictures, {about['megapixels']:.1f} megapixels. "
         f"Model {html.escape(about['model'])}, {html.escape(about['packages'])}; {html.escape(about['machine'])}. "
-        "Bytes are those of whole files; curves are means over pictures at equal settings; "
-        "BD-rates are over the common range of quality, by Akima interpolation.</p>",
+        "Bytes are those of whole files; pictures are saved without their metadata; curves are means over pictures at equal "
+        "settings; BD-rates are over the common range of quality, by Akima interpolation.</p>",
         "<h2>Bytes at equal quality</h2>",
     ]
     if results["bd_rate"]:
         parts.append("<p class=note>Bytes of SGC against the others: negative means fewer.</p>")
-        rows = [[f"against {name}", *(_percent(row[m]) for m in METRICS)] for name, row in results["bd_rate"].items()]
-        parts.append(table(["", *(TITLES[m].split(" (")[0] for m in METRICS)], rows))
+        rows = [[f"against {name}", *(_percent(row[m]) for m in BD_METRICS)] for name, row in results["bd_rate"].items()]
+        parts.append(table(["", *(TITLES[m].split(" (")[0] for m in BD_METRICS)], rows))
     parts.append(picture(lambda path: plot_curves(results["curves"], path), "quality over bits per pixel"))
     if crops:
         parts.append("<h2>Side by side at equal bytes</h2>")

@@ -56,12 +56,16 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
             failures.append(f"{name} at {quality}, {path}: {row}")
         else:
             pictures[name][path][quality] = row
-    # A mean is over the same pictures at all settings: one that failed anywhere is left out of its codec's curve.
+    # Means are over the same pictures at all settings of all codecs: one that failed anywhere is left out of all curves. A
+    # codec that failed on all of them has none.
     whole = {
         codec.name: {path: rows for path, rows in pictures[codec.name].items() if len(rows) == len(codec.qualities)}
         for codec in codecs
     }
     whole = {name: figures for name, figures in whole.items() if figures}
+    common = [path.name for path in paths if all(path.name in figures for figures in whole.values())]
+    if common:
+        whole = {name: {path: figures[path] for path in common} for name, figures in whole.items()}
     means = {name: curves.mean_curve(figures) for name, figures in whole.items()}
     codecs = [codec for codec in codecs if codec.name in whole]
     ours = [codec for codec in codecs if codec.name == OURS]
@@ -105,7 +109,13 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         "pictures": len(good),
         "megapixels": sum(_megapixels(path) for path in good),
         "model": f"{bundle.name} ({bundle.model_id.hex()})",
-        "packages": f"Pillow {PIL.__version__}, ONNX Runtime {onnxruntime.__version__}",
+        "packages": ", ".join(
+            (
+                f"Pillow {PIL.__version__}",
+                f"ONNX Runtime {onnxruntime.__version__}",
+                *filter(None, (codec.version() for codec in codecs)),
+            )
+        ),
         "machine": f"{options.cores()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "settings": {codec.name: codec.label() for codec in codecs},
     }

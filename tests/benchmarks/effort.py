@@ -1,0 +1,56 @@
+"""What ``effort`` saves: ``python tests/benchmarks/effort.py FOLDER``.
+
+Every third picture at five qualities with efforts 1, 5 and 9, one thread each: BD-rates against effort 1, seconds a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import pillow_semicodec as sgc
+from pillow_semicodec.bench.curves import Row, bd_rate, mean_curve, read_rgb
+from pillow_semicodec.metrics import msssim, psnr, ssimulacra2
+
+QUALITIES, EFFORTS = (15, 35, 55, 75, 90), (1, 5, 9)
+
+
+def measured(path: Path, quality: int, effort: int) -> tuple[Row, float]:
+    sgc.options.THREADS = 1
+    picture, file = read_rgb(path), io.BytesIO()
+    start = time.perf_counter()
+    picture.save(file, "SGC", quality=quality, effort=effort, indexed=False)
+    seconds = time.perf_counter() - start
+    a, b = np.asarray(picture), np.asarray(Image.open(file).convert("RGB"))
+    bpp = 8 * len(file.getvalue()) / (picture.width * picture.height)
+    return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b), "ssimulacra2": ssimulacra2(a, b)}, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    paths = sorted(p for p in args.folder.iterdir() if p.suffix in (".png", ".tif", ".jpg"))[::3]
+    curves = {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for effort in EFFORTS:
+            jobs = [(path, quality, effort) for path in paths for quality in QUALITIES]
+            found = list(pool.map(measured, *zip(*jobs, strict=True)))
+            figures: dict[str, dict[int, Row]] = {}
+            for (path, quality, _), (row, _) in zip(jobs, found, strict=True):
+                figures.setdefault(path.name, {})[quality] = row
+            curves[effort] = mean_curve(figures)
+            rates = {m: bd_rate(curves[1], curves[effort], m) for m in ("psnr", "msssim_db", "ssimulacra2")}
+            told = ", ".join(f"{metric} {rate:+.2f} %" for metric, rate in rates.items())
+            print(f"effort {effort}: {told} of the bytes; {np.mean([s for _, s in found]):.2f} s a picture", flush=True)
+
+
+if __name__ == "__main__":
+    main()

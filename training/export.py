@@ -1,9 +1,9 @@
 """Write a bundle: ``python -m training.export --checkpoint RUN/checkpoint.pt --data FOLDER --name NAME --out FOLDER``.
 
 Graphs come from the moving average of the weights. Probability tables are counted on training pictures, coded as the
-runtime codes them. Quality numbers are calibrated against JPEG's, on the held-out pictures and some others. Export refuses to write a
-bundle whose graphs disagree with PyTorch (table indexes exactly, tensors to a tolerance), or whose integer networks
-could leave the range in which float32 is exact.
+runtime codes them. Quality numbers are calibrated against JPEG's, on the held-out pictures and some others. Export refuses
+to write a bundle whose graphs disagree with PyTorch (table indexes exactly, tensors to a tolerance), or whose integer
+networks could leave the range in which float32 is exact.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ THIRD_PARTY = {
     "tqdm": {"cli"},
     "fsspec": {"convert"},
     "dask": {"convert"},
-    "scipy": {"metrics"},
+    "scipy": {"bench.curves", "metrics"},
     "bjontegaard": {"cli", "bench.curves"},
     "matplotlib": {"cli", "bench.report"},
     "ssimulacra2": {"cli", "metrics"},

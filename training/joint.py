@@ -73,13 +73,12 @@ class JointSampler:
         for _ in range(UNLABELLED):
             image = self._unlabelled(turn)
             if labelled_set.kind == SEGMENTATION:
-                a, coloured, _ = paired_views(image, None, (SIDE, SIDE), random)
-                b = coloured if strong_views else a
+                a, b, _ = paired_views(image, None, (SIDE, SIDE), random)
             else:
                 a, b = (view(image, SIDE, random, "weak") for _ in range(2))
-                b = strong_colours(Image.fromarray(b), random) if strong_views else b
+                b = strong_colours(Image.fromarray(b), random)
             weak.append(a)
-            strong.append(b)
+            strong.append(b if strong_views else a)
         return JointBatch(turn, _stack(views), torch.stack(labels), _stack(weak), _stack(strong))
 
     def _unlabelled(self, turn: int) -> Image.Image:

@@ -326,9 +326,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def confusion(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """[K, K], rows truth, columns guess; of maps ``IGNORE`` left out."""
+    """[K, K], rows truth, columns guess; ``IGNORE`` left out."""
     guess, truth = logits.argmax(1).flatten(), labels.flatten().long()
-    valid = (truth != IGNORE) | torch.tensor(labels.ndim == 1)
+    valid = truth != IGNORE
     return torch.bincount(truth[valid] * classes + guess[valid], minlength=classes**2).view(classes, classes)
 
 

@@ -94,10 +94,7 @@ def register(
         TypeError, ValueError: arguments of the wrong kind or range.
     """
     if threads is not None:
-        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
-            raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
-        if threads < 0:
-            raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
+        options.check_threads(threads)
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be Limits, not {type(limits).__name__}")
     if threads is not None:

@@ -15,6 +15,7 @@ from .container import Prologue
 from .errors import UnsupportedError
 from .files import Source, opened
 from .limits import DEFAULT_LIMITS, Limits
+from .options import check_threads
 from .semantics import Semantics, read_semantics
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def analyze(
 
 
 def _of_file(read: Callable[[int], bytes], names: tuple[str, ...], threads: int, limits: Limits) -> Semantics:
-    if not isinstance(threads, int) or threads:
-        from .codec import check_threads
-
-        check_threads(threads)
+    check_threads(threads)
     prologue = container.read_prologue(read, limits)
     header = prologue.header
     if container.SEMANTICS in prologue.metadata and not names:
@@ -118,7 +116,7 @@ def describe(
     if picture.dtype == bool:
         picture = 255 * picture.astype("uint8")
     codec.check_quality(quality)
-    codec.check_threads(threads)
+    check_threads(threads)
     bundle = find_model(model)
     chosen = find_heads(bundle.model_id, heads)
     height, width = picture.shape[:2]

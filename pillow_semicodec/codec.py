@@ -24,6 +24,7 @@ from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, sha
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
+from .options import check_threads
 from .overlay import GROUND_COST, Overlaid, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
@@ -546,14 +547,6 @@ def check_effort(effort: int) -> None:
         raise TypeError(f"effort must be a whole number from 1 to 9, not {type(effort).__name__}")
     if effort not in ROUNDS:
         raise ValueError(f"effort must be from 1 to 9, not {effort}")
-
-
-def check_threads(threads: int) -> None:
-    """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
-    if threads < 0:
-        raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
 
 
 def read_prologue(source: Source, limits: Limits = DEFAULT_LIMITS) -> Prologue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 
 from .limits import DEFAULT_LIMITS, Limits
@@ -25,3 +26,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> None:
+    """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral):  # NumPy's are, too
+        raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
+    if threads < 0:
+        raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")

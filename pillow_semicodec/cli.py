@@ -341,18 +341,15 @@ def _print_semantics(held: Path | bytes, heads: tuple[str, ...]) -> None:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from .search import search, semantics_of
+    from .search import likeness, search
 
     if not args.folder.exists():
         raise ValueError(f"no folder {args.folder}")
     heads, failures = tuple(args.heads), list[str]()
     if args.like:
-        wanted = semantics_of(args.like, heads)
-        if not wanted.embedding:
-            raise ValueError(f"the heads {', '.join(wanted.heads)} make no embedding to compare")
-        found = search(args.folder, wanted.similarity, heads, failures, wanted.space)
+        found = search(args.folder, likeness(args.like, heads), heads, failures)
     else:
-        found = search(args.folder, lambda seen: seen.probability(args.label), heads, failures)
+        found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
         print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)

@@ -108,9 +108,9 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 save["disposal"] = CLEARED
         image.seek(place)
         flatten_one = flatten and image.has_transparency_data
-        picture = _flattened(image) if flatten_one else _without_default_image(image) if aside else image
+        picture = on_white(image) if flatten_one else _without_default_image(image) if aside else image
         if (flatten or aside) and "save_all" in save:
-            alike = _flattened if flatten else _without_default_image
+            alike = on_white if flatten else _without_default_image
             picture, *save["append_images"] = (alike(frame) for frame in metadata.frames(image))
         if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
@@ -202,8 +202,12 @@ def in_eight_bits(image: Image.Image, low: float | None = None, high: float | No
     return Image.fromarray(np.rint(np.clip(Levels(picture, numbers)[...], 0, 255)).astype(np.uint8))
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """On white; grey stays grey, and what has more than 8 bits, and no transparency, as it is."""
+def on_white(image: Image.Image) -> Image.Image:
+    """On white; grey stays grey, and what has more than 8 bits, and no transparency, as it is.
+
+    Raises:
+        ValueError: it has more than 8 bits and a transparent colour.
+    """
     if image.mode[0] in "IF":
         if image.mode.startswith("I;16") and image.has_transparency_data:
             raise ValueError(f"a picture of mode {image.mode} cannot be put on white")
@@ -213,6 +217,13 @@ def _flattened(image: Image.Image) -> Image.Image:
         image = image.convert(image.mode.upper())  # the only mode that Pillow makes of La
     picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(mode)
     picture.info = {key: value for key, value in image.info.items() if key not in ("transparency", "default_image")}
+    return picture
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """In 8 bits, on white where it is transparent, and without metadata, which some formats would write and others not."""
+    picture = (on_white(image) if image.has_transparency_data else in_eight_bits(image)).convert("RGB")
+    picture.info = {}
     return picture
 
 
@@ -283,7 +294,7 @@ def _measured(job: Job) -> dict[str, float]:
             if metadata.has_default_image(image):
                 image.seek(1)
             # On white: of what is transparent nobody sees the colour.
-            images.append(_flattened(image) if image.has_transparency_data else image.copy())
+            images.append(on_white(image) if image.has_transparency_data else image.copy())
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
     if images[1].mode[0] in "IF":  # in 8 bits of the source's range
         numbers = np.asarray(images[0]).astype(np.float64)

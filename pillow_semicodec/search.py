@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -32,14 +33,38 @@ def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
     return describe(picture, heads=heads, threads=options.THREADS)
 
 
-def search(
-    folder: Path, score: Callable[[Semantics], float], heads: tuple[str, ...], failures: list[str], space: str = ""
-) -> Iterator[tuple[float, Path, Semantics]]:
-    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``.
+def likeness(picture: Path, heads: tuple[str, ...]) -> Callable[[Semantics, Path], float]:
+    """How like ``picture`` a file is: cosine of their embeddings. Where heads that are gone made what one of them stores,
+    both are looked at anew by the installed ones.
 
-    Args:
-        space: of the embeddings to compare; a file that stores another's is read anew with the installed heads.
+    Raises:
+        OSError, SemicodecError: ``picture`` cannot be read, or no heads are installed.
+        ValueError: the heads make no embedding.
     """
+    wanted = semantics_of(picture, heads)
+    if not wanted.embedding:
+        raise ValueError(f"the heads {', '.join(wanted.heads)} make no embedding to compare")
+
+    @cache
+    def anew() -> Semantics:
+        return _seen_anew(picture) if picture.suffix.lower() == SGC and not heads else wanted
+
+    def score(seen: Semantics, path: Path) -> float:
+        if seen.space == wanted.space:
+            return wanted.similarity(seen)
+        return anew().similarity(seen if seen.space == anew().space else _seen_anew(path))
+
+    return score
+
+
+def _seen_anew(path: Path) -> Semantics:
+    return analyze(path, heads=INSTALLED, threads=options.THREADS, limits=options.LIMITS)
+
+
+def search(
+    folder: Path, score: Callable[[Semantics, Path], float], heads: tuple[str, ...], failures: list[str]
+) -> Iterator[tuple[float, Path, Semantics]]:
+    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``."""
 
     def failed(error: OSError) -> None:
         failures.append(f"{error.filename}: {error.strerror or error}")
@@ -47,8 +72,6 @@ def search(
     for path, _ in walk([folder], frozenset({SGC}), failed):
         try:
             seen = semantics_of(path, heads)
-            if space and seen.space != space:
-                seen = analyze(path, heads=INSTALLED, threads=options.THREADS, limits=options.LIMITS)
-            yield score(seen), path, seen
+            yield score(seen, path), path, seen
         except (OSError, ValueError, SemicodecError) as error:
             failures.append(f"{path}: {error}")

@@ -397,6 +397,23 @@ def test_search_reads_foreign_embeddings_anew(tmp_path: Path, capsys: pytest.Cap
     assert float(capsys.readouterr().out.split()[0]) > 0.9
 
 
+def test_search_like_a_file_of_heads_that_are_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stores the same heads' embedding is compared with it as it is, everything else by the installed heads."""
+    seen = sgc.analyze(sgc.encode(photo(), 60))
+    gone = dataclasses.replace(seen, space="00" * 8)
+    (tmp_path / "gone.sgc").write_bytes(with_chunk(gone))
+    turned = dataclasses.replace(gone, embedding=tuple(-v for v in gone.embedding))
+    (tmp_path / "gone too.sgc").write_bytes(with_chunk(turned))
+    (tmp_path / "other.sgc").write_bytes(with_chunk(dataclasses.replace(turned, space="11" * 8)))
+    (tmp_path / "new.sgc").write_bytes(sgc.encode(photo(), 60))
+    assert main(["search", str(tmp_path), "--like", str(tmp_path / "gone.sgc")]) == 0
+    found = (line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    scores = {Path(path).name: float(score) for score, path in found}
+    assert scores.pop("gone too.sgc") < -0.9
+    assert set(scores) == {"gone.sgc", "new.sgc", "other.sgc"}
+    assert min(scores.values()) > 0.9
+
+
 def test_heads_that_do_not_fit_their_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description with fewer classes than the graph has outputs is the installation's fault."""
     heads = sgc.find_heads(sgc.find_model().model_id)[0]

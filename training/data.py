@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pillow_semicodec.convert import as_rgb
 from pillow_semicodec.indexed import LUMA
 
 from .synthetic import synthetic_pictures
@@ -85,7 +86,7 @@ def read_rgb(path: Path) -> Picture:
     """Raises OSError where the picture cannot be read; the message names it."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(as_rgb(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"cannot read training picture {path}: {error}") from error
 

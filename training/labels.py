@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pillow_semicodec.convert import as_rgb
 from pillow_semicodec.head_bundle import CLASSIFICATION, SEGMENTATION
 
 TRAIN, TEST = "train", "test"
@@ -107,7 +108,7 @@ def read_rgb(path: Path) -> Image.Image:
     """Raises LabelsError where the picture is missing or broken."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return as_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LabelsError(f"cannot read picture {path}: {error}") from error
 

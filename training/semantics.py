@@ -147,11 +147,11 @@ def _made_of(args: argparse.Namespace, sets: dict[str, LabelledSet]) -> dict[str
     return result
 
 
-def _results_so_far(args: argparse.Namespace, sets: dict[str, LabelledSet]) -> list[dict[str, Any]]:
+def _results_so_far(path: Path, made_of: dict[str, Any]) -> list[dict[str, Any]]:
     """Raises ValueError where they are those of another model, other settings or other pictures."""
-    results: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []
-    if any(row.get("of") != _made_of(args, sets) for row in results):
-        raise ValueError(f"{args.json} holds scores of another model, other settings or other pictures: take another name")
+    results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    if any(row.get("of") != made_of for row in results):
+        raise ValueError(f"{path} holds scores of another model, other settings or other pictures: take another name")
     return results
 
 
@@ -171,7 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     inputs = args.inputs.split(",")
     sets = {s.name: s for s in read_all(args.labels)}
-    results = _results_so_far(args, sets)
+    made_of = _made_of(args, sets)
+    results = _results_so_far(args.json, made_of)
     for labelled_set in sets.values():
         labelled_set.check_tests()
     data = {
@@ -201,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     runs = [run for run in runs if run._asdict() not in done]
     with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
         for run, scores, seconds in pool.map(_work, runs):
-            results.append({**run._asdict(), "scores": scores, "of": _made_of(args, sets)})
+            results.append({**run._asdict(), "scores": scores, "of": made_of})
             print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
             args.json.write_text(json.dumps(results, indent=1))
     print(table(results))

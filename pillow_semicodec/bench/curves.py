@@ -24,7 +24,7 @@ import PIL
 from PIL import Image
 
 from .. import options
-from ..convert import end_with_parent, in_eight_bits
+from ..convert import as_rgb, end_with_parent
 from ..files import write_atomically
 from ..metrics import msssim, msssim_db, psnr, ssimulacra2
 from .codecs import OURS, Codec, load, present
@@ -39,14 +39,8 @@ Figures = dict[str, dict[int, Row]]  # by picture and quality
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """RGB, transparency put on white, without the metadata, which some formats of Pillow would write and others not."""
     with Image.open(path) as image:
-        if image.has_transparency_data:
-            picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-        else:
-            picture = in_eight_bits(image).convert("RGB")
-    picture.info = {}
-    return picture
+        return as_rgb(image)
 
 
 def measure(path: Path, codec: Codec, quality: int) -> Row:

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 from conftest import photo
 from PIL import Image
 
+from training import data
 from training.labels import IGNORE, SEGMENTATION, LabelsError, read_all, read_labels, read_rgb
 
 
@@ -101,6 +102,16 @@ def test_wrong_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     with pytest.raises(LabelsError, match=r"broken\.png"):
         read_rgb(folder / "broken.png")
+
+
+def test_transparent_pictures_are_read_on_white(folder: Path) -> None:
+    """For classes as for the codec: what lies under alpha is nothing that anybody sees."""
+    picture = Image.new("RGBA", (64, 64), (0, 128, 0, 0))
+    picture.paste((200, 0, 0, 255), (0, 0, 32, 64))
+    picture.save(folder / "logo.png")
+    for pixels in (np.asarray(read_rgb(folder / "logo.png")), data.read_rgb(folder / "logo.png")):
+        assert (pixels[:, :32] == (200, 0, 0)).all()
+        assert (pixels[:, 32:] == 255).all()
 
 
 def test_names_and_other_files(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -67,12 +68,20 @@ class SemicodecPlugin(PluginV3):
         return self._data
 
     def _prologue(self) -> Any:
-        try:
+        with self._translated():
             if self._parsed is None:
                 self._parsed = sgc.read_prologue(self._bytes(), sgc.options.LIMITS)
             return self._parsed
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of the file as imageio has them, with its name where it is known."""
+        try:
+            yield
         except sgc.SemicodecError as error:
-            raise OSError(f"cannot read SGC file: {error}") from error
+            uri = self.request.raw_uri
+            name = f" {uri}" if isinstance(uri, (str, os.PathLike)) else ""
+            raise OSError(f"cannot read SGC file{name}: {error}") from error
 
     def _count(self) -> int:
         animation = self._prologue().animation
@@ -121,13 +130,11 @@ class SemicodecPlugin(PluginV3):
 
         header = self._prologue().header
         Image._decompression_bomb_check((header.width, header.height))  # a file of 500 bytes may ask for a gigapixel
-        try:
+        with self._translated():
             if self._count() == 1:  # without the copies that an animation needs
                 yield sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
             else:
                 yield from sgc.decode_frames(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
-        except sgc.SemicodecError as error:
-            raise OSError(f"cannot read SGC file: {error}") from error
 
     def _transformed(self, picture: NDArray[Any], mode: str | None, rotate: bool) -> NDArray[Any]:
         if not mode and not rotate:

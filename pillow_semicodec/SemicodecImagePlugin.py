@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
@@ -154,12 +155,22 @@ class SgcImageFile(ImageFile.ImageFile):
         self.info["duration"] = self._first.animation.frames[self._frame].duration
         self.info["timestamp"] = self._times[self._frame]
 
+    @contextlib.contextmanager
+    def _translated(self, what: str = "") -> Iterator[None]:
+        """Errors of the file as Pillow has them, with its name where it is known."""
+        try:
+            yield
+        except SemicodecError as error:
+            name = f" {os.fsdecode(self.filename)}" if self.filename else ""
+            raise OSError(f"cannot decode SGC file{name}: {what}{error}") from error
+
     def load(self) -> Any:
         if self.is_animated:
             self._hold()
         if self.tile and self._frame:
             self._put_together()
-        result = super().load()
+        with self._translated():
+            result = super().load()
         if self.is_animated and not self._frame and (self._shown is None or self._shown[0]):
             self._shown = 0, self._new(self.im.copy())
         return result
@@ -207,15 +218,12 @@ class SgcImageFile(ImageFile.ImageFile):
         if isinstance(self._fp, DeferredError):  # closed
             raise self._fp.ex
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
-        try:
+        with contextlib.suppress(SemicodecError) if lenient else self._translated(f"frame {k}: "):
             self.fp.seek(self._places[k])
             data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
             target = _Canvas(canvas.im, prologue, frame.left, frame.top)
             _decode(prologue, streams, target)
-        except SemicodecError as error:
-            if not lenient:
-                raise OSError(f"cannot decode SGC file: frame {k}: {error}") from error
 
     # ---- parts ----
 
@@ -322,10 +330,8 @@ class SgcImageFile(ImageFile.ImageFile):
         canvas = _Canvas(Image.new(self.mode, size).im, prologue)
         assert self.fp is not None
         self.fp.seek(self.tile[0].offset)
-        try:
+        with self._translated():
             _decode(prologue, container.SliceReader(self.fp, prologue.index, options.LIMITS), canvas, **what)
-        except SemicodecError as error:
-            raise OSError(f"cannot decode SGC file: {error}") from error
         return self._new(canvas.im)
 
     def verify(self) -> None:
@@ -339,20 +345,18 @@ class SgcImageFile(ImageFile.ImageFile):
             raise RuntimeError("verify must be called directly after open")
         self.fp.seek(self.tile[0].offset)
         prologue = cast(tuple[container.Prologue], self.tile[0].args)[0]
-        try:
+        with self._translated():
             container.read_slices(self.fp.read, prologue.index, options.LIMITS)
             for frame in prologue.animation.frames if prologue.animation else ():
                 if frame.size:
                     from .animation import read_part
 
                     read_part(container.read_exactly(self.fp.read, frame.size, "a frame"), frame, prologue, options.LIMITS)
-        except SemicodecError as error:
-            raise OSError(str(error)) from error
         super().verify()
 
 
 class SgcDecoder(ImageFile.PyDecoder):
-    """Decodes all slices into the image; ``args`` are those of ``_show``.
+    """Decodes all slices into the image; ``args`` are those of ``_show``. ``SgcImageFile.load`` translates its errors.
 
     With ``ImageFile.LOAD_TRUNCATED_IMAGES`` what is missing or damaged is what the model expects on average.
     """
@@ -360,10 +364,7 @@ class SgcDecoder(ImageFile.PyDecoder):
     _pulls_fd = True
 
     def decode(self, buffer: Any) -> tuple[int, int]:
-        try:
-            self._show(*self.args)
-        except SemicodecError as error:
-            raise OSError(f"cannot decode SGC file: {error}") from error
+        self._show(*self.args)
         return -1, 0
 
     def _show(self, prologue: container.Prologue, scale: int = 1, preview: bytes = b"") -> None:

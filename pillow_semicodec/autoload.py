@@ -72,8 +72,14 @@ def switch_on(where: Path | None = None) -> Path:
     return path
 
 
-def switch_off(where: Path | None = None) -> None:
-    """Remove them, if they are there."""
+def switch_off(where: Path | None = None) -> bool:
+    """Remove them, if they are there; whether they were.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
     where = where or folder()
+    there = (where / NAME).exists()
     for name in (NAME, f"{MODULE}.py"):
         (where / name).unlink(missing_ok=True)
+    return there

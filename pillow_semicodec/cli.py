@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import math
 import os
 import sys
 from functools import partial
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, format_of, in_eight_bits, is_url, reason, recode, row
+from .convert import Outcome, format_of, in_eight_bits, is_url, named, reason, recode, row
 from .errors import SemicodecError
 from .files import opened, write_atomically
 
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
         return 1
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
-        print(f"sgc: {_reason(error)}", file=sys.stderr)
+        print(f"sgc: {reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sgc: interrupted", file=sys.stderr)
@@ -77,18 +78,18 @@ def _quality(text: str) -> float:
     return value
 
 
-def _threads(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("threads must be 0 (one per core) or more")
+def _whole(least: int, most: float, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from error
+    if not least <= value <= most:
+        bounds = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"must be {bounds}, not {text}")
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("a count must be 1 or more")
-    return value
+_threads, _count = (partial(_whole, least, math.inf) for least in (0, 1))
 
 
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
@@ -109,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--heads", action="append", default=[], help="store what these heads see; can be repeated")
     coding.add_argument("--roi", choices=["auto"], help="give what the model sees in the foreground more of the bits")
     coding.add_argument("--overwrite", action="store_true", help="replace results that exist")
-    coding.add_argument("--alpha-quality", type=int, help="0 to 100; 100, the default, keeps alpha exactly")
+    coding.add_argument(
+        "--alpha-quality", type=partial(_whole, 0, 100), help="0 to 100; 100, the default, keeps alpha exactly"
+    )
     coding.add_argument("--exact", action="store_true", default=None, help="keep colours that nobody sees, too")
     coding.add_argument("--preview", action=argparse.BooleanOptionalAction, help="store a small version, too")
     coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
@@ -121,13 +124,13 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     )
 
     encode = commands.add_parser("encode", parents=[coding, threads], help="any picture that Pillow reads → .sgc")
-    encode.add_argument("source", type=Path, help="picture")
-    encode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .sgc")
+    encode.add_argument("source", type=Path, help="one picture; convert takes many, and folders")
+    encode.add_argument("target", type=Path, nargs="?", help="file or folder; default: the source's name with .sgc")
     encode.set_defaults(run=_encode)
 
     decode = commands.add_parser("decode", parents=[threads], help=".sgc → any format that Pillow writes")
     decode.add_argument("source", type=Path, help="file that ends in .sgc")
-    decode.add_argument("target", type=Path, nargs="?", help="default: the source's name with .png")
+    decode.add_argument("target", type=Path, nargs="?", help="file or folder; default: the source's name with .png")
     decode.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     decode.add_argument("--flatten", action="store_true", help="put a transparent picture on white")
     decode.set_defaults(run=_decode)
@@ -212,6 +215,8 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
 
 def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False, overwrite: bool = True) -> int:
     """Read one picture, write another; returns the bytes written."""
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder; sgc convert takes folders")
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
     if target.exists() and not overwrite:
@@ -222,7 +227,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
     except FileNotFoundError:
         raise  # says which file
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
-        raise ValueError(f"{source}: {_reason(error)}") from error
+        raise ValueError(named(source, reason(error))) from error
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -231,15 +236,17 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return chosen | {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _reason(error: BaseException) -> str:
-    """One line."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"no such file or folder: {error.filename}"
-    return reason(error)
+def _target(args: argparse.Namespace, suffix: str) -> Path:
+    """A file: that which was named, or one named after the source, beside it or in the folder that was named."""
+    beside: Path = args.source.with_suffix(suffix)
+    if args.target is None:
+        return beside
+    target: Path = args.target
+    return target / beside.name if target.is_dir() else target
 
 
 def _encode(args: argparse.Namespace) -> int:
-    target = args.target or args.source.with_suffix(SGC)
+    target = _target(args, SGC)
     if target.suffix.lower() != SGC:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
     size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
@@ -249,7 +256,11 @@ def _encode(args: argparse.Namespace) -> int:
 
 
 def _decode(args: argparse.Namespace) -> int:
-    target = args.target or args.source.with_suffix(".png")
+    if args.source.is_file():  # of a pipe nothing may be read twice
+        with args.source.open("rb") as file:
+            if file.read(len(container.MAGIC)) != container.MAGIC:
+                raise ValueError(f"{args.source}: not an SGC file")
+    target = _target(args, ".png")
     size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
     print(f"{target}: {size} bytes")
     return 0
@@ -270,7 +281,7 @@ def _info(args: argparse.Namespace) -> int:
             raise
         except (OSError, SemicodecError) as error:
             failures += 1
-            print(f"sgc: {source}: {_reason(error)}", file=sys.stderr)
+            print(f"sgc: {named(source, reason(error))}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -281,7 +292,8 @@ def _describe(source: Path, held: Path | bytes) -> None:
     with opened(held) as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
         head = file.tell()
-        streams = container.read_slices(file.read, prologue.index, options.LIMITS)
+        container.read_slices(file.read, prologue.index, options.LIMITS)
+        total = file.tell() - head
         frames = prologue.animation.frames if prologue.animation else ()
         for frame in frames:
             if frame.size:
@@ -289,7 +301,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
         end = file.tell()
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
-    pixels = header.width * header.height
+    pixels = header.width * header.height * max(1, len(frames))
     print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
     if header.bilevel:
         print("  lossless, without a model")
@@ -297,17 +309,20 @@ def _describe(source: Path, held: Path | bytes) -> None:
         from .indexed import read_palette
 
         colours = len(read_palette(prologue.metadata[container.PALETTE], header.grey))
-        print(f"  indexed, without a model: {colours} colours")
+        print(f"  indexed, without a model: {colours} colour{'s' * (colours > 1)}")
     else:
         print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
-    side, total = prologue.index.side, sum(map(len, streams))
+    side = prologue.index.side
     parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
     for kind, payload in prologue.metadata.items():
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
         print(f"  {title}: {len(payload)} bytes")
     if frames:
-        print(f"  {len(frames)} frames, {sum(frame.duration for frame in frames) / 1000:g} s")
+        further = sum(frame.size for frame in frames)
+        print(
+            f"  {len(frames)} frames, {sum(frame.duration for frame in frames) / 1000:g} s; after the first {further} bytes"
+        )
     print("  checksums: good")
 
 
@@ -381,8 +396,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     if args.measure and importlib.util.find_spec("ssimulacra2") is None:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
-    if args.report:
-        _check_report(args.report, args.output)
+    _check_places(args.output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(suffix.join(("x", "")))
     given = {name for name, value in _settings(args).items() if value is not None and value is not False}
@@ -391,6 +405,9 @@ def _convert(args: argparse.Namespace) -> int:
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     failures: list[convert.Outcome] = []
     jobs, skipped = convert.plan(args.sources, args.output, suffix, extensions, args.overwrite, failures)
+    if not (jobs or skipped or failures):
+        what = f"no pictures (--to png converts {SGC} files back)" if suffix == SGC else f"no {SGC} files"
+        print(_printable(f"sgc: {', '.join(args.sources)}: {what}"), file=sys.stderr)
     if args.dry_run:
         for job in jobs:
             print(f"{job.source} → {job.target}")
@@ -419,8 +436,14 @@ def _convert(args: argparse.Namespace) -> int:
     return 1 if outcomes or not (jobs or skipped) else 0
 
 
-def _check_report(report: Path, output: str | None) -> None:
-    """Before any work: its place is there, or will be, and it is no picture that was meant to be a source."""
+def _check_places(output: str | None, report: Path | None) -> None:
+    """Before any work: results go into a folder; the report's place is there, or will be, and it is no picture that was
+    meant to be a source.
+    """
+    if output and not is_url(output) and Path(output).is_file():
+        raise ValueError(f"{output} is a file; the results go into a folder")
+    if not report:
+        return
     held = b"{"
     if report.is_file():
         with report.open("rb") as file:
@@ -438,7 +461,7 @@ def _tell(outcomes: list[Outcome], report: Path | None) -> None:
     """Failures, and the report if one is wanted."""
     for outcome in outcomes:
         if outcome.error:
-            print(_printable(f"sgc: {outcome.job.source}: {outcome.error}"), file=sys.stderr)
+            print(_printable(f"sgc: {named(outcome.job.source, outcome.error)}"), file=sys.stderr)
     if report:
         content = json.dumps({"files": [row(outcome) for outcome in outcomes]}, indent=1, allow_nan=False) + "\n"
 
@@ -476,7 +499,7 @@ def _bench(args: argparse.Namespace) -> int:
     plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))
     crops = results.pop("crops")
-    results["failures"] += [_reason(error) for error in unlisted]
+    results["failures"] += [reason(error) for error in unlisted]
     report.write(args.output, results, crops)
     print(curves.tables(results["curves"], results["bd_rate"]))
     for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
@@ -491,7 +514,8 @@ def _autoload(args: argparse.Namespace) -> int:
     if args.switch == "on":
         print(f"{autoload.switch_on()}: Pillow knows {SGC} from now on, without an import")
     else:
-        autoload.switch_off()
+        was_on = autoload.switch_off()
+        print(f"Pillow knows {SGC} only where it is imported" + ("" if was_on else ", as before"))
     return 0
 
 

@@ -696,6 +696,8 @@ def dtype_of(prologue: Prologue) -> np.dtype[Any]:
 def _area(box: tuple[int, int, int, int] | None, header: Header) -> Box:
     if box is None:
         return Box(0, 0, header.height, header.width)
+    if len(box) != 4:
+        raise ValueError(f"a box is (left, top, right, bottom), not {tuple(box)}")
     left, top, right, bottom = (operator.index(n) for n in box)
     if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
         raise ValueError(f"box {tuple(box)} does not lie in {header.width}x{header.height} pixels")

@@ -169,8 +169,9 @@ def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
         UnsupportedError: another format version, or a mode that this version does not know.
         LimitExceededError: a side or an area beyond ``limits``.
     """
-    if read(len(MAGIC)) != MAGIC:
-        raise FormatError("not an SGC file: the signature is missing")
+    signature = read(len(MAGIC))
+    if signature != MAGIC:
+        raise FormatError(f"not an SGC file: {'the signature is missing' if signature else 'it is empty'}")
     data = MAGIC + read_exactly(read, HEADER_SIZE - len(MAGIC), "its header")
     _, version, code, width, height, model_id = _HEADER.unpack_from(data)
     if version != FORMAT_VERSION:

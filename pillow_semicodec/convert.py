@@ -73,8 +73,15 @@ def is_url(name: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """One line."""
+    """One line; of the system's errors without their numbers."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return " ".join(f"{error.filename}: {error.strerror}".split())
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def named(source: object, why: str) -> str:
+    """The reason why something is wrong with ``source``, which it names once."""
+    return why if why.startswith(f"{source}: ") or f" {source}: " in why else f"{source}: {why}"
 
 
 # ---- one picture -----------------------------------------------------------------------------------------------
@@ -341,7 +348,7 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     base, rest = Path(*parts[:fixed]), parts[fixed:]
     found = sorted(base.glob(str(Path(*rest)))) if rest else []
     if not found:
-        raise FileNotFoundError(f"no such file, folder or glob: {pattern}")
+        raise FileNotFoundError("no such file, folder or glob")
     files = {path: None for path in found if path.suffix.lower() in extensions and path.is_file()}
     if "**" not in rest:  # it finds what folders hold by itself
         files |= {path: None for path, _ in walk([path for path in found if path.is_dir()], extensions, failed)}

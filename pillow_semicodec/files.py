@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from .errors import SemicodecError
+
 try:
     import fcntl
 except ImportError:  # Windows, where a file that somebody writes cannot be removed
@@ -25,6 +27,8 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 def opened(source: Source) -> Iterator[IO[bytes]]:
     """What ``source`` holds, a file's name or bytes, for reading; an open file as it is, and it stays open.
 
+    What is then found to be wrong with a file that was named is told with its name.
+
     Raises:
         OSError: the file cannot be read.
         TypeError: none of these.
@@ -33,7 +37,11 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
         yield io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            yield file
+            try:
+                yield file
+            except SemicodecError as error:
+                error.args = (f"{os.fsdecode(source)}: {error}",)
+                raise
     elif hasattr(source, "read"):
         yield source
     else:
@@ -75,7 +83,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
 def _temporary(path: Path) -> IO[bytes]:
     """A new file beside ``path``, locked: the lock ends with the process, however that ends, and then ``sweep`` may come."""
     while True:
-        file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
+        try:
+            file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
+        except OSError as error:
+            error.filename = str(path)  # what was asked for
+            raise
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
                 fcntl.flock(file, fcntl.LOCK_EX)

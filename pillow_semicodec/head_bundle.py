@@ -115,7 +115,7 @@ def find_heads(model_id: bytes, names: str | tuple[str, ...] = ()) -> list[HeadB
     missing = [name for name in names if name not in fitting]
     if missing or not fitting:
         known = ", ".join(f"{h.name} (model {h.model_id.hex()})" for h in every) or "none"
-        wanted = f"heads {', '.join(missing)}" if missing else "heads"
+        wanted = f"heads named {', '.join(missing)}" if missing else "heads"
         known += f". Broken: {'; '.join(broken)}" if broken else ""
         raise BundleError(f"no {wanted} for model {model_id.hex()} installed. Installed heads: {known}")
     return [fitting[name] for name in names] if names else list(fitting.values())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import options
 from .analysis import INSTALLED, analyze, describe
-from .convert import in_eight_bits
+from .convert import in_eight_bits, named, reason
 from .errors import SemicodecError
 from .files import walk
 from .semantics import Semantics
@@ -67,11 +67,11 @@ def search(
     """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``."""
 
     def failed(error: OSError) -> None:
-        failures.append(f"{error.filename}: {error.strerror or error}")
+        failures.append(reason(error))
 
     for path, _ in walk([folder], frozenset({SGC}), failed):
         try:
             seen = semantics_of(path, heads)
             yield score(seen, path), path, seen
         except (OSError, ValueError, SemicodecError) as error:
-            failures.append(f"{path}: {error}")
+            failures.append(named(path, reason(error)))

@@ -33,9 +33,9 @@ def test_on_and_off(tmp_path: Path) -> None:
     assert run(tmp_path, "import json; print([m for m in sys.modules if m.startswith(('PIL', 'pillow'))])") == "[]"
     assert run(tmp_path, "import pillow_semicodec; from PIL import Image; print('SGC' in Image.SAVE)") == "True"
     autoload.switch_on(tmp_path)
-    autoload.switch_off(tmp_path)
+    assert autoload.switch_off(tmp_path)
     assert not list(tmp_path.iterdir())
-    autoload.switch_off(tmp_path)
+    assert not autoload.switch_off(tmp_path)
     assert run(tmp_path, known) == "False None"
 
 
@@ -60,6 +60,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["autoload", "on"]) == 0
     assert str(tmp_path / autoload.NAME) in capsys.readouterr().out
     assert main(["autoload", "off"]) == 0
+    assert "only where it is imported" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(autoload, "folder", lambda: tmp_path / "nowhere")
     assert main(["autoload", "on"]) == 1

@@ -482,3 +482,75 @@ def test_errors_name_what_is_wrong(png: Path, tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["encode", str(png), "-q", "high"])
     assert "a number from 1 to 100" in capsys.readouterr().err
+
+
+def test_messages_name_the_file_once(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever finds the fault, the file's name stands in its line, one time, and no temporary file's."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    data = sgc.encode(photo(64, 64))
+    files = {"cut.sgc": data[:-9], "text.sgc": b"no picture", "empty.sgc": b"", "flipped.sgc": data[:-9] + b"x" + data[-8:]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    commands = [[command, str(tmp_path / name)] for command in ("info", "decode") for name in files]
+    commands += [[command, str(tmp_path / "missing.sgc")] for command in ("info", "decode", "convert")]
+    commands += [["search", str(folder), "--like", str(tmp_path / name)] for name in files]
+    commands += [[command, str(folder)] for command in ("info", "encode", "decode")]
+    for command in commands:
+        assert main(command) == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1, told
+        assert told.count(command[-1]) == 1, told
+        assert "Errno" not in told, told
+        assert ".part" not in told, told
+
+
+def test_nothing_to_convert_is_said(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not only by the exit code; and results of a folder do not go into a file."""
+    empty, small = tmp_path / "empty", tmp_path / "small"
+    empty.mkdir()
+    assert main(["convert", str(empty)]) == 1
+    assert f"{empty}: no pictures" in capsys.readouterr().err
+    assert main(["convert", str(empty), "--to", "png"]) == 1
+    assert f"{empty}: no .sgc files" in capsys.readouterr().err
+    assert main(["convert", str(png), "-o", str(small)]) == 0
+    assert main(["convert", str(small)]) == 1
+    assert "--to png" in capsys.readouterr().err
+    assert main(["convert", str(small), "-o", str(png)]) == 1
+    assert "into a folder" in capsys.readouterr().err
+
+
+def test_one_file_into_a_folder(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As other tools that copy do it."""
+    folder = tmp_path / "folder.of.results"
+    folder.mkdir()
+    assert main(["encode", str(png), str(folder)]) == 0
+    assert main(["decode", str(folder / "x.sgc"), str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["x.png", "x.sgc"]
+    assert main(["decode", str(png), str(folder / "y.png")]) == 1
+    assert "not an SGC file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [("--threads", "x", "a whole number"), ("--threads", "-1", "0 or more"), ("--alpha-quality", "101", "from 0 to 100")],
+)
+def test_numbers_out_of_range_are_usage(option: str, value: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and what would be right."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["encode", "x.png", option, value])
+    assert why in capsys.readouterr().err
+
+
+def test_info_of_an_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits are those of a frame's pixels, and all bytes are told."""
+    frames = [Image.fromarray(photo(64, 96, k)) for k in range(3)]
+    frames[0].save(tmp_path / "moving.sgc", save_all=True, append_images=frames[1:], duration=100)
+    assert main(["info", str(tmp_path / "moving.sgc")]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    size = (tmp_path / "moving.sgc").stat().st_size
+    assert f"{size} bytes, {8 * size / (3 * 64 * 96):.3f} bits per pixel" in first
+    head, slices, after = (
+        int(line.rsplit(" bytes", 1)[0].split()[-1]) for line in (others[1].split(";")[0], others[1], others[-2])
+    )
+    assert head + slices + after == size

@@ -258,6 +258,9 @@ def test_damaged_files(path: Path) -> None:
     for broken in (data[:12], data[:60], data[:-3], data[:-10] + b"x" + data[-9:]):
         with pytest.raises(OSError):
             iio.imread(broken, plugin="sgc")
+    path.write_bytes(data[:-3])
+    with pytest.raises(OSError, match=f"SGC file .*{path.name}: the file ends"):
+        iio.imread(path)
 
 
 def test_foreign_files(tmp_path: Path) -> None:

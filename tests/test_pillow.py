@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -350,6 +351,21 @@ def test_damaged_files(image: Image.Image) -> None:
         opened.verify()
     with Image.open(saved(image)) as opened:
         opened.verify()
+
+
+def test_errors_name_the_file(image: Image.Image, tmp_path: Path) -> None:
+    """Where it has a name: whoever goes through a folder learns which one it was, from functions of arrays, too."""
+    data = bytearray(saved(image).getvalue())
+    data[-20] ^= 4
+    path = tmp_path / "damaged.sgc"
+    path.write_bytes(data)
+    told = rf"SGC file {re.escape(str(path))}: the checksum"
+    for use in (Image.Image.load, Image.Image.verify, lambda opened: opened.reduce(2)):
+        with Image.open(path) as opened, pytest.raises(OSError, match=told):
+            use(opened)
+    for read in (pillow_semicodec.decode, pillow_semicodec.analyze):
+        with pytest.raises(pillow_semicodec.ChecksumError, match=re.escape(f"{path}: the checksum")):
+            read(path)
 
 
 def test_what_another_build_could_read(image: Image.Image) -> None:

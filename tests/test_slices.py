@@ -68,6 +68,8 @@ def test_boxes_outside_are_refused(box: tuple[int, int, int, int]) -> None:
     """A box that is empty or leaves the picture is named."""
     with pytest.raises(ValueError, match="does not lie in 100x80"):
         sgc.decode(sgc.encode(photo(80, 100)), box=box)
+    with pytest.raises(ValueError, match="a box is"):
+        sgc.decode(sgc.encode(photo(80, 100)), box=box[:3])  # type: ignore[arg-type]
 
 
 def test_a_region_reads_its_own_slices_only() -> None:

@@ -13,6 +13,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -220,7 +221,8 @@ class SgcImageFile(ImageFile.ImageFile):
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         with contextlib.suppress(SemicodecError) if lenient else self._translated(f"frame {k}: "):
             self.fp.seek(self._places[k])
-            data = self.fp.read(frame.size) if lenient else container.read_exactly(self.fp.read, frame.size, "a frame")
+            read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")
+            data = read(self.fp.read, frame.size)
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
             target = _Canvas(canvas.im, prologue, frame.left, frame.top)
             _decode(prologue, streams, target)
@@ -267,7 +269,7 @@ class SgcImageFile(ImageFile.ImageFile):
             container.read_slices(stream.read, small.index, options.LIMITS)
             kinds = [p.numbers.kind if p.numbers else 0 for p in (small, prologue)]
             alike = (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id)
-            if alike and kinds[0] == kinds[1]:
+            if alike and kinds[0] == kinds[1] and container.PREVIEW not in small.metadata:
                 return scale, data
         return 1, b""
 

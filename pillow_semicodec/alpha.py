@@ -21,7 +21,7 @@ from .entropy.repetition import is_available, pack, unpack
 from .errors import FormatError
 from .layout import Layout, Streams
 from .pixels import LATENT_STRIDE, Pixels
-from .planes import Box, run_squares
+from .planes import Box
 
 LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
 CELL = 2**LEVELS
@@ -93,6 +93,7 @@ def _twice(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def levels_of(quality: int) -> int:
     """Different values of alpha that are kept at a quality from 0 to 100; the steps are those of WebP's."""
+    quality = int(quality)  # NumPy's small integers would overflow
     if quality >= 100:
         return 256
     return 2 + quality // 5 if quality <= 70 else 16 + 8 * (quality - 70)
@@ -116,7 +117,7 @@ def encode_alpha(
         streams[layout.latents.number(i, j)] = min(choices, key=len)
         step()
 
-    run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
+    layout.run(work, threads)
     return tuple(streams)
 
 
@@ -166,4 +167,4 @@ def decode_bilevel(
         out[rows, columns] = plane[part.within(at)] > 127
         step()
 
-    run_squares(layout.latents, box.divided(LATENT_STRIDE), work, lambda k, axis: None, layout.workers(threads)[0])
+    layout.run(work, threads, box.divided(LATENT_STRIDE))

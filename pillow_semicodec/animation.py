@@ -50,17 +50,18 @@ def encode_animation(
     if isinstance(loop, bool) or not isinstance(loop, (int, np.integer)) or not 0 <= loop < 2**32:
         raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
     check_progress(report := options.pop("progress", None))
-    count = operator.length_hint(frames)
+    count, counted = operator.length_hint(frames), hasattr(frames, "__len__")  # a hint may be wrong
+    alone = counted and count == 1
     step = stage(Progress(report) if report and count > 1 else None, count)
-    if count == 1:
+    if alone:
         options["progress"] = report
     elif options.get("preview") is None:
         options["preview"] = False  # nothing reads that of an animation
     files, described = [b""], list[Frame]()
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
-    if count > 1 and hasattr(frames, "__len__"):  # a hint may be wrong
-        _check_target(target)
+    if counted:
+        _check_target(target if count > 1 else None)
         _checked_durations(durations, count)
     before: Pixels | None = None
     for k, frame in enumerate(frames):
@@ -82,13 +83,13 @@ def encode_animation(
             files.append(part)
         left, top = (box.left, box.top) if box else (0, 0)
         described.append(Frame(0, left, top, len(files[-1]) if k else 0))
-        before = picture if count == 1 else picture.copy()  # a reader of films may fill one array again and again
+        before = picture if alone else picture.copy()  # a reader of films may fill one array again and again
         step()
     if not described:
         raise ValueError("an animation without frames")
+    times = _checked_durations(durations, len(described))
     if len(described) == 1:
         return files[0]
-    times = _checked_durations(durations, len(described))
     frames_of_file = tuple(Frame(t, f.left, f.top, f.size) for t, f in zip(times, described, strict=True))
     stream = BytesIO(files[0])
     limits = options.get("limits", DEFAULT_LIMITS)
@@ -110,11 +111,12 @@ def _named(picture: Pixels) -> str:
 
 
 def _checked_durations(durations: Sequence[float] | float, count: int) -> list[int]:
-    times = list(durations) if np.ndim(durations) else [durations] * count  # type: ignore[arg-type]
+    given: Any = durations.tolist() if isinstance(durations, np.ndarray) else durations
+    times = list(given) if np.ndim(given) else [given] * count
     if len(times) != count:
         raise ValueError(f"{len(times)} durations for {count} frames")
     try:
-        rounded = [round(time) for time in times]  # type: ignore[arg-type]
+        rounded = [round(time) for time in times]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"durations must be numbers of milliseconds, not {durations!r}") from error
     if not all(0 <= time < 2**32 for time in rounded):

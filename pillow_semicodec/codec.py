@@ -148,6 +148,7 @@ def encode(
             model=model,
             threads=layout.workers(threads)[1] if layout.slices > 1 else threads,  # on the networks that are there anyway
             exact=exact,
+            slice_side=slice_side,
             preview=False,
             indexed=False,
             limits=limits,
@@ -168,16 +169,11 @@ def encode(
         header, _marked(metadata, pixels.is_neutral(picture, exact)), y, colours, planes, bundle, layout, threads, way
     )
     if target is None:
+        if indexed is None:
+            stage(way, 1, 1 / 2)  # reserved for what is drawn on top
         data = job.data(plan, cells, effort)
         return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way, limits)
-    try:
-        job, plan = job.planned(target, error, drawing)
-    except OutOfReachError:
-        if palette is None:
-            raise
-        return _finished(palette, way, limits)
-    data = job.data(plan, cells, effort, target, error)
-    return _finished(min(palette or data, data, key=len), way, limits)
+    return _finished(job.met(target, error, drawing, palette, cells, effort), way, limits)
 
 
 def _with_grounds(data: bytes, picture: pixels.Pixels, limits: Limits) -> bytes:
@@ -276,6 +272,31 @@ class _Job(NamedTuple):
         """The file; what effort makes of it, if that meets the target."""
         plan, streams = self.coded(plan, cells, effort, target, error)
         return self.file(plan.rate, streams)
+
+    def met(
+        self,
+        target: Target,
+        error: SquaredError,
+        drawing: Drawing | None,
+        palette: bytes | None,
+        cells: Cells | None,
+        effort: int,
+    ) -> bytes:
+        """The smallest file that meets a target: of latents, with what is drawn on top or not, or ``palette``, that of a
+        picture of few colours, which meets it. Of many colours only where nothing else meets it.
+
+        Raises:
+            OutOfReachError: none does.
+        """
+        try:
+            job, plan = self.planned(target, error, drawing)
+        except OutOfReachError:
+            palette = palette or (drawing.costly(target, error) if drawing and target.psnr is not None else None)
+            if palette is None:
+                raise
+            return palette
+        data = job.data(plan, cells, effort, target, error)
+        return min(palette or data, data, key=len)
 
     def planned(self, target: Target, error: SquaredError, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
         """How a target is met: by this job, or with what is drawn on top where that leaves more of a size for the rest, or
@@ -641,6 +662,7 @@ def decode_picture(
     check_progress(progress)
     if isinstance(scale, bool) or not isinstance(scale, (int, np.integer)) or scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4, 8 or 16, not {scale!r}")
+    scale = int(scale)
     header = prologue.header
     area = _area(box, header).divided(scale)
     numbers = prologue.numbers

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import IO, overload
 
-from .errors import ChecksumError, FormatError, LimitExceededError, TruncatedError, UnsupportedError
+from .errors import ChecksumError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Limits
 
 MAGIC = b"\x8aSGC"
@@ -117,16 +117,21 @@ class SliceIndex:
 # ---- bytes and numbers ------------------------------------------------------------------------------------------
 
 
-def read_exactly(read: Read, size: int, what: str) -> bytes:
-    """``size`` bytes in pieces of at most 1 MiB: a hostile size allocates only what the file really holds."""
+def read_up_to(read: Read, size: int) -> bytes:
+    """``size`` bytes, or those there are, in pieces of at most 1 MiB: a hostile size allocates only what the file holds."""
     pieces, missing = [], size
-    while missing:
-        piece = read(min(missing, 2**20))
-        if not piece:
-            raise TruncatedError(f"the file ends inside {what}: {missing} of {size} bytes are missing")
+    while missing and (piece := read(min(missing, 2**20))):
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)
+
+
+def read_exactly(read: Read, size: int, what: str) -> bytes:
+    """``size`` bytes, or TruncatedError."""
+    data = read_up_to(read, size)
+    if len(data) < size:
+        raise TruncatedError(f"the file ends inside {what}: {size - len(data)} of {size} bytes are missing")
+    return data
 
 
 def write_varint(value: int) -> bytes:
@@ -143,7 +148,9 @@ def read_varint(read: Read) -> tuple[int, bytes]:
     """(value, the bytes read); at most five bytes, in the shortest form."""
     value, raw = 0, b""
     while len(raw) < 5:
-        raw += read_exactly(read, 1, "a number")
+        if not (byte := read(1)):  # an index may hold a million numbers: no detours
+            raise TruncatedError("the file ends inside a number")
+        raw += byte
         value |= (raw[-1] & 0x7F) << 7 * (len(raw) - 1)
         if raw[-1] < 0x80:
             if len(raw) > 1 and not raw[-1]:
@@ -471,11 +478,7 @@ class Prologue:
             return None
         try:
             small = read_header(BytesIO(data).read)
-        except (
-            FormatError,
-            UnsupportedError,
-            LimitExceededError,
-        ):  # an ancillary chunk never keeps a picture from being read
+        except SemicodecError:  # an ancillary chunk never keeps a picture from being read
             return None
         for scale in PREVIEW_SCALES:
             if (small.width, small.height) == (-(-self.header.width // scale), -(-self.header.height // scale)):
@@ -555,15 +558,13 @@ def read_arrived(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS)
     """Like ``read_slices``, of a file that may be cut off or damaged: streams that are not whole are ``CutStream``."""
     slices: list[bytes] = []
     for size in index.stream_sizes:  # which says where every slice lies, whatever stands there
-        head, arrived = SLICE + write_varint(size), bytearray()
-        while piece := read(min(chunk_size(size) - len(arrived), 2**20)):
-            arrived += piece
+        head, arrived = SLICE + write_varint(size), read_up_to(read, chunk_size(size))
         try:
             chunk = read_chunk(BytesIO(arrived).read, limits, size)
             slices.append(chunk.payload if chunk.type == SLICE else CutStream())
         except TruncatedError:
             slices.append(CutStream(arrived[len(head) : len(head) + size] if arrived.startswith(head) else b""))
-        except (FormatError, UnsupportedError, LimitExceededError):
+        except SemicodecError:
             slices.append(CutStream())
     return tuple(slices)
 

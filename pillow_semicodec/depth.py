@@ -47,7 +47,8 @@ def _range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]
         return 0.0, usual
     if high > low:
         return low, high
-    apart = max(1e-6 * abs(low), 1.0)
+    # So little that all levels become one number, whatever the networks make of level 0.
+    apart = max(abs(low) * 2.0**-26, 2.0**-200) if dtype.kind == "f" else 1.0
     return (low, low + apart) if low + apart <= LARGEST_FLOAT else (low - apart, low)
 
 

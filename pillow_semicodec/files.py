@@ -34,7 +34,7 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
         TypeError: none of these.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        yield io.BytesIO(source)
+        yield io.BytesIO(bytes(source))  # of a view with gaps, too
     elif isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             try:

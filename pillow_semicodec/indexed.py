@@ -27,7 +27,7 @@ from .errors import FormatError
 from .layout import Layout, Streams
 from .limits import Limits
 from .pixels import LATENT_STRIDE
-from .planes import Box, run_squares
+from .planes import Box
 from .progress import Progress, stage
 from .rate_control import SquaredError, Target
 
@@ -313,11 +313,14 @@ def unpack_numbers(stream: bytes, colours: int, shape: tuple[int, int]) -> NDArr
         return np.zeros(shape, np.uint8)
     cut = isinstance(stream, CutStream)
     if colours == 2:
-        if cut or stream[:1] == bytes([BY_CONTEXT]):
-            return np.zeros(shape, np.uint8) if cut else decode_alpha(stream[1:], shape, bilevel=True) >> 7
-        if stream[:1] != bytes([BY_REPETITION]):
+        kind = stream[:1]
+        if cut and kind != bytes([BY_REPETITION]):
+            return np.zeros(shape, np.uint8)
+        if kind == bytes([BY_CONTEXT]):
+            return decode_alpha(stream[1:], shape, bilevel=True) >> 7
+        if kind != bytes([BY_REPETITION]):
             raise FormatError("numbers of an unknown kind")
-        stream = stream[1:]
+        stream = type(stream)(stream[1:])
     width = _width_of(colours)
     data = unpack(stream, shape[0] * shape[1] * width, width)
     numbers = np.frombuffer(data, "<u2" if width == 2 else np.uint8).reshape(shape)
@@ -338,7 +341,7 @@ def encode_numbers(indexed: Indexed, layout: Layout, threads: int, step: Callabl
         streams[layout.latents.number(i, j)] = pack_numbers(part, len(indexed.palette))
         step()
 
-    run_squares(layout.latents, layout.latents.bounds, work, lambda k, axis: None, layout.workers(threads)[0])
+    layout.run(work, threads)
     return tuple(streams)
 
 
@@ -373,7 +376,7 @@ def decode_indexed(
         out[rows, columns] = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
         step()
 
-    run_squares(layout.latents, box.divided(LATENT_STRIDE), work, lambda k, axis: None, layout.workers(threads)[0])
+    layout.run(work, threads, box.divided(LATENT_STRIDE))
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -473,3 +476,8 @@ class Drawing:
         good = (share for share in reversed(SHARES) if self.psnr(share, error) >= target.psnr)
         share = next(good, None)
         return None if share is None else self.file(share, way=way)
+
+    def costly(self, target: Target, error: SquaredError) -> bytes | None:
+        """A file that meets a target, however many colours that takes; None where no palette has so many."""
+        self.hopeless = self.colours.found > MOST_COLOURS
+        return self.file_for(0, target, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import container, options, pixels
 from .container import Prologue
-from .planes import Box, Grid
+from .planes import Box, Grid, run_squares
 
 WINDOWS, PIXELS_AT_ONCE = 4, 2**23  # slices in work at a time, and their pixels, at most: some 200 bytes each
 
@@ -95,3 +95,7 @@ class Layout:
         area = container.slice_pixels(self.width, self.height, self.side)
         workers = min(threads, WINDOWS, self.slices, max(1, PIXELS_AT_ONCE // area))
         return workers, max(1, threads // workers)
+
+    def run(self, work: Callable[[int, int], None], threads: int, box: Box | None = None) -> None:
+        """``work(i, j)`` on all slices that a box of latent positions touches, which depend on no others."""
+        run_squares(self.latents, box or self.latents.bounds, work, lambda k, axis: None, self.workers(threads)[0])

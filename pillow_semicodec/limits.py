@@ -15,7 +15,8 @@ class Limits:
         max_slice_pixels: pixels of one slice, which take some 200 bytes each to compute; a side counts 16 at least.
         max_chunks: chunks of a file; a file of this version needs at most a dozen.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
-        max_metadata_bytes: bytes of one ancillary chunk. EXIF allows 64 KB in JPEG; ICC profiles reach a few MB.
+        max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
+            profiles reach a few MB.
     """
 
     max_side: int = 2**20

@@ -20,7 +20,7 @@ DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 # and some of these are found in EXIF, too, where they may be out of date.
 OF_PIXELS = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x0140, 0x0142, 0x0143, 0x0144}
 OF_PIXELS |= {0x0145, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214}
-DESCRIPTION, XMP = 0x010E, 0x02BC
+DESCRIPTION, X_RESOLUTION, XMP = 0x010E, 0x011A, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data.
 JPEG_LIMITS = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
@@ -48,6 +48,7 @@ def load(image: Image.Image) -> dict[str, Any]:
     orientation says, which is therefore left out.
     """
     exif = _exif(image) if image.format == "TIFF" else None
+    says_no_dpi = image.format == "TIFF" and X_RESOLUTION not in image.tag_v2  # type: ignore[attr-defined]
     image.load()
     texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
     if not texts["exif"]:
@@ -57,9 +58,10 @@ def load(image: Image.Image) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
     }
-    with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
-        write_resolution(image.info["dpi"])
-        kept["dpi"] = image.info["dpi"]
+    if not says_no_dpi:  # of such a file Pillow says 1
+        with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
+            write_resolution(image.info["dpi"])
+            kept["dpi"] = image.info["dpi"]
     return kept
 
 
@@ -103,6 +105,8 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
     elif name == "SGC":
         save.pop("icc_profile", None)  # the writer takes the picture's own where it fits the colours that are coded
     elif name == "JPEG":
+        if isinstance(save.get("comment"), str):
+            save["comment"] = save["comment"].encode()  # whose bytes count
         for key, limit in JPEG_LIMITS.items():
             size = len(save.get(key, b""))
             if size > limit:

@@ -18,6 +18,8 @@ runs on the CPU, so that a file holds the same latents wherever it is read."""
 LIMITS: Limits = DEFAULT_LIMITS
 """Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""
 
+MOST_THREADS = 1024  # that may be asked for
+
 TARGETS = ("target_size", "target_bpp", "target_psnr")  # what may be asked for instead of a quality
 
 
@@ -32,5 +34,5 @@ def check_threads(threads: int) -> None:
     """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
     if isinstance(threads, bool) or not isinstance(threads, numbers.Integral):  # NumPy's are, too
         raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
-    if threads < 0:
-        raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
+    if not 0 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads must be from 0 (one per core) to {MOST_THREADS}, not {threads}")

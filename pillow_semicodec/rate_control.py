@@ -49,8 +49,9 @@ def target_of(size: int | None, bpp: float | None, psnr: float | None, pixels: i
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, not {value}")
     if psnr is not None:
-        return Target(psnr=min(float(psnr), LARGEST_PSNR))
-    return Target(size=max(1, int(min(size if size is not None else float(value) * pixels / 8 + 1e-6, LARGEST_SIZE))))
+        return Target(psnr=float(min(psnr, LARGEST_PSNR)))
+    bytes_wanted = size if size is not None else float(min(value, LARGEST_SIZE)) * pixels / 8 + 1e-6
+    return Target(size=max(1, int(min(bytes_wanted, LARGEST_SIZE))))
 
 
 def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int], psnr_at: Callable[[int], float]) -> int:

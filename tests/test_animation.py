@@ -259,17 +259,35 @@ def test_wrong_options_cost_no_encoding(options: dict[str, object], monkeypatch:
         encode_animation([np.zeros((20, 20), np.uint8)] * 5, **options)
 
 
+@pytest.mark.parametrize("durations", [-5, "x", [1, 2], np.array([3.0, 4.0]), float("nan")])
+def test_durations_of_a_single_frame(durations: object) -> None:
+    """A frame alone is a picture; wrong durations are wrong there, too."""
+    frame = np.zeros((20, 20), np.uint8)
+    for frames in ([frame], iter([frame])):
+        with pytest.raises(ValueError, match="duration"):
+            encode_animation(frames, durations=durations)  # type: ignore[arg-type]
+    assert sgc.decode(encode_animation([frame], durations=np.array(3.0))).shape == (20, 20)  # type: ignore[arg-type]
+
+
 def test_a_wrong_hint_is_no_count() -> None:
     """Of how many frames an iterator has, its length hint need not be right."""
 
     class Hinted:
+        def __init__(self, hint: int) -> None:
+            self.hint = hint
+
         def __iter__(self) -> Iterator[np.ndarray]:
-            return iter([np.full((20, 20), k, np.uint8) for k in range(3)])
+            frame = np.empty((20, 20), np.uint8)
+            for k in range(3):  # in one array again and again
+                frame[:] = 80 * k
+                yield frame
 
         def __length_hint__(self) -> int:
-            return 5
+            return self.hint
 
-    assert len(list(decode_frames(encode_animation(Hinted(), durations=[10, 20, 30])))) == 3
+    for hint in (0, 1, 5):
+        means = [frame.mean() for frame in decode_frames(encode_animation(Hinted(hint), durations=[10, 20, 30]))]
+        assert means == pytest.approx([0, 80, 160], abs=15)
 
 
 def test_a_description_is_written_within_the_limits_of_readers() -> None:

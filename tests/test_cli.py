@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from conftest import photo
 from PIL import Image, ImageCms, ImageSequence
+from PIL.PngImagePlugin import PngInfo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, convert
+from pillow_semicodec import container, convert, metadata
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 
@@ -554,3 +555,24 @@ def test_info_of_an_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         int(line.rsplit(" bytes", 1)[0].split()[-1]) for line in (others[1].split(";")[0], others[1], others[-2])
     )
     assert head + slices + after == size
+
+
+def test_a_long_comment_of_letters_beyond_ascii(tmp_path: Path) -> None:
+    """Its bytes count, not its letters: Pillow's JPEG writer never ends with more than it has room for."""
+    texts = PngInfo()
+    texts.add_itxt("Comment", "é" * 40000)
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.png", pnginfo=texts)
+    assert main(["encode", str(tmp_path / "x.png")]) == 0
+    for source in ("x.png", "x.sgc"):
+        with Image.open(tmp_path / source) as image, pytest.warns(UserWarning, match="80000 bytes of comment"):
+            assert not metadata.keywords("JPEG", metadata.load(image)).get("comment")
+
+
+def test_a_tiff_that_says_no_resolution_has_none(tmp_path: Path) -> None:
+    """Pillow says one dot per inch."""
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.tif")
+    Image.fromarray(photo(20, 30)).save(tmp_path / "dots.tif", dpi=(300, 300))
+    for name, expected in (("x", None), ("dots", (300, 300))):
+        assert main(["encode", str(tmp_path / f"{name}.tif")]) == 0
+        with Image.open(tmp_path / f"{name}.sgc") as image:
+            assert image.info.get("dpi") == expected

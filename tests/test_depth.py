@@ -28,6 +28,16 @@ def fine(height: int = 80, width: int = 120) -> np.ndarray:
     return 0.5 + 0.3 * np.sin(i / 37 + j / 51) + 0.1 * np.cos(j / 23)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-8, 0.001, 0.5, 1.0, -3.0, LARGEST, -LARGEST])
+def test_constant_pictures_are_exact(value: float) -> None:
+    """There is no range whose levels could be confused; whole numbers likewise."""
+    picture = np.full((40, 70), value, np.float32)
+    assert np.array_equal(sgc.decode(sgc.encode(picture, 30)), picture)
+    if abs(value) >= LARGEST:
+        whole = np.full((40, 70), np.iinfo(np.int32).max if value > 0 else np.iinfo(np.int32).min, np.int32)
+        assert np.array_equal(sgc.decode(sgc.encode(whole, 30)), whole)
+
+
 @st.composite
 def pictures(draw: st.DrawFn) -> np.ndarray:
     shape = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))

@@ -148,6 +148,17 @@ def test_generous_targets_keep_letters_exactly() -> None:
 
 
 @pytest.mark.model
+def test_a_palette_meets_what_latents_cannot() -> None:
+    """However many colours it takes, where nothing else is that good."""
+    picture = np.random.default_rng(1).integers(0, 256, (150, 230, 3), dtype=np.uint8)
+    picture[:75] = screen(75, 230)
+    with pytest.raises(ValueError, match="out of reach"):
+        sgc.encode(picture, target_psnr=50, indexed=False)
+    data = sgc.encode(picture, target_psnr=50)
+    assert sgc.read_prologue(data).header.indexed
+    assert psnr(picture, sgc.decode(data)) >= 50
+
+
 def test_effort_and_exact_pictures_meet_targets_too() -> None:
     """Effort is spent on the rest; what nobody sees is kept where that was asked for, and has no overlay."""
     picture = np.concatenate([np.tile(mixed(4)[:32], (8, 1, 1)), mixed(4)])

@@ -280,6 +280,17 @@ def test_a_preview_that_cannot_be_decoded(mode: str, scale: int) -> None:
         assert np.abs(np.asarray(opened) - expected).mean() < 25 * unit
 
 
+def test_a_preview_with_a_preview_is_none() -> None:
+    """FORMAT.md, section 3."""
+    picture = Image.fromarray(photo(150, 200))
+    small = saved(picture.resize((50, 38)), preview=False).getvalue()
+    for preview, taken in ((small, True), (with_chunks(small, {container.PREVIEW: small}), False)):
+        file = with_chunks(saved(picture, preview=False).getvalue(), {container.PREVIEW: preview})
+        with Image.open(io.BytesIO(file)) as opened:
+            opened.draft(None, (50, 38))
+            assert bool(opened.tile[0].args[2]) == taken  # type: ignore[index]
+
+
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)

@@ -232,6 +232,26 @@ def test_impossible_sides(side: Any, error: type[Exception]) -> None:
         sgc.encode(photo(), slice_side=side)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_small_integers_of_numpy(kind: Any) -> None:
+    """They are options like Python's, and do not overflow on the way; more threads than any machine has are refused."""
+    picture = np.dstack(
+        [photo(200, 300), np.arange(300, dtype=np.uint16).clip(0, 255).astype(np.uint8)[None].repeat(200, 0)]
+    )
+    data = sgc.encode(picture, 50, alpha_quality=99)
+    assert sgc.encode(picture, 50, alpha_quality=kind(99), effort=kind(1)) == data
+    assert np.array_equal(sgc.decode(data, scale=kind(4)), sgc.decode(data, scale=4))
+    for wrong in (2**31, 2**70):
+        with pytest.raises(ValueError, match="threads must be"):
+            sgc.decode(data, threads=wrong)
+
+
+def test_any_view_of_bytes() -> None:
+    """One with gaps, too."""
+    data = sgc.encode(photo())
+    assert np.array_equal(sgc.decode(memoryview(data[::-1])[::-1]), sgc.decode(data))
+
+
 # ---- planes ----------------------------------------------------------------------------------------------------
 
 

@@ -156,7 +156,7 @@ def test_a_palette_meets_what_latents_cannot() -> None:
         sgc.encode(picture, target_psnr=50, indexed=False)
     data = sgc.encode(picture, target_psnr=50)
     assert sgc.read_prologue(data).header.indexed
-    assert psnr(picture, sgc.decode(data)) >= 50
+    assert psnr(picture, data) >= 50
 
 
 def test_effort_and_exact_pictures_meet_targets_too() -> None:

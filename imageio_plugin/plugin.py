@@ -299,6 +299,8 @@ class SemicodecPlugin(PluginV3):
         return None
 
     def _encode(self, frames: list[NDArray[Any]], options: dict[str, Any]) -> None:
+        if len(frames) == 1 and np.ndim(options["durations"]):  # of frames, too, that further writes will add
+            options = {**options, "durations": options["durations"][:1]}
         try:
             data = sgc.encode_animation(frames, **options)
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

@@ -94,7 +94,7 @@ class SgcImageFile(ImageFile.ImageFile):
         except FormatError as error:
             raise SyntaxError(str(error)) from error
         except SemicodecError as error:
-            raise OSError(str(error)) from error
+            raise self._undecodable(error) from error
         header = prologue.header
         self._size, self._mode = (header.width, header.height), _shown_as(prologue)
         if header.latents:
@@ -157,13 +157,17 @@ class SgcImageFile(ImageFile.ImageFile):
         self.info["timestamp"] = self._times[self._frame]
 
     @contextlib.contextmanager
-    def _translated(self, what: str = "") -> Iterator[None]:
-        """Errors of the file as Pillow has them, with its name where it is known."""
+    def _translated(self, part: str = "") -> Iterator[None]:
+        """Errors of the file, or of a part of it, as Pillow has them."""
         try:
             yield
         except SemicodecError as error:
-            name = f" {os.fsdecode(self.filename)}" if self.filename else ""
-            raise OSError(f"cannot decode SGC file{name}: {what}{error}") from error
+            raise self._undecodable(error, part) from error
+
+    def _undecodable(self, error: SemicodecError, part: str = "") -> OSError:
+        """With the file's name, where it is known."""
+        name = f" {os.fsdecode(self.filename)}" if self.filename else ""
+        return OSError(f"cannot decode SGC file{name}: {part}{error}")
 
     def load(self) -> Any:
         if self.is_animated:

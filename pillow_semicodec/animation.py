@@ -114,7 +114,7 @@ def _checked_durations(durations: Sequence[float] | float, count: int) -> list[i
     given: Any = durations.tolist() if isinstance(durations, np.ndarray) else durations
     times = list(given) if np.ndim(given) else [given] * count
     if len(times) != count:
-        raise ValueError(f"{len(times)} durations for {count} frames")
+        raise ValueError(f"{len(times)} durations for {count} frame{'s' * (count > 1)}")
     try:
         rounded = [round(time) for time in times]
     except (TypeError, ValueError, OverflowError) as error:

@@ -6,6 +6,7 @@ Exit code 0: all done; 1: at least one file failed, each with a line on standard
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import io
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -89,7 +91,8 @@ def _whole(least: int, most: float, text: str) -> int:
     return value
 
 
-_threads, _count = (partial(_whole, least, math.inf) for least in (0, 1))
+_number, _count = (partial(_whole, least, math.inf) for least in (0, 1))
+_threads = partial(_whole, 0, options.MOST_THREADS)
 
 
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
@@ -175,7 +178,7 @@ def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     convert.add_argument("sources", nargs="+", help="files, folders, globs, .zip and .tar archives, or URLs (with fsspec)")
     convert.add_argument("-o", "--output", help="folder or URL for the results; default: beside each source")
     convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
-    convert.add_argument("--workers", type=_threads, default=0, help="processes; 0, the default, takes one per core")
+    convert.add_argument("--workers", type=_number, default=0, help="processes; 0, the default, takes one per core")
     convert.add_argument(
         "--dask", nargs="?", const="", metavar="ADDRESS", help="on a Dask cluster; without ADDRESS, one here"
     )
@@ -195,10 +198,10 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
     bench.add_argument("--model", help="name or id of an installed model")
     bench.add_argument("-q", "--quality", type=_quality, default=50, help="of SGC in crops and costs; default 50")
     bench.add_argument("--limit", type=_count, help="only so many pictures")
-    bench.add_argument("--workers", type=_threads, default=0, help="processes for the curves; 0 takes one per core")
+    bench.add_argument("--workers", type=_number, default=0, help="processes for the curves; 0 takes one per core")
     bench.add_argument("--cache", type=Path, metavar="JSON", help="keep the figures of the other codecs here")
-    bench.add_argument("--crops", type=_threads, default=3, help="pictures to show side by side; default 3")
-    bench.add_argument("--timed", type=_threads, default=3, help="pictures to time; 0 leaves time and memory out")
+    bench.add_argument("--crops", type=_number, default=3, help="pictures to show side by side; default 3")
+    bench.add_argument("--timed", type=_number, default=3, help="pictures to time; 0 leaves time and memory out")
     bench.add_argument(
         "--growth",
         type=float,
@@ -215,19 +218,29 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
 
 def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False, overwrite: bool = True) -> int:
     """Read one picture, write another; returns the bytes written."""
-    if source.is_dir():
-        raise ValueError(f"{source} is a folder; sgc convert takes folders")
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
-    try:
+    with _naming(source):
         return write_atomically(target, partial(recode, source, name, settings, flatten))
+
+
+@contextlib.contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Whatever is wrong, for Pillow's readers raise what a broken file makes them, is told as of ``source``."""
+    try:
+        yield
     except FileNotFoundError:
         raise  # says which file
-    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+    except Exception as error:
         raise ValueError(named(source, reason(error))) from error
+
+
+def _check_is_no_folder(source: Path, instead: str) -> None:
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder; {instead} takes folders")
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -246,6 +259,7 @@ def _target(args: argparse.Namespace, suffix: str) -> Path:
 
 
 def _encode(args: argparse.Namespace) -> int:
+    _check_is_no_folder(args.source, "sgc convert")
     target = _target(args, SGC)
     if target.suffix.lower() != SGC:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
@@ -256,10 +270,10 @@ def _encode(args: argparse.Namespace) -> int:
 
 
 def _decode(args: argparse.Namespace) -> int:
+    _check_is_no_folder(args.source, "sgc convert --to png")
     if args.source.is_file():  # of a pipe nothing may be read twice
-        with args.source.open("rb") as file:
-            if file.read(len(container.MAGIC)) != container.MAGIC:
-                raise ValueError(f"{args.source}: not an SGC file")
+        with opened(args.source) as file:
+            container.read_prologue(file.read, options.LIMITS)
     target = _target(args, ".png")
     size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
     print(f"{target}: {size} bytes")
@@ -319,10 +333,8 @@ def _describe(source: Path, held: Path | bytes) -> None:
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
         print(f"  {title}: {len(payload)} bytes")
     if frames:
-        further = sum(frame.size for frame in frames)
-        print(
-            f"  {len(frames)} frames, {sum(frame.duration for frame in frames) / 1000:g} s; after the first {further} bytes"
-        )
+        seconds, further = sum(frame.duration for frame in frames) / 1000, sum(frame.size for frame in frames)
+        print(f"  {len(frames)} frames, {seconds:g} s; those after the first: {further} bytes")
     print("  checksums: good")
 
 
@@ -362,12 +374,14 @@ def _search(args: argparse.Namespace) -> int:
         raise ValueError(f"no folder {args.folder}")
     heads, failures = tuple(args.heads), list[str]()
     if args.like:
-        found = search(args.folder, likeness(args.like, heads), heads, failures)
+        with _naming(args.like):
+            score = likeness(args.like, heads)
+        found = search(args.folder, score, heads, failures)
     else:
         found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
-        print(f"sgc: {' '.join(failure.split())}", file=sys.stderr)
+        print(f"sgc: {failure}", file=sys.stderr)
     if not ranked and not failures:
         raise ValueError(f"no {SGC} files in {args.folder}")
     if args.label is not None:
@@ -515,7 +529,7 @@ def _autoload(args: argparse.Namespace) -> int:
         print(f"{autoload.switch_on()}: Pillow knows {SGC} from now on, without an import")
     else:
         was_on = autoload.switch_off()
-        print(f"Pillow knows {SGC} only where it is imported" + ("" if was_on else ", as before"))
+        print(f"Pillow knows {SGC} only where pillow_semicodec is imported" + ("" if was_on else ", as before"))
     return 0
 
 
@@ -525,7 +539,7 @@ def _demo(args: argparse.Namespace) -> int:
     if not all(importlib.util.find_spec(name) for name in ("scipy", "ssimulacra2")):
         raise ValueError('the demo measures quality, which needs: pip install "pillow-semicodec[metrics]"')
     if args.picture:
-        with Image.open(args.picture) as image:
+        with _naming(args.picture), Image.open(args.picture) as image:
             picture = in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     else:
         with Image.open(Path(__file__).parent / "demo.png") as image:

@@ -103,8 +103,9 @@ def encode(
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview
-            and knows no effort. Beside photographs, letters and flat grounds are kept like that cell by cell, unless
-            ``indexed`` is False; with a target, where that leaves more for the photographs, or takes less.
+            and knows no effort. Up to 65536 colours have one where nothing else meets a ``target_psnr``. Beside photographs,
+            letters and flat grounds are kept like that cell by cell, unless ``indexed`` is False; with a target, where that
+            leaves more for the photographs, or takes less.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -375,6 +376,8 @@ class _Job(NamedTuple):
         if not harder:
             return plan, streams
         again = target is not None and target.size is not None and plan.levels is None
+        if target is not None and target.psnr is not None:
+            stage(self.way, 1, 1 / 4)  # reserved for a look at what comes out
         better = self.refined(plan, effort, keep=again)
         if target is None or error is None or self.meets(target, error, plan, better):
             return plan, better
@@ -416,7 +419,7 @@ class _Job(NamedTuple):
     def meets(self, target: Target, error: SquaredError, plan: RatePlan, streams: Streams) -> bool:
         if target.size is not None:
             return len(self.file(plan.rate, streams)) <= target.size
-        return target.psnr is None or self.psnr(plan, streams, error) >= target.psnr
+        return target.psnr is None or self._replace(way=None).psnr(plan, streams, error) >= target.psnr
 
 
 def _encode_bilevel(

@@ -23,7 +23,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import metadata, options
 from .container import FLOAT, VIEWS, Numbers
@@ -74,14 +74,18 @@ def is_url(name: str) -> bool:
 
 def reason(error: BaseException) -> str:
     """One line; of the system's errors without their numbers."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return " ".join(f"{error.filename}: {error.strerror}".split())
-    return " ".join(str(error).split()) or type(error).__name__
+    told = str(error)
+    if isinstance(error, UnidentifiedImageError):  # which names the file in a way of its own
+        told = "not a picture that Pillow can read"
+    elif isinstance(error, OSError) and error.strerror:
+        told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return " ".join(told.split()) or type(error).__name__
 
 
 def named(source: object, why: str) -> str:
     """The reason why something is wrong with ``source``, which it names once."""
-    return why if why.startswith(f"{source}: ") or f" {source}: " in why else f"{source}: {why}"
+    name = " ".join(str(source).split())
+    return why if why.startswith(f"{name}: ") or f" {name}: " in why else f"{name}: {why}"
 
 
 # ---- one picture -----------------------------------------------------------------------------------------------
@@ -228,8 +232,11 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """In 8 bits, on white where it is transparent, and without metadata, which some formats would write and others not."""
-    picture = (on_white(image) if image.has_transparency_data else in_eight_bits(image)).convert("RGB")
+    """In 8 bits, on white where it is transparent (but for one colour of more than 8 bits), and without metadata, which some
+    formats would write and others not.
+    """
+    transparent = image.has_transparency_data and image.mode[0] not in "IF"
+    picture = (on_white(image) if transparent else in_eight_bits(image)).convert("RGB")
     picture.info = {}
     return picture
 
@@ -383,7 +390,7 @@ def _remote(url: str, extensions: frozenset[str]) -> Iterator[tuple[str, str]]:
         yield filesystem.unstrip_protocol(path) + chained + rest, os.path.basename(path)
         return
     if not found:
-        raise FileNotFoundError(f"nothing found at {url}")
+        raise FileNotFoundError("nothing found")
     for member in sorted(found):
         if os.path.splitext(member)[1].lower() in extensions:
             yield filesystem.unstrip_protocol(member) + chained + rest, os.path.relpath(member, base or ".").lstrip("/")

@@ -52,9 +52,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; returns its bytes.
 
     Whatever fails, ``path`` keeps what it held, and no temporary file stays behind. Links are followed; what is not
-    a regular file (a device, a pipe) is written to directly.
+    a regular file (a device, a pipe) is written to directly. Errors name ``path``.
     """
-    path = path.resolve()
+    try:
+        return _written_atomically(path.resolve(), write)
+    except OSError as error:
+        if isinstance(error.filename, str) and os.path.basename(error.filename).startswith(PREFIX):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     if path.exists() and not path.is_file() and not path.is_dir():
         buffer = io.BytesIO()
         write(buffer)
@@ -83,11 +91,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
 def _temporary(path: Path) -> IO[bytes]:
     """A new file beside ``path``, locked: the lock ends with the process, however that ends, and then ``sweep`` may come."""
     while True:
-        try:
-            file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
-        except OSError as error:
-            error.filename = str(path)  # what was asked for
-            raise
+        file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -60,7 +60,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["autoload", "on"]) == 0
     assert str(tmp_path / autoload.NAME) in capsys.readouterr().out
     assert main(["autoload", "off"]) == 0
-    assert "only where it is imported" in capsys.readouterr().out
+    assert "as before" not in capsys.readouterr().out
+    assert main(["autoload", "off"]) == 0
+    assert "as before" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(autoload, "folder", lambda: tmp_path / "nowhere")
     assert main(["autoload", "on"]) == 1

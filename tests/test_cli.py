@@ -490,18 +490,29 @@ def test_messages_name_the_file_once(png: Path, tmp_path: Path, capsys: pytest.C
     folder = tmp_path / "folder"
     folder.mkdir()
     data = sgc.encode(photo(64, 64))
-    files = {"cut.sgc": data[:-9], "text.sgc": b"no picture", "empty.sgc": b"", "flipped.sgc": data[:-9] + b"x" + data[-8:]}
+    files = {
+        "cut.sgc": data[:-9],
+        "cut  early.sgc": data[:30],
+        "text.sgc": b"no picture",
+        "empty.sgc": b"",
+        "flipped.sgc": data[:-9] + b"x" + data[-8:],
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     commands = [[command, str(tmp_path / name)] for command in ("info", "decode") for name in files]
     commands += [[command, str(tmp_path / "missing.sgc")] for command in ("info", "decode", "convert")]
     commands += [["search", str(folder), "--like", str(tmp_path / name)] for name in files]
     commands += [[command, str(folder)] for command in ("info", "encode", "decode")]
+    (tmp_path / "junk.png").write_text("no picture")
+    (tmp_path / "half.png").write_bytes(png.read_bytes()[:-5000])
+    (folder / "x.png" / "deep").mkdir(parents=True)
+    commands += [[command, str(tmp_path / name)] for command in ("encode", "convert") for name in ("junk.png", "half.png")]
+    commands += [["search", str(folder), "--like", str(tmp_path / "half.png")], ["demo", str(tmp_path / "half.png")]]
     for command in commands:
         assert main(command) == 1
         told = capsys.readouterr().err
         assert told.count("\n") == 1, told
-        assert told.count(command[-1]) == 1, told
+        assert told.count(" ".join(command[-1].split())) == 1, told
         assert "Errno" not in told, told
         assert ".part" not in told, told
 

@@ -273,7 +273,13 @@ def test_previews_of_screens_are_used() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"indexed": True, "slice_side": 64}, {"indexed": True, "target_size": 10**6}, {"effort": 3}, {"slice_side": 64}],
+    [
+        {"indexed": True, "slice_side": 64},
+        {"indexed": True, "target_size": 10**6},
+        {"effort": 3},
+        {"slice_side": 64},
+        {"effort": 3, "target_psnr": 25},
+    ],
 )
 def test_progress_rises_and_may_stop_the_work(options: dict) -> None:
     heard: list[float] = []
@@ -354,8 +360,11 @@ def test_what_has_arrived_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         shown = np.asarray(image)
     assert np.array_equal(shown[:10], picture[:10])
     tile = np.random.default_rng(0).integers(0, 2, (64, 64), np.uint8) * np.uint8(255)
-    twice = np.tile(tile, (3, 3))  # two colours that repeat: by either kind of stream
+    twice = np.tile(tile, (3, 3))  # two colours that repeat
     data = sgc.encode(twice, 100, indexed=True)
+    stream = io.BytesIO(data)
+    (coded,) = container.read_slices(stream.read, container.read_prologue(stream.read).index)
+    assert coded[0] == indexed.BY_REPETITION
     with Image.open(io.BytesIO(data[:-8])) as image:
         assert np.array_equal(np.asarray(image)[:64], twice[:64])
 

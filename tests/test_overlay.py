@@ -147,7 +147,6 @@ def test_generous_targets_keep_letters_exactly() -> None:
     assert psnr(picture, data) >= psnr(picture, sgc.encode(picture, target_size=10**6, indexed=False, threads=1))
 
 
-@pytest.mark.model
 def test_a_palette_meets_what_latents_cannot() -> None:
     """However many colours it takes, where nothing else is that good."""
     picture = np.random.default_rng(1).integers(0, 256, (150, 230, 3), dtype=np.uint8)
@@ -159,6 +158,7 @@ def test_a_palette_meets_what_latents_cannot() -> None:
     assert psnr(picture, data) >= 50
 
 
+@pytest.mark.model
 def test_effort_and_exact_pictures_meet_targets_too() -> None:
     """Effort is spent on the rest; what nobody sees is kept where that was asked for, and has no overlay."""
     picture = np.concatenate([np.tile(mixed(4)[:32], (8, 1, 1)), mixed(4)])

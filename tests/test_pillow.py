@@ -371,9 +371,12 @@ def test_errors_name_the_file(image: Image.Image, tmp_path: Path) -> None:
     path = tmp_path / "damaged.sgc"
     path.write_bytes(data)
     told = rf"SGC file {re.escape(str(path))}: the checksum"
-    for use in (Image.Image.load, Image.Image.verify, lambda opened: opened.reduce(2)):
+    for use in (SgcImageFile.load, SgcImageFile.verify, lambda opened: opened.reduce(2)):
         with Image.open(path) as opened, pytest.raises(OSError, match=told):
             use(opened)
+    path.with_name("newer.sgc").write_bytes(data[:4] + b"\x09" + data[5:])
+    with pytest.raises(OSError, match=r"newer\.sgc: .*format version 9"):
+        Image.open(path.with_name("newer.sgc"))
     for read in (pillow_semicodec.decode, pillow_semicodec.analyze):
         with pytest.raises(pillow_semicodec.ChecksumError, match=re.escape(f"{path}: the checksum")):
             read(path)

@@ -375,8 +375,8 @@ def _search(args: argparse.Namespace) -> int:
     heads, failures = tuple(args.heads), list[str]()
     if args.like:
         with _naming(args.like):
-            score = likeness(args.like, heads)
-        found = search(args.folder, score, heads, failures)
+            like = likeness(args.like, heads)
+        found = search(args.folder, like, heads, failures)
     else:
         found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))

@@ -545,7 +545,11 @@ def test_one_file_into_a_folder(png: Path, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("option", "value", "why"),
-    [("--threads", "x", "a whole number"), ("--threads", "-1", "0 or more"), ("--alpha-quality", "101", "from 0 to 100")],
+    [
+        ("--threads", "x", "a whole number"),
+        ("--threads", "-1", "from 0 to 1024"),
+        ("--alpha-quality", "101", "from 0 to 100"),
+    ],
 )
 def test_numbers_out_of_range_are_usage(option: str, value: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, and what would be right."""

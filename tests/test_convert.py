@@ -157,7 +157,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {Path(row["source"]).name: row for row in json.loads((tmp_path / "report.json").read_text())["files"]}
     assert rows["000.png"]["after"] == (tmp_path / "out" / "000.sgc").stat().st_size
     assert rows["000.png"]["quality"]["psnr"] > 15
-    assert "cannot identify" in rows["broken.png"]["error"]
+    assert "not a picture" in rows["broken.png"]["error"]
 
 
 def test_reports_replace_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,9 +90,10 @@ def test_levels_and_back(picture: np.ndarray) -> None:
         (np.array([[0.1, 0.9]], np.float32), 0, 1),
         (np.array([[0.1, 99]], np.float32), 0, 255),
         (np.array([[-1, 3]], np.float32), -1, 3),
-        (np.array([[400, 400]], np.float32), 400, 401),
+        (np.array([[400, 400]], np.float32), 400, 400 * (1 + 2.0**-26)),
+        (np.array([[400, 400]], np.int32), 400, 401),
         (np.array([[-LARGEST, 90]], np.float32), -LARGEST, 90),
-        (np.array([[LARGEST]], np.float32), LARGEST * (1 - 1e-6), LARGEST),
+        (np.array([[LARGEST]], np.float32), LARGEST * (1 - 2.0**-26), LARGEST),
     ],
 )
 def test_ranges(picture: np.ndarray, low: float, high: float) -> None:

@@ -45,7 +45,7 @@ def test_python_examples(code: str) -> None:
 def test_commands() -> None:
     """The commands of the section on the command line, in their order."""
     commands = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("sgc ")]
-    assert len(commands) == 12
+    assert len(commands) == 11
     commands = [line for line in commands if not line.startswith("sgc autoload")]  # which changes the environment
     for command in commands:
         if command.startswith("sgc bench"):

@@ -36,8 +36,10 @@ def main() -> None:
             size, score = coded(image, "SGC", quality=quality)
             of_webp = float(np.interp(np.log(size), sizes, scores))
             ratio = size / float(np.exp(np.interp(score, scores, sizes)))
-            worse += score < of_webp
-            print(f"  {quality:3} {size:8} {score:7.2f}, WebP {of_webp:7.2f}   {ratio:5.2f} of WebP's bytes", flush=True)
+            beyond = size < np.exp(sizes[0])  # smaller than any WebP: nothing to be compared with
+            worse += score < of_webp and not beyond
+            told = f"{ratio:5.2f} of WebP's bytes" + ("; no WebP is as small" if beyond else "")
+            print(f"  {quality:3} {size:8} {score:7.2f}, WebP {of_webp:7.2f}   {told}", flush=True)
     print(f"worse than WebP at equal bytes: {worse}")
 
 

@@ -61,15 +61,14 @@ def encode_animation(
     target = next((key for key in TARGETS if options.get(key) is not None), None)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     if counted:
-        _check_target(target if count > 1 else None)
+        _check_target(target, count)
         _checked_durations(durations, count)
     before: Pixels | None = None
     for k, frame in enumerate(frames):
         if k == container.MAX_FRAMES:
             raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
         picture = np.asarray(frame)
-        if k == 1:
-            _check_target(target)
+        _check_target(target, k + 1)
         if before is None:
             files[0] = codec.encode(picture, quality, **options)
             box: Box | None = Box(0, 0, *picture.shape[:2])
@@ -101,8 +100,8 @@ def encode_animation(
     return head + b"".join(files[1:])
 
 
-def _check_target(target: str | None) -> None:
-    if target is not None:
+def _check_target(target: str | None, frames: int) -> None:
+    if target is not None and frames > 1:
         raise ValueError(f"{target} is for single pictures, not for animations")
 
 
@@ -168,7 +167,7 @@ def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses; frames before the damage come first.
-        TypeError, ValueError: ``source`` is none of these; ``threads`` is no whole number of 0 or more.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for.
     """
     with opened(source) as file:
         yield from _frames(file, threads, limits)

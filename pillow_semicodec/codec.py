@@ -94,8 +94,8 @@ def encode(
             the names of some.
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
         effort: 1 to 9; above 1 the encoder tries other roundings, for up to 50 times as long, where the model has a network
-            for it: at equal PSNR 9 saves about 1.8 % of the bytes, and 5 nearly all of that in half of the time. It takes
-            more memory then: 0.3 GB for every thread and 10 bytes for every pixel.
+            for it: at equal PSNR 5 and more save about 1.7 % of the bytes. It takes more memory then: 0.3 GB for every
+            thread and 10 bytes for every pixel.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
@@ -336,7 +336,7 @@ class _Job(NamedTuple):
         data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
         most = min(plain, len(data))
         if job := self.overlaid(drawing, quality, below=most):
-            laid = job._replace(way=None).data(plan, None, effort)  # the way ends with ``data``
+            laid = job.data(plan, None, effort)
             data = laid if len(laid) < most else data
         return _with_grounds(data, drawing.pixels, drawing.limits)
 
@@ -419,7 +419,7 @@ class _Job(NamedTuple):
     def meets(self, target: Target, error: SquaredError, plan: RatePlan, streams: Streams) -> bool:
         if target.size is not None:
             return len(self.file(plan.rate, streams)) <= target.size
-        return target.psnr is None or self._replace(way=None).psnr(plan, streams, error) >= target.psnr
+        return target.psnr is None or self.psnr(plan, streams, error) >= target.psnr
 
 
 def _encode_bilevel(
@@ -613,7 +613,7 @@ def decode(
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError, ValueError: ``source`` is none of these; ``threads`` is no whole number of 0 or more; a box that is
+        TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for; a box that is
             empty or leaves the picture; another scale.
     """
     with opened(source) as file:

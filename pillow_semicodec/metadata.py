@@ -48,7 +48,7 @@ def load(image: Image.Image) -> dict[str, Any]:
     orientation says, which is therefore left out.
     """
     exif = _exif(image) if image.format == "TIFF" else None
-    says_no_dpi = image.format == "TIFF" and X_RESOLUTION not in image.tag_v2  # type: ignore[attr-defined]
+    says_dpi = image.format != "TIFF" or X_RESOLUTION in image.tag_v2  # type: ignore[attr-defined]
     image.load()
     texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
     if not texts["exif"]:
@@ -58,7 +58,7 @@ def load(image: Image.Image) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
     }
-    if not says_no_dpi:  # of such a file Pillow says 1
+    if says_dpi:  # of a TIFF that does not Pillow says 1
         with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
             write_resolution(image.info["dpi"])
             kept["dpi"] = image.info["dpi"]

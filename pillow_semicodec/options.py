@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 def check_threads(threads: int) -> None:
-    """Raise TypeError or ValueError unless ``threads`` is a whole number, 0 or more."""
+    """Raise TypeError or ValueError unless ``threads`` is a whole number from 0 to ``MOST_THREADS``."""
     if isinstance(threads, bool) or not isinstance(threads, numbers.Integral):  # NumPy's are, too
         raise TypeError(f"threads must be a whole number, not {type(threads).__name__}")
     if not 0 <= threads <= MOST_THREADS:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 Report = Callable[[float], object]
+NOTHING = 1e-9  # of the way; what sums are wrong by is less
 
 
 class Progress:
@@ -20,14 +21,18 @@ class Progress:
         self._done, self._given = 0.0, 0.0
 
     def stage(self, steps: int, share: float = 1.0) -> Callable[[], None]:
-        """Reserve a share of the rest of the way; the function that comes back takes one of its steps."""
+        """Reserve a share of the rest of the way; the function that comes back takes one of its steps. Of nothing, or where
+        nothing is left, it says nothing: the end is told once.
+        """
         length = (1 - self._given) * share
         self._given += length
+        if length < NOTHING:
+            return lambda: None
 
         def step() -> None:
             with self._lock:
                 self._done = min(self._done + length / steps, 1.0)
-                self._report(1.0 if self._done > 1 - 1e-9 else self._done)
+                self._report(1.0 if self._done > 1 - NOTHING else self._done)
 
         return step
 

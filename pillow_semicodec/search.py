@@ -47,18 +47,14 @@ def likeness(picture: Path, heads: tuple[str, ...]) -> Callable[[Semantics, Path
 
     @cache
     def anew() -> Semantics:
-        return _seen_anew(picture) if picture.suffix.lower() == SGC and not heads else wanted
+        return semantics_of(picture, (INSTALLED,)) if picture.suffix.lower() == SGC and not heads else wanted
 
     def score(seen: Semantics, path: Path) -> float:
         if seen.space == wanted.space:
             return wanted.similarity(seen)
-        return anew().similarity(seen if seen.space == anew().space else _seen_anew(path))
+        return anew().similarity(seen if seen.space == anew().space else semantics_of(path, (INSTALLED,)))
 
     return score
-
-
-def _seen_anew(path: Path) -> Semantics:
-    return analyze(path, heads=INSTALLED, threads=options.THREADS, limits=options.LIMITS)
 
 
 def search(

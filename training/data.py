@@ -39,26 +39,17 @@ def random_rates(count: int, device: torch.device | None = None) -> Tensor:
     return torch.from_numpy(rates_of(torch.rand(count, dtype=torch.float64).numpy())).to(device)
 
 
-def read_folder(folder: Path, sets: tuple[str, ...] = ()) -> list[Picture]:
-    """Every picture listed in ``folder/index.csv`` (columns ``file``, ``set``), or every file where there is no index.
-
-    Args:
-        sets: keep only these sets; empty keeps all.
-
-    Raises:
-        FileNotFoundError: no picture was found.
-        OSError: a picture cannot be read; the message names it.
-    """
-    return _read(folder, names_of(folder, sets))
-
-
-def _read(folder: Path, names: list[str]) -> list[Picture]:
+def read_pictures(folder: Path, names: list[str]) -> list[Picture]:
+    """Raises OSError where a picture cannot be read; the message names it."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda name: read_rgb(folder / name), names))
 
 
 def names_of(folder: Path, sets: tuple[str, ...] = ()) -> list[str]:
-    """The files that ``read_folder`` reads, in its order.
+    """Every picture listed in ``folder/index.csv`` (columns ``file``, ``set``), or every file where there is none, sorted.
+
+    Args:
+        sets: keep only these sets; empty keeps all.
 
     Raises:
         FileNotFoundError: there are none. ValueError: sets or columns that the index does not have.
@@ -170,7 +161,7 @@ class Split(NamedTuple):
 
 
 def read_split(folder: Path, sets: tuple[str, ...] = (), limit: int = 0) -> Split:
-    """The pictures of ``read_folder``, or of some sets, or the first ``limit`` of them.
+    """The pictures of ``names_of``, or the first ``limit`` of them.
 
     Held out is every ``VALIDATION_EVERY``th file of the whole folder, whatever is chosen of it, so that all commands agree;
     where nothing of that is among the chosen ones, every so-manieth of those. Those that are too small for MS-SSIM then are
@@ -183,7 +174,7 @@ def read_split(folder: Path, sets: tuple[str, ...] = (), limit: int = 0) -> Spli
     names = names_of(folder, sets)[: limit or None]
     held = set(names_of(folder)[::VALIDATION_EVERY])
     held = held & set(names) or set(names[::VALIDATION_EVERY])
-    pictures = dict(zip(names, _read(folder, names), strict=True))
+    pictures = dict(zip(names, read_pictures(folder, names), strict=True))
     kept = [name for name in names if name not in held]
     validation = [
         p[: min(p.shape[0], 512) // 64 * 64, : min(p.shape[1], 512) // 64 * 64]

@@ -43,10 +43,19 @@ def read_rgb(path: Path) -> Image.Image:
         return as_rgb(image)
 
 
+def photographs(folder: Path) -> list[Path]:
+    """The pictures in a folder of photographs, by their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".tif", ".jpg"))
+
+
 def measure(path: Path, codec: Codec, quality: int) -> Row:
     """Save one picture with one codec at one quality, and compare what comes back."""
     picture = read_rgb(path)
-    data = codec.save(picture, quality)
+    return compared(picture, codec.save(picture, quality))
+
+
+def compared(picture: Image.Image, data: bytes) -> Row:
+    """What a file of an RGB picture costs, and how near it comes."""
     a, b = np.asarray(picture), np.asarray(load(data).convert("RGB"))
     bpp = 8 * len(data) / (picture.width * picture.height)
     return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b), "ssimulacra2": ssimulacra2(a, b)}

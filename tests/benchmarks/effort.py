@@ -13,11 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec.bench.curves import Row, bd_rate, mean_curve, read_rgb
-from pillow_semicodec.metrics import msssim, psnr, ssimulacra2
+from pillow_semicodec.bench.curves import METRICS, Row, bd_rate, compared, mean_curve, photographs, read_rgb
 
 QUALITIES, EFFORTS = (15, 35, 55, 75, 90), (1, 5, 9)
 
@@ -28,16 +26,14 @@ def measured(path: Path, quality: int, effort: int) -> tuple[Row, float]:
     start = time.perf_counter()
     picture.save(file, "SGC", quality=quality, effort=effort, indexed=False)
     seconds = time.perf_counter() - start
-    a, b = np.asarray(picture), np.asarray(Image.open(file).convert("RGB"))
-    bpp = 8 * len(file.getvalue()) / (picture.width * picture.height)
-    return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b), "ssimulacra2": ssimulacra2(a, b)}, seconds
+    return compared(picture, file.getvalue()), seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    paths = sorted(p for p in args.folder.iterdir() if p.suffix in (".png", ".tif", ".jpg"))[::3]
+    paths = photographs(args.folder)[::3]
     curves = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for effort in EFFORTS:
@@ -47,7 +43,7 @@ def main() -> None:
             for (path, quality, _), (row, _) in zip(jobs, found, strict=True):
                 figures.setdefault(path.name, {})[quality] = row
             curves[effort] = mean_curve(figures)
-            rates = {m: bd_rate(curves[1], curves[effort], m) for m in ("psnr", "msssim_db", "ssimulacra2")}
+            rates = {m: bd_rate(curves[1], curves[effort], m) for m in METRICS}
             told = ", ".join(f"{metric} {rate:+.2f} %" for metric, rate in rates.items())
             print(f"effort {effort}: {told} of the bytes; {np.mean([s for _, s in found]):.2f} s a picture", flush=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import pillow_semicodec as sgc
-from pillow_semicodec.bench.curves import coded, read_rgb
+from pillow_semicodec.bench.curves import coded, photographs, read_rgb
 
 NUMBERS = (10, 30, 50, 70, 75, 90)
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    paths = sorted(p for p in args.folder.iterdir() if p.suffix in (".png", ".tif", ".jpg"))
+    paths = photographs(args.folder)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for number in NUMBERS:
             sizes, scores, jpeg_sizes, jpeg_scores = np.array(list(pool.map(partial(both, number=number), paths))).T

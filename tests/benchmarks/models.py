@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import pillow_semicodec as sgc
-from pillow_semicodec.bench.curves import read_rgb
+from pillow_semicodec.bench.curves import photographs, read_rgb
 
 ROUNDS, HALVINGS = 9, 7
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", nargs="+")
     args = parser.parse_args()
-    pictures = [np.asarray(read_rgb(path)) for path in sorted(p for p in args.folder.iterdir() if p.is_file())[::3]]
+    pictures = [np.asarray(read_rgb(path)) for path in photographs(args.folder)[::3]]
 
     def size(model: str, quality: float) -> int:
         return sum(len(sgc.encode(picture, quality, model=model, indexed=False)) for picture in pictures)

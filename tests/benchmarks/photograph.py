@@ -15,7 +15,7 @@ from PIL import Image
 
 import pillow_semicodec  # noqa: F401
 from pillow_semicodec.bench.codecs import present
-from pillow_semicodec.bench.curves import coded
+from pillow_semicodec.bench.curves import coded, photographs
 
 SIDE, QUALITY, TARGET = 1600, 75, 250_000
 OTHERS = {"JPEG": range(40, 96, 9), "WEBP": range(40, 96, 9), "AVIF": range(40, 90, 7)}
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    paths = sorted(p for p in args.folder.iterdir() if p.suffix in (".png", ".tif", ".jpg"))
+    paths = photographs(args.folder)
     settings = {codec.kind: codec.settings for codec in present()}
     for first in range(0, len(paths), 12):
         image = mosaic((paths[first:] + paths[:first])[:12])

@@ -31,7 +31,7 @@ from training.data import (  # noqa: E402
     CropSampler,
     names_of,
     rates_of,
-    read_folder,
+    read_pictures,
     read_split,
 )
 from training.hardness import read_hardness  # noqa: E402
@@ -158,10 +158,10 @@ def test_learning_rate() -> None:
 def test_data_errors_name_the_file(tmp_path: Path) -> None:
     """An empty folder and a broken picture are told apart, by name."""
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        read_folder(tmp_path)
+        read_pictures(tmp_path, names_of(tmp_path))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(OSError, match=r"broken\.png"):
-        read_folder(tmp_path)
+        read_pictures(tmp_path, names_of(tmp_path))
     with pytest.raises(ValueError, match="256 pixels"):
         CropSampler([photo(100, 100)], 256, 1, 0, 0, 0)
 
@@ -267,12 +267,12 @@ def test_broken_training_pictures_are_named(broken: bytes, tmp_path: Path) -> No
     whole = (tmp_path / "good.png").read_bytes()
     (tmp_path / "bad.png").write_bytes(broken)
     with pytest.raises(OSError, match=r"bad\.png"):
-        read_folder(tmp_path)
+        read_pictures(tmp_path, names_of(tmp_path))
     damaged = bytearray(whole)
     damaged[len(whole) // 2 :] = bytes(len(whole) - len(whole) // 2)
     (tmp_path / "bad.png").write_bytes(damaged)
     with pytest.raises(OSError, match=r"bad\.png"):
-        read_folder(tmp_path)
+        read_pictures(tmp_path, names_of(tmp_path))
 
 
 def test_synthetic_pictures() -> None:
@@ -341,7 +341,9 @@ def test_runs_of_blocks_compile_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_symbols_are_counted_in_the_bands_of_their_rates(run: Path, data: Path) -> None:
     """Both kinds in the same bands, of which crops at random rates reach several."""
-    residuals, hypers = export.count_symbols(export.load_model(run / "checkpoint.pt"), read_folder(data), passes=24, seed=1)
+    residuals, hypers = export.count_symbols(
+        export.load_model(run / "checkpoint.pt"), read_pictures(data, names_of(data)), passes=24, seed=1
+    )
     reached = residuals.sum((1, 2)) > 0
     assert np.array_equal(reached, hypers.sum((1, 2)) > 0)
     assert reached.sum() > 1
@@ -351,7 +353,7 @@ def test_symbols_are_counted_in_the_bands_of_their_rates(run: Path, data: Path) 
 def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
     model = export.load_model(run / "checkpoint.pt")
-    return export.export_bundle(model, "small", out, read_folder(data), passes=4)
+    return export.export_bundle(model, "small", out, read_pictures(data, names_of(data)), passes=4)
 
 
 def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,9 +370,9 @@ def test_an_exported_bundle_works(exported: Path, monkeypatch: pytest.MonkeyPatc
 def test_exporting_again_keeps_what_others_added(run: Path, data: Path, tmp_path: Path) -> None:
     """Heads and companions are those of the weights, which are the same."""
     model = export.load_model(run / "checkpoint.pt")
-    first = export.export_bundle(model, "small", tmp_path, read_folder(data), passes=2)
+    first = export.export_bundle(model, "small", tmp_path, read_pictures(data, names_of(data)), passes=2)
     (first / "heads.json").write_text("{}")
-    again = export.export_bundle(model, "small", tmp_path, read_folder(data), passes=2)
+    again = export.export_bundle(model, "small", tmp_path, read_pictures(data, names_of(data)), passes=2)
     assert again == first
     assert (first / "heads.json").read_text() == "{}"
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
@@ -388,7 +390,7 @@ def test_a_trained_model_goes_on_in_eight_bits(
     assert "grown" not in capsys.readouterr().out
     model = export.load_model(tmp_path / "run" / "checkpoint.pt")
     assert model.calibrated
-    exported = export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
+    exported = export.export_bundle(model, "small", tmp_path / "out", read_pictures(data, names_of(data)), passes=1)
     assert (exported / "synthesis.onnx").exists()
     with pytest.raises(ValueError, match="train it in float first"):
         train.main([*SETTINGS, *grow, "--out", str(tmp_path / "fresh"), "--steps", "1"])
@@ -400,7 +402,7 @@ def test_export_refuses_sums_beyond_exactness(run: Path, data: Path, tmp_path: P
     with torch.no_grad():
         model.scale_context.index.bias[0] = 2**12
     with pytest.raises(ExportError, match=r"2\*\*24"):
-        export.export_bundle(model, "small", tmp_path / "out", read_folder(data), passes=1)
+        export.export_bundle(model, "small", tmp_path / "out", read_pictures(data, names_of(data)), passes=1)
     assert not list((tmp_path / "out").iterdir())
 
 

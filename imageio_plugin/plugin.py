@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,11 +120,11 @@ class SemicodecPlugin(PluginV3):
         header, limit = self._prologue().header, sgc.options.LIMITS.max_pixels
         if everything and (last + 1) * header.width * header.height > limit:
             raise OSError(f"{last + 1} frames have more than {limit} pixels together; read them one by one")
-        frames = deque(itertools.islice(self._frames(), last + 1), maxlen=None if everything else 1)
+        frames = itertools.islice(self._frames(0 if everything else last), last + 1 if everything else 1)
         chosen = [self._transformed(frame, mode, rotate) for frame in frames]
         return np.stack(chosen) if everything else chosen[0]
 
-    def _frames(self) -> Iterator[NDArray[Any]]:
+    def _frames(self, start: int = 0) -> Iterator[NDArray[Any]]:
         from PIL import Image
 
         header = self._prologue().header
@@ -134,7 +133,8 @@ class SemicodecPlugin(PluginV3):
             if self._count() == 1:  # without the copies that an animation needs
                 yield sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
             else:
-                yield from sgc.decode_frames(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
+                limits = sgc.options.LIMITS
+                yield from sgc.decode_frames(self._bytes(), start=start, threads=sgc.options.THREADS, limits=limits)
 
     def _transformed(self, picture: NDArray[Any], mode: str | None, rotate: bool) -> NDArray[Any]:
         if not mode and not rotate:
@@ -287,6 +287,7 @@ class SemicodecPlugin(PluginV3):
         if self._frames_written and not self.request.get_file().seekable():
             raise ValueError("further frames cannot be added where nothing can be written anew: give all of them at once")
         if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
+            sgc.animation.check_settings(len(self._frames_written) + len(frames), **options)  # then it would be too late
             self._frames_written += _kept(frames)
             self._pending = options
             return None

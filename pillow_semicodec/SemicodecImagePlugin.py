@@ -547,10 +547,17 @@ def _source(image: Image.Image) -> _Source:
 
 
 def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
-    """What makes its pictures one by one may draw into the same one again."""
+    """What makes its pictures one by one may draw into the same one again, or close it."""
     passing = isinstance(images, Iterator)
     for image in images:
-        yield _source(image.copy() if passing and getattr(image, "n_frames", 1) == 1 else image)
+        source = _source(image)
+        if not passing:
+            yield source
+            continue
+        for frame in _frames([source]):
+            frame.load()  # some formats know the duration only then
+            yield _source(frame.copy())
+        image.seek(source.place)
 
 
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:

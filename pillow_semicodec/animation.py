@@ -47,8 +47,7 @@ def encode_animation(
         ValueError: no frames, more than 65536, frames of different shapes, durations that are negative or of another number.
         TypeError and others: see ``encode``.
     """
-    if isinstance(loop, bool) or not isinstance(loop, (int, np.integer)) or not 0 <= loop < 2**32:
-        raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
+    _check_loop(loop)
     check_progress(report := options.pop("progress", None))
     count, counted = operator.length_hint(frames), hasattr(frames, "__len__")  # a hint may be wrong
     alone = counted and count == 1
@@ -58,7 +57,7 @@ def encode_animation(
     elif options.get("preview") is None:
         options["preview"] = False  # nothing reads that of an animation
     files, described = [b""], list[Frame]()
-    target = next((key for key in TARGETS if options.get(key) is not None), None)
+    target = _target_in(options)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     if counted:
         _check_target(target, count)
@@ -98,6 +97,24 @@ def encode_animation(
     head = container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
     container.read_prologue(BytesIO(head).read, limits)  # what is written can be read within the same limits
     return head + b"".join(files[1:])
+
+
+def check_settings(frames: int, quality: float, *, loop: int = 0, **options: Any) -> None:
+    """Raise TypeError or ValueError for settings that ``encode_animation`` would refuse, for so many frames, for themselves:
+    before the frames are there.
+    """
+    _check_loop(loop)
+    _check_target(_target_in(options), frames)
+    codec.check_settings(quality, **options)
+
+
+def _check_loop(loop: int) -> None:
+    if isinstance(loop, bool) or not isinstance(loop, (int, np.integer)) or not 0 <= loop < 2**32:
+        raise ValueError(f"loop must be a whole number of 0 or more, not {loop!r}")
+
+
+def _target_in(options: dict[str, Any]) -> str | None:
+    return next((key for key in TARGETS if options.get(key) is not None), None)
 
 
 def _check_target(target: str | None, frames: int) -> None:
@@ -157,12 +174,13 @@ def read_part(
     return prologue, read(stream.read, prologue.index, limits)
 
 
-def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
+def decode_frames(source: Source, *, start: int = 0, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
     """All frames of a file one after another, arrays of their own; of a file of one picture, that. Nothing is read, and no
     error raised, before the first frame is asked for; a file given by its name is open until the last.
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes.
+        start: the first frame that is given, counted from 0.
 
     Raises:
         OSError: the file cannot be read.
@@ -170,18 +188,20 @@ def decode_frames(source: Source, *, threads: int = 0, limits: Limits = DEFAULT_
         TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for.
     """
     with opened(source) as file:
-        yield from _frames(file, threads, limits)
+        yield from _frames(file, start, threads, limits)
 
 
-def _frames(file: IO[bytes], threads: int, limits: Limits) -> Iterator[Pixels]:
+def _frames(file: IO[bytes], start: int, threads: int, limits: Limits) -> Iterator[Pixels]:
     first = container.read_prologue(file.read, limits)
     streams = container.read_slices(file.read, first.index, limits)
     canvas = codec.decode_picture(first, streams, threads=threads)
-    yield canvas.copy()
-    for frame in first.animation.frames[1:] if first.animation else ():
+    if not start:
+        yield canvas.copy()
+    for k, frame in enumerate(first.animation.frames[1:] if first.animation else (), 1):
         if frame.size:
             prologue, streams = read_part(container.read_exactly(file.read, frame.size, "a frame"), frame, first, limits)
             header = prologue.header
             rows, columns = slice(frame.top, frame.top + header.height), slice(frame.left, frame.left + header.width)
             codec.decode_picture(prologue, streams, out=canvas[rows, columns], threads=threads)
-        yield canvas.copy()
+        if k >= start:
+            yield canvas.copy()

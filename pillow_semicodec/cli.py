@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, format_of, in_eight_bits, is_url, named, reason, recode, row
+from .convert import Outcome, as_rgb, format_of, is_url, named, reason, recode, row
 from .errors import SemicodecError
 from .files import opened, write_atomically
 
@@ -178,6 +178,9 @@ def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     convert.add_argument("sources", nargs="+", help="files, folders, globs, .zip and .tar archives, or URLs (with fsspec)")
     convert.add_argument("-o", "--output", help="folder or URL for the results; default: beside each source")
     convert.add_argument("--to", default="sgc", help="extension of the results: sgc (default), png, jpg, webp, …")
+    convert.add_argument(
+        "--keep-extension", action="store_true", help="call the result of a.jpg a.jpg.sgc, for there may be an a.png, too"
+    )
     convert.add_argument("--workers", type=_number, default=0, help="processes; 0, the default, takes one per core")
     convert.add_argument(
         "--dask", nargs="?", const="", metavar="ADDRESS", help="on a Dask cluster; without ADDRESS, one here"
@@ -418,7 +421,9 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     failures: list[convert.Outcome] = []
-    jobs, skipped = convert.plan(args.sources, args.output, suffix, extensions, args.overwrite, failures)
+    jobs, skipped = convert.plan(
+        args.sources, args.output, suffix, extensions, args.overwrite, failures, args.keep_extension
+    )
     if not (jobs or skipped or failures):
         what = f"no pictures (--to png converts {SGC} files back)" if suffix == SGC else f"no {SGC} files"
         print(_printable(f"sgc: {', '.join(args.sources)}: {what}"), file=sys.stderr)
@@ -540,7 +545,7 @@ def _demo(args: argparse.Namespace) -> int:
         raise ValueError('the demo measures quality, which needs: pip install "pillow-semicodec[metrics]"')
     if args.picture:
         with _naming(args.picture), Image.open(args.picture) as image:
-            picture = in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+            picture = as_rgb(ImageOps.exif_transpose(image))
     else:
         with Image.open(Path(__file__).parent / "demo.png") as image:
             picture = image.convert("RGB")

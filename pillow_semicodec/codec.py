@@ -113,11 +113,19 @@ def encode(
         TypeError, ValueError: arguments of the wrong kind, shape or range; metadata beyond the limit.
         LimitExceededError, UnknownModelError, BundleError.
     """
-    _check(picture, quality, threads, slice_side, alpha_quality)
+    check_picture(picture)
+    check_settings(
+        quality,
+        threads=threads,
+        slice_side=slice_side,
+        alpha_quality=alpha_quality,
+        effort=effort,
+        exact=exact,
+        preview=preview,
+        indexed=indexed,
+        progress=progress,
+    )
     threads, slice_side = int(threads), None if slice_side is None else int(slice_side)
-    check_effort(effort)
-    check_progress(progress)
-    _check_flags(exact=exact, preview=preview, indexed=indexed)
     way = Progress(progress) if progress else None
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
@@ -457,13 +465,30 @@ def _marked(metadata: dict[bytes, bytes], neutral: bool) -> dict[bytes, bytes]:
     return {**metadata, container.NEUTRAL: b""} if neutral else metadata
 
 
-def _check(picture: Any, quality: float, threads: int, slice_side: int | None, alpha_quality: int) -> None:
-    check_picture(picture)
+def check_settings(
+    quality: float,
+    *,
+    threads: int = 0,
+    slice_side: int | None = None,
+    alpha_quality: int = 100,
+    effort: int = 1,
+    exact: bool = False,
+    preview: bool | None = None,
+    indexed: bool | None = None,
+    progress: Report | None = None,
+    **others: Any,
+) -> None:
+    """Raise TypeError or ValueError for a setting of ``encode`` of the wrong kind or outside its range; what depends on the
+    picture, the model or the file (``others``) is not looked at.
+    """
     check_quality(quality)
     check_threads(threads)
     check_alpha_quality(alpha_quality)
     if slice_side is not None:
         check_slice_side(slice_side)
+    check_effort(effort)
+    check_progress(progress)
+    _check_flags(exact=exact, preview=preview, indexed=indexed)
 
 
 def _check_flags(**flags: bool | None) -> None:

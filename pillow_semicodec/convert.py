@@ -36,6 +36,8 @@ CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, wher
 CLIPPING_32_BITS = ("PPM", "HEIF", "PNG", "ICO", "ICNS")  # cut mode I at 65535, the last three before Pillow 13
 DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour that it happens to have
 CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
+LARGEST_LOOP = 2**16 - 1  # that GIF and WebP hold
+MOST_BYTES = 2**31  # of a picture in an archive or at a URL, which is held in memory
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -112,9 +114,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 frame.load()  # some formats know it only then
                 durations.append(frame.info.get("duration", 0))
                 holes |= frame.has_transparency_data
-            save |= {"save_all": True, "duration": durations, "loop": image.info.get("loop", 1)}
-            if name == "GIF" and save["loop"] == 1:
-                del save["loop"]  # browsers take a 1 for once more
+            save |= {"save_all": True, "duration": durations, "loop": _loop_of(image, name)}
             if name == "GIF" and holes and not flatten:
                 save["disposal"] = CLEARED
         image.seek(place)
@@ -133,6 +133,18 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
             raise
         output.write(buffer.getbuffer())
+
+
+def _loop_of(image: Image.Image, name: str) -> int | None:
+    """What a format has to be told for an animation to be shown as often as it is now. A GIF counts the repetitions, in 16
+    bits, and is shown once where it says nothing; Pillow says nothing of AVIF's, which go on for ever.
+    """
+    rounds: int = image.info.get("loop", 0)
+    if image.format == "GIF":
+        rounds = 1 if "loop" not in image.info else rounds and rounds + 1
+    if name == "GIF":
+        return None if rounds == 1 else min(max(rounds - 1, 0), LARGEST_LOOP)
+    return min(rounds, LARGEST_LOOP) if name == "WEBP" else rounds
 
 
 def _is_opaque(image: Image.Image) -> bool:
@@ -277,7 +289,9 @@ def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
         yield path, path.stat().st_size
         return
     with _fsspec().open(name, "rb") as file:
-        data = file.read()
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:  # a few kilobytes of an archive may unfold to that
+        raise ValueError(f"it has more than {MOST_BYTES} bytes, the most that is read from archives and URLs")
     yield io.BytesIO(data), len(data)
 
 
@@ -357,8 +371,9 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     if not found:
         raise FileNotFoundError("no such file, folder or glob")
     files = {path: None for path in found if path.suffix.lower() in extensions and path.is_file()}
-    if "**" not in rest:  # it finds what folders hold by itself
-        files |= {path: None for path, _ in walk([path for path in found if path.is_dir()], extensions, failed)}
+    folders = {path for path in found if path.is_dir() and not ("**" in rest and path.is_symlink())}
+    outermost = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
+    files |= {path: None for path, _ in walk(outermost, extensions, failed)}
     for path in files:
         yield str(path), str(path.relative_to(base))
 
@@ -403,8 +418,13 @@ def plan(
     extensions: frozenset[str],
     overwrite: bool,
     failures: list[Outcome],
+    keep_extension: bool = False,
 ) -> tuple[list[Job], int]:
-    """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``."""
+    """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``.
+
+    Args:
+        keep_extension: a result of ``a.jpg`` is called ``a.jpg.sgc``, not ``a.sgc``.
+    """
     if output == "":
         raise ValueError("the name of the folder for the results is empty")
     if output is not None and not is_url(output) and _archive_kind(output) and not os.path.isdir(output):
@@ -421,7 +441,8 @@ def plan(
         if os.path.isabs(place) or ".." in Path(place).parts:
             failures.append(Outcome(Job(source, ""), error=f"its place {place} lies outside the folder of the results"))
             continue
-        target = os.path.splitext(source if output is None else f"{output.rstrip('/')}/{place}")[0] + suffix
+        beside = source if output is None else f"{output.rstrip('/')}/{place}"
+        target = (beside if keep_extension else os.path.splitext(beside)[0]) + suffix
         job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
         result = _identity(job.target)
         if taken.get(result) == job.source:
@@ -430,7 +451,10 @@ def plan(
             failures.append(Outcome(job, error=f"its result {job.target} would replace a source"))
             continue
         if result in taken:
-            failures.append(Outcome(job, error=f"its result {job.target} is that of {taken[result]} too"))
+            taker = taken[result]
+            meet = os.path.splitext(source)[1] != os.path.splitext(taker)[1] and not keep_extension
+            hint = " (see --keep-extension)" if meet else ""
+            failures.append(Outcome(job, error=f"its result {job.target} is that of {taker} too{hint}"))
             continue
         taken[result] = job.source
         if not overwrite and exists(job.target):

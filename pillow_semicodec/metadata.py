@@ -21,8 +21,10 @@ DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 OF_PIXELS = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x0140, 0x0142, 0x0143, 0x0144}
 OF_PIXELS |= {0x0145, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214}
 DESCRIPTION, X_RESOLUTION, XMP = 0x010E, 0x011A, 0x02BC
-# Bytes of JPEG's markers, less what stands before the data.
-JPEG_LIMITS = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
+# Bytes of JPEG's markers, less what stands before the data; of JPEG 2000's Pillow takes a few less.
+OF_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
+LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": {"comment": 65530}}
+EXIF_MARKER = b"Exif\x00\x00"  # what EXIF begins with in a JPEG
 BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
 
 
@@ -104,15 +106,30 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
         save["exif"] = _for_tiff(save.pop("exif", b""), save.pop("xmp", b""), save.pop("comment", b""), source)
     elif name == "SGC":
         save.pop("icc_profile", None)  # the writer takes the picture's own where it fits the colours that are coded
-    elif name == "JPEG":
-        if isinstance(save.get("comment"), str):
-            save["comment"] = save["comment"].encode()  # whose bytes count
-        for key, limit in JPEG_LIMITS.items():
-            size = len(save.get(key, b""))
-            if size > limit:
-                save[key] = b""  # instead of what the picture has
-                warnings.warn(f"{source}: {size} bytes of {key} do not fit into JPEG and are left out", stacklevel=2)
+    exif = save.get("exif")
+    if exif and name in ("JPEG", "MPO") and _is_exif(exif):
+        save["exif"] = EXIF_MARKER + exif.removeprefix(EXIF_MARKER)  # their writers add none, and readers look for it
+    elif exif and name == "AVIF" and not _is_exif(exif):
+        save["exif"] = b""
+        warnings.warn(f"{source}: what stands for its EXIF is none, and is left out", stacklevel=2)
+    if isinstance(save.get("comment"), str) and name in LIMITS:
+        save["comment"] = save["comment"].encode()  # whose bytes count
+    for key, limit in LIMITS.get(name, {}).items():
+        size = len(save.get(key, b""))
+        if size > limit:
+            save[key] = b""  # instead of what the picture has
+            warnings.warn(f"{source}: {size} bytes of {key} do not fit into {name} and are left out", stacklevel=2)
     return save
+
+
+def _is_exif(data: bytes) -> bool:
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        exif.tobytes()
+    except BROKEN:
+        return False
+    return True
 
 
 def _for_tiff(data: bytes, xmp: bytes, comment: bytes | str, source: str) -> Image.Exif:

@@ -95,6 +95,34 @@ def test_what_does_not_change_stays(boxes: list[tuple[int, int, int, int]], alph
         assert np.array_equal(sgc.decode(file), np.asarray(opened))
 
 
+def test_frames_from_the_middle_on() -> None:
+    """The same as behind those before them."""
+    file = encode_animation([np.asarray(frame) for frame in ball(4)])
+    everything = list(decode_frames(file))
+    for start in range(6):
+        found = list(decode_frames(file, start=start))
+        assert len(found) == max(4 - start, 0)
+        assert all(np.array_equal(a, b) for a, b in zip(found, everything[start:], strict=True))
+
+
+def test_pictures_that_are_closed_behind_their_turn(tmp_path: Path) -> None:
+    """A generator may open one film after the other; all their frames are saved, with their times."""
+    for k in range(2):
+        frames = ball(3)
+        frames[0].save(tmp_path / f"{k}.webp", save_all=True, append_images=frames[1:], duration=[10 + k, 20, 30])
+
+    def films() -> Iterator[Image.Image]:
+        for k in range(2):
+            with Image.open(tmp_path / f"{k}.webp") as film:
+                yield film
+
+    file = io.BytesIO()
+    ball(1)[0].save(file, "SGC", save_all=True, append_images=films())
+    with Image.open(file) as opened:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(opened)]
+    assert times == [0, 10, 20, 30, 11, 20, 30]
+
+
 def test_little_that_changes_costs_little() -> None:
     """A frame that is the same takes a few bytes, a small change those of its box."""
     picture = photo(300, 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, ImageCms, ImageSequence
+from PIL import Image, ImageCms, ImageSequence, features
 from PIL.PngImagePlugin import PngInfo
 
 import pillow_semicodec as sgc
@@ -334,6 +335,29 @@ def test_metadata_beyond_what_jpeg_holds(key: str, tmp_path: Path) -> None:
         assert [image.info[k] for k in ("xmp", "comment") if k != key] == [texts[k] for k in ("xmp", "comment") if k != key]
 
 
+def test_exif_of_formats_that_leave_its_marker_out(tmp_path: Path) -> None:
+    """WebP has none; a JPEG's readers look for it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo(30, 50)).save(tmp_path / "a.webp", exif=exif)
+    assert main(["encode", str(tmp_path / "a.webp"), str(tmp_path / "a.sgc")]) == 0
+    for name in ("a.jpg", "a.mpo", "a.webp", "a.png", "a.avif"):
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / name), "--overwrite"]) == 0
+        with Image.open(tmp_path / name) as image:
+            assert image.getexif()[0x0112] == 6
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="needs JPEG 2000")
+def test_comments_beyond_what_jpeg_2000_holds(tmp_path: Path) -> None:
+    """The longest that fits is kept; a longer one is left out, which is told."""
+    for size, kept in ((65530, True), (65531, False)):
+        Image.fromarray(photo(30, 50)).save(tmp_path / "a.sgc", comment=b"x" * size)
+        with contextlib.nullcontext() if kept else pytest.warns(UserWarning, match="of comment do not fit into JPEG2000"):
+            assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.jp2"), "--overwrite"]) == 0
+        with Image.open(tmp_path / "a.jp2") as image:
+            assert image.info["comment"].startswith(b"xxx") == kept  # or it is the library's own
+
+
 def test_text_that_is_not_ascii(tmp_path: Path) -> None:
     """Keeps its bytes, whichever they are, from and to TIFF; comments are UTF-8, or were Latin-1."""
     exif = Image.Exif()
@@ -365,6 +389,8 @@ def test_exif_that_is_broken_or_speaks_of_other_pixels(tmp_path: Path) -> None:
     assert main(["encode", str(tmp_path / "a.jpg"), str(tmp_path / "c.sgc")]) == 0
     with pytest.warns(UserWarning, match=r"a\.sgc: its EXIF does not fit into TIFF"):
         assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.tif")]) == 0
+    with pytest.warns(UserWarning, match=r"a\.sgc: what stands for its EXIF is none"):
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "a.avif")]) == 0
     assert main(["decode", str(tmp_path / "b.sgc"), str(tmp_path / "b.tif")]) == 0
     with Image.open(tmp_path / "b.tif") as found:
         found.load()
@@ -444,6 +470,15 @@ def test_demo(tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert name in text
     with Image.open(tmp_path / "demo.png") as image:
         assert image.width > 5 * 200
+
+
+def test_the_demo_shows_what_a_viewer_would(tmp_path: Path) -> None:
+    """Transparent pictures lie on white; what colour is hidden under alpha says nothing."""
+    source, sheet = tmp_path / "clear.png", tmp_path / "sheet.png"
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(source)
+    assert main(["demo", str(source), "-o", str(sheet)]) == 0
+    with Image.open(sheet) as image:
+        assert image.crop((0, 24, *image.size)).convert("L").getextrema()[0] > 250
 
 
 def test_the_demo_replaces_no_photograph(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,52 @@ def test_sources(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert np.asarray(Image.open(sorted((tmp_path / "out").rglob("*.sgc"))[1])).shape == (25, 40, 3)
 
 
+def test_globs_that_find_folders(tmp_path: Path) -> None:
+    """What is in them is taken, once, however deep they lie."""
+    for folder in ("trip/holiday 1/deep", "trip/holiday 2", "work"):
+        pictures(tmp_path / "in" / folder, 1)
+    for pattern, count in (("in/**", 3), ("in/*", 3), ("in/**/holiday*", 2), ("in/**/*", 3), ("in/trip/**/*.png", 2)):
+        jobs, _ = convert.plan([str(tmp_path / pattern)], "out", ".sgc", frozenset({".png"}), False, [])
+        assert (pattern, len(jobs)) == (pattern, count)
+
+
+def test_members_of_archives_that_unfold_without_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more is read than a bound, the same for all."""
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("a.png", pictures(tmp_path, 1)[0].read_bytes())
+    monkeypatch.setattr(convert, "MOST_BYTES", 100)
+    assert main(["convert", str(tmp_path / "all.zip"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "more than 100 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("loop", "rounds"), [(None, 1), (0, 0), (1, 2), (3, 4)])
+def test_gifs_are_shown_as_often_as_before(loop: int | None, rounds: int, tmp_path: Path) -> None:
+    """There and back: a GIF says how often it is repeated, an SGC file how often it is shown."""
+    first, second = (Image.fromarray(photo(20, 30, seed)) for seed in (1, 2))
+    says = {} if loop is None else {"loop": loop}
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=50, **says)
+    assert main(["encode", str(tmp_path / "a.gif"), str(tmp_path / "a.sgc")]) == 0
+    assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / "b.gif")]) == 0
+    with Image.open(tmp_path / "a.sgc") as sgc, Image.open(tmp_path / "b.gif") as gif:
+        assert (sgc.info["loop"], gif.info.get("loop")) == (rounds, loop)
+
+
+def test_loops_beyond_what_a_format_holds(tmp_path: Path) -> None:
+    """Become the most that it does; AVIF, which says nothing of them, goes on for ever."""
+    first, second = (Image.fromarray(photo(20, 30, seed)) for seed in (1, 2))
+    first.save(tmp_path / "a.sgc", save_all=True, append_images=[second], loop=2**20)
+    for name in ("a.gif", "a.webp"):
+        assert main(["decode", str(tmp_path / "a.sgc"), str(tmp_path / name)]) == 0
+        with Image.open(tmp_path / name) as image:
+            assert image.info["loop"] == 2**16 - 1
+    first.save(tmp_path / "b.avif", save_all=True, append_images=[second])
+    assert main(["encode", str(tmp_path / "b.avif"), str(tmp_path / "b.sgc")]) == 0
+    with Image.open(tmp_path / "b.sgc") as image:
+        assert (image.n_frames, image.info["loop"]) == (2, 0)
+
+
 def test_broken_archives_and_places_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They are told; the others are converted, and nothing is written outside the folder."""
     pytest.importorskip("fsspec")
@@ -313,6 +359,27 @@ def test_wrong_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "--target-size" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "x.sgc"), "--to", "png", "--effort", "5", "--semantics"]) == 1
     assert "--effort, --semantics: for .sgc" in capsys.readouterr().err
+
+
+def test_pictures_of_one_name_and_two_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second has no place, which is told with the way out; with ``--keep-extension`` both have, and come back."""
+    (tmp_path / "in").mkdir()
+    for suffix, grey in ((".jpg", 40), (".png", 200)):
+        Image.new("L", (20, 20), grey).save(tmp_path / "in" / f"a{suffix}")
+    run = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "1"]
+    assert main(run) == 1
+    assert "--keep-extension" in capsys.readouterr().err
+    for folder in ("b", "c"):
+        pictures(tmp_path / folder, 1)
+    twice = [str(tmp_path / folder / "000.png") for folder in ("b", "c")]
+    assert main(["convert", *twice, "-o", str(tmp_path / "one"), "--workers", "1"]) == 1
+    assert "--keep-extension" not in capsys.readouterr().err  # which would not help
+    assert main([*run, "--keep-extension"]) == 0
+    assert main(["convert", str(tmp_path / "out"), "-o", str(tmp_path / "back"), "--to", "png", "--workers", "1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["a.jpg.png", "a.png", "a.png.png"]
+    for name, grey in (("a.jpg.png", 40), ("a.png.png", 200)):
+        with Image.open(tmp_path / "back" / name) as image:
+            assert abs(image.getpixel((10, 10)) - grey) <= 2  # type: ignore[operator]
 
 
 def test_results_never_replace_sources(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pillow_semicodec.convert import as_rgb
 from pillow_semicodec.indexed import LUMA
@@ -139,6 +140,30 @@ class CropSampler:
         """uint8 [B, 3, crop, crop]."""
         crops = np.stack([self._crop() for _ in range(self.batch)])
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+
+class _Sampler(Protocol):
+    random: np.random.Generator
+
+    def next(self) -> Any: ...
+
+
+class _Endless(IterableDataset[Any]):
+    def __init__(self, sampler: _Sampler, seed: int) -> None:
+        super().__init__()
+        self.sampler, self.seed = sampler, seed
+
+    def __iter__(self) -> Iterator[Any]:
+        if (worker := get_worker_info()) is not None:  # a copy of the sampler that has to draw other crops
+            self.sampler.random = np.random.default_rng([self.seed, worker.id])
+        while True:
+            yield self.sampler.next()
+
+
+def batches(sampler: _Sampler, workers: int, seed: int) -> Iterator[Any]:
+    """What ``sampler.next()`` gives, for ever, drawn here or by so many processes of their own, which a GPU is fed by."""
+    pinned = workers > 0 and torch.cuda.is_available()
+    return iter(DataLoader(_Endless(sampler, seed), batch_size=None, num_workers=workers, pin_memory=pinned))
 
 
 def _luma(picture: Picture) -> NDArray[np.float64]:

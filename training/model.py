@@ -154,6 +154,7 @@ class SemicodecModel(nn.Module):
         dead_zone = torch.from_numpy(DEAD_ZONES).repeat(config.latent_channels, 1)
         dead_zone[list(config.predicted)] = 0.5  # rounding's: it is a difference that is coded of them
         self.register_buffer("dead_zone", dead_zone, persistent=False)
+        self.register_buffer("predicted", torch.tensor(config.predicted, dtype=torch.long), persistent=False)
 
     def initialise(self, crops: Tensor) -> None:
         """Start as a linear transform codec fitted to ``crops`` [N, 3, H, W] in [-0.5, 0.5]."""
@@ -218,8 +219,8 @@ class SemicodecModel(nn.Module):
         residual, guess = y - mean, torch.zeros_like(y)
         symbol = torch.where(mask, first.symbol, quantised(y - first.mean2, index2, self.dead_zone))
         if self.config.predicted:
-            channels = torch.tensor(self.config.predicted, device=y.device)
-            guess = guess.index_copy(1, channels, neighbours_say(first.symbol[:, channels])) * mask
+            channels = self.predicted
+            guess = guess.index_copy(1, channels, neighbours_say(first.symbol.index_select(1, channels))) * mask
             least = torch.zeros(y.shape[1], 1, 1, device=y.device).index_fill(0, channels, 1)
             # What differs from a guess is not zero for certain. Gradients pass; a maximum halves them where both are alike.
             index = index + (torch.maximum(index, least * mask) - index).detach()

@@ -21,7 +21,7 @@ SCALES = 6
 SIGMA = 1.5  # of the windows, pixels
 RADIUS = 5
 NEGLIGIBLE = 0.01  # of the weights: scales and channels below it are left out
-PART = 64  # rows or columns that are blurred by one product
+PART = 64  # rows or columns that are blurred by one product on a CPU
 STABILITY = 1e-8  # keeps the gradients of roots finite
 
 
@@ -51,9 +51,11 @@ def to_xyb(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _weights() -> Tensor:
-    """[3 channels, 6 scales, 2 norms, 3 terms: structure, ringing, blur]."""
-    return torch.tensor(reference.weights, dtype=torch.float32).view(3, SCALES, 2, 3)
+def _weights(scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The channels that count at a scale, [C], and their weights, [C, 2 norms, 3 terms: structure, ringing, blur]."""
+    weights = torch.tensor(reference.weights, dtype=torch.float32).view(3, SCALES, 2, 3)[:, scale]
+    channels = (weights.amax((1, 2)) > NEGLIGIBLE).nonzero().flatten()
+    return channels.to(device), weights[channels].to(device)
 
 
 @functools.cache
@@ -70,9 +72,10 @@ def _banded(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``rows @ maps @ columns.T`` of matrices that are zero beyond RADIUS of their diagonals, part by part."""
     for matrix, across in ((columns, True), (rows, False)):
         size, result = len(matrix), torch.empty_like(maps)
-        for start in range(0, size, PART):
-            own = slice(start, min(start + PART, size))
-            near = slice(max(start - RADIUS, 0), min(start + PART + RADIUS, size))
+        part = size if maps.is_cuda else PART  # one large product takes a GPU less time than several small ones
+        for start in range(0, size, part):
+            own = slice(start, min(start + part, size))
+            near = slice(max(start - RADIUS, 0), min(start + part + RADIUS, size))
             if across:
                 result[..., own] = maps[..., near] @ matrix[own, near].T
             else:
@@ -156,12 +159,10 @@ def xyb_error(a: Tensor, b: Tensor) -> Tensor:
         if scale:
             # SSIMULACRA2 shrinks linear light; shrinking XYB costs one conversion instead of six.
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-        weights = _weights()[:, scale]
-        channels = [c for c in range(3) if weights[c].max() > NEGLIGIBLE]
-        if channels:
-            pair = a[:, channels].contiguous(), b[:, channels].contiguous()
-            terms = _terms(*pair, *_moments(*pair))
-            total = total + (terms * weights[channels].to(a.device)).sum((1, 2, 3))
+        channels, weights = _weights(scale, a.device)
+        if len(channels):
+            pair = a.index_select(1, channels), b.index_select(1, channels)
+            total = total + (_terms(*pair, *_moments(*pair)) * weights).sum((1, 2, 3))
     return total
 
 

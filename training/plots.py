@@ -44,7 +44,7 @@ def plot_run(folder: Path) -> Path:
     validated = [row for row in rows if row.get("val_bpp_0.5")]
     for k, row in enumerate(validated):
         points = [(float(row[f"val_bpp_{rate}"]), float(row[f"val_psnr_{rate}"])) for rate in RATES]
-        shade = 0.85 - 0.85 * (k + 1) / len(validated)
+        shade = 0.85 * (1 - (k + 1) / len(validated))
         curves.plot(*zip(*points, strict=True), marker=".", color=str(shade), label=f"{float(row['minutes']):.0f} min")
     curves.set(title="validation", xlabel="bits per pixel", ylabel="PSNR, dB", xscale="log")
     for name in ("supervised", "consistency", "embedding"):

@@ -20,13 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from .commands import one_line
 from .config import HeadsConfig, ModelConfig, SemiConfig, TrainConfig
-from .data import CropSampler, random_rates, rates_of, read_split, to_signal
+from .data import CropSampler, batches, random_rates, rates_of, read_split, to_signal
 from .fused import as_written, compile_from_now_on
 from .growth import load_grown
 from .hardness import read_hardness
@@ -41,6 +43,7 @@ from .plots import plot_run
 from .state import load_checkpoint, save_checkpoint
 
 BROKEN_STEPS = 200
+JOINT_WORKERS = 2  # of those that draw batches; the heads take part in some steps only
 LOG_SECONDS, CHECKPOINT_SECONDS, VALIDATION_SECONDS = 60, 240, 600
 VALIDATION_FIGURES = ("val_bpp", "val_psnr", "val_msssim", "val_xyb")
 FIELDS = ["step", "minutes", "lr", "loss", "bpp", "psnr", "msssim", "xyb", "gradient_norm"]
@@ -65,6 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--restart-clock", action="store_true", help="with --resume: take the weights, count from zero")
     parser.add_argument("--hardness", type=Path, help="table of training.hardness: crops of hard pictures come more often")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to PyTorch")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw crops: a GPU keeps most cores busy")
     parser.add_argument("--limit", type=int, default=0, help="read only so many pictures")
     return parser.parse_args(arguments)
 
@@ -115,6 +119,15 @@ def add_noise(target: Tensor, config: TrainConfig, generator: torch.Generator) -
     return (target + sigma.to(target.device) * torch.randn_like(target)).clamp(-0.5, 0.5)
 
 
+def spread(count: int, rank: int, processes: int, generator: torch.Generator) -> NDArray[np.float64]:
+    """Quantiles [count] of the rates of this process's crops: those of a step, all processes' together, are spread evenly
+    over [0, 1), for their mix is noise in the gradient otherwise. ``generator`` has to be at the same place in all of them.
+    """
+    places = (torch.arange(count) * processes + rank) / (count * processes)
+    quantiles: NDArray[np.float64] = ((torch.rand(1, generator=generator) + places) % 1).double().numpy()
+    return quantiles
+
+
 def common(seconds: float, stop: bool, processes: int) -> tuple[float, bool]:
     """The first process's clock, and any process's wish to stop, for all: they must leave the loop together, so that a
     signal counts from here on only.
@@ -151,7 +164,10 @@ class Log:
         self.rows.writerow(row)
         self.file.flush()
         if "val_bpp_0.5" in row:
-            plot_run(self.folder)
+            try:
+                plot_run(self.folder)
+            except Exception as error:  # whatever is wrong with a picture of the run must not end the run
+                print(f"no plots: {error}")
         if self.board:
             for name, value in row.items():
                 self.board.add_scalar(name, value, row["step"])
@@ -193,6 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+        # What is kept in float32 has to be (layers.Float32Conv2d): TF32 has three bits more than bfloat16.
+        torch.backends.cudnn.allow_tf32 = False
     if processes > 1:
         distributed.init_process_group("nccl" if gpu else "gloo")
     stop = threading.Event()
@@ -229,6 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     sets = read_all(args.labels)
     joint_sampler = JointSampler(sets, training, semi, seed) if sets else None
+    crops = batches(sampler, args.workers, seed)
+    joint_batches = batches(joint_sampler, min(args.workers, JOINT_WORKERS), seed) if joint_sampler else None
 
     # ---- model, heads, moving averages, optimiser ----
     model = SemicodecModel(model_config)
@@ -331,18 +351,17 @@ def main(arguments: list[str] | None = None) -> None:
     semi_rows: list[tuple[float, ...]] = []
     progress_bar = tqdm(initial=step, unit="step", mininterval=10, disable=bool(rank))
     generator = torch.Generator().manual_seed(seed)
+    rate_generator = torch.Generator().manual_seed(seed - 1000 * rank)  # the same in all processes
     leaving = False
     while elapsed < args.minutes * 60 and step < args.steps and not leaving:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
         lr = learning_rate(config, step, progress)
         for group in optimiser.param_groups:
             group["lr"] = lr * group["speed"]
-        target = to_signal(sampler.next().to(device, non_blocking=True))
-        # Rates of a batch are spread over all there are: their mix is noise in the gradient otherwise.
-        quantiles = (torch.rand(1, generator=generator) + torch.arange(len(target)) / len(target)) % 1
-        rate = torch.from_numpy(rates_of(quantiles.double().numpy())).to(device)
+        target = to_signal(next(crops).to(device, non_blocking=True))
+        rate = torch.from_numpy(rates_of(spread(len(target), rank, processes, rate_generator))).to(device, non_blocking=True)
         x = add_noise(target, config, generator)
-        joint = joint_sampler.next() if joint_sampler and step % semi.every == 0 else None
+        joint = next(joint_batches) if joint_batches is not None and step % semi.every == 0 else None
         if teacher:
             teacher.progress = progress
         losses = forward(x, target, rate, joint, teacher)

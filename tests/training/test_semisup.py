@@ -319,7 +319,7 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert [task["name"] for task in state["tasks"]] == ["two", "seg"]
     assert state["heads"]["outputs.task_seg.weight"].shape[:2] == (2, 64)
-    train.main([*arguments, "--labels", *labelled, "--steps", "6"])
+    train.main([*arguments, "--labels", *labelled, "--steps", "6", "--workers", "2"])  # which draw the crops
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 6
     compact(tmp_path / "run" / "checkpoint.pt", tmp_path / "small.pt")
     small = load_checkpoint(tmp_path / "small.pt")

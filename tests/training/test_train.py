@@ -29,6 +29,7 @@ from training.data import (  # noqa: E402
     LOWEST_RATE,
     SHARE_ABOVE,
     CropSampler,
+    batches,
     names_of,
     rates_of,
     read_pictures,
@@ -177,6 +178,32 @@ def test_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = [bool((c[0] == c[1]).all() and (c[1] == c[2]).all()) for c in torch.cat([first, samplers[0].next()])]
     assert any(grey)
     assert not all(grey)
+
+
+def test_long_runs_are_drawn_and_pictures_of_them_end_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many curves as there were validations; what is wrong with the plot is told, and that is all."""
+    log = train.Log(tmp_path, train.FIELDS)
+    with monkeypatch.context() as quick:
+        quick.setattr(train, "plot_run", lambda folder: None)
+        for step in range(41):  # whose shades of grey once fell below black
+            log.write(dict.fromkeys(train.FIELDS, 1.0 + step) | {"step": step})
+    assert train.plot_run(tmp_path).stat().st_size > 10_000
+    monkeypatch.setattr(train, "plot_run", lambda folder: 1 / 0)
+    log.write(dict.fromkeys(train.FIELDS, 1.0) | {"step": 41})
+    log.close()
+    assert "no plots: division by zero" in capsys.readouterr().out
+
+
+def test_crops_drawn_by_other_processes() -> None:
+    """Every process draws crops of its own, the same ones with the same seed."""
+    sampler = CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7)
+    first, again, other = ([next(it) for _ in range(4)] for it in (batches(sampler, 2, seed) for seed in (1, 1, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({tuple(batch.flatten().tolist()) for batch in [*first, *other]}) == 8
+    here = CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7)
+    assert torch.equal(next(batches(here, 0, 1)), CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7).next())
 
 
 def test_crops_of_every_scale() -> None:
@@ -448,3 +475,14 @@ def test_msssim_agrees_with_the_reference() -> None:
     assert np.isnan(metrics.msssim(a[:160], a[:160]))
     assert metrics.psnr(a, a) == np.inf
     assert metrics.ssimulacra2(a, a) == pytest.approx(100, abs=0.5)
+
+
+@given(count=st.integers(1, 9), processes=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_rates_of_a_step_are_spread_evenly(count: int, processes: int, seed: int) -> None:
+    """Those of all processes together: one in each of as many equal parts of [0, 1)."""
+    quantiles = np.concatenate(
+        [train.spread(count, rank, processes, torch.Generator().manual_seed(seed)) for rank in range(processes)]
+    )
+    assert (quantiles >= 0).all() and (quantiles < 1).all()
+    between = np.diff(np.sort(quantiles), append=1 + quantiles.min())
+    assert np.allclose(between, 1 / (count * processes), atol=1e-6)

@@ -554,10 +554,12 @@ def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
         if not passing:
             yield source
             continue
-        for frame in _frames([source]):
-            frame.load()  # some formats know the duration only then
-            yield _source(frame.copy())
-        image.seek(source.place)
+        try:
+            for frame in _frames([source]):
+                frame.load()  # some formats know the duration only then
+                yield _source(frame.copy())
+        finally:
+            image.seek(source.place)
 
 
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:

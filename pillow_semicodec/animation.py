@@ -99,12 +99,16 @@ def encode_animation(
     return head + b"".join(files[1:])
 
 
-def check_settings(frames: int, quality: float, *, loop: int = 0, **options: Any) -> None:
-    """Raise TypeError or ValueError for settings that ``encode_animation`` would refuse, for so many frames, for themselves:
-    before the frames are there.
+def check_settings(
+    frames: int, quality: float, *, durations: Sequence[float] | float = 0, loop: int = 0, **options: Any
+) -> None:
+    """Raise TypeError or ValueError for settings that ``encode_animation`` would refuse whatever frames are still to come:
+    of the wrong kind, outside their ranges, or for single pictures; there are ``frames`` of them by now. Metadata, models
+    and the number of durations are not looked at.
     """
     _check_loop(loop)
     _check_target(_target_in(options), frames)
+    _checked_durations(durations, len(durations) if np.ndim(durations) else frames)  # type: ignore[arg-type]
     codec.check_settings(quality, **options)
 
 
@@ -180,13 +184,15 @@ def decode_frames(source: Source, *, start: int = 0, threads: int = 0, limits: L
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes.
-        start: the first frame that is given, counted from 0.
+        start: the first frame that is given, counted from 0; from the end on there are none.
 
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses; frames before the damage come first.
-        TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for.
+        TypeError, ValueError: ``source`` is none of these; ``start`` or ``threads`` is none that may be asked for.
     """
+    if operator.index(start) < 0:
+        raise ValueError(f"start must be 0 or more, not {start}")
     with opened(source) as file:
         yield from _frames(file, start, threads, limits)
 

@@ -289,10 +289,14 @@ def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
         yield path, path.stat().st_size
         return
     with _fsspec().open(name, "rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:  # a few kilobytes of an archive may unfold to that
-        raise ValueError(f"it has more than {MOST_BYTES} bytes, the most that is read from archives and URLs")
-    yield io.BytesIO(data), len(data)
+        data = io.BytesIO()
+        while block := file.read(2**20):  # of which a server may give less
+            data.write(block)
+            if data.tell() > MOST_BYTES:  # a few kilobytes of an archive may unfold to that
+                raise ValueError(f"it has more than {MOST_BYTES} bytes, the most that is read from archives and URLs")
+    size = data.tell()
+    data.seek(0)
+    yield data, size
 
 
 def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
@@ -371,7 +375,8 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     if not found:
         raise FileNotFoundError("no such file, folder or glob")
     files = {path: None for path in found if path.suffix.lower() in extensions and path.is_file()}
-    folders = {path for path in found if path.is_dir() and not ("**" in rest and path.is_symlink())}
+    deepest = fixed + (rest.index("**") if "**" in rest else len(rest))  # where links to folders are followed
+    folders = {path for path in found if path.is_dir() and not (len(path.parts) > deepest and path.is_symlink())}
     outermost = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
     files |= {path: None for path, _ in walk(outermost, extensions, failed)}
     for path in files:

@@ -20,7 +20,7 @@ DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 # and some of these are found in EXIF, too, where they may be out of date.
 OF_PIXELS = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C, 0x0140, 0x0142, 0x0143, 0x0144}
 OF_PIXELS |= {0x0145, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x0214}
-DESCRIPTION, X_RESOLUTION, XMP = 0x010E, 0x011A, 0x02BC
+DESCRIPTION, ORIENTATION, X_RESOLUTION, XMP = 0x010E, 0x0112, 0x011A, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data; of JPEG 2000's Pillow takes a few less.
 OF_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": {"comment": 65530}}
@@ -109,7 +109,7 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
     exif = save.get("exif")
     if exif and name in ("JPEG", "MPO") and _is_exif(exif):
         save["exif"] = EXIF_MARKER + exif.removeprefix(EXIF_MARKER)  # their writers add none, and readers look for it
-    elif exif and name == "AVIF" and not _is_exif(exif):
+    elif exif and name == "AVIF" and not _is_exif(exif, rewritten=True):
         save["exif"] = b""
         warnings.warn(f"{source}: what stands for its EXIF is none, and is left out", stacklevel=2)
     if isinstance(save.get("comment"), str) and name in LIMITS:
@@ -122,11 +122,13 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
     return save
 
 
-def _is_exif(data: bytes) -> bool:
+def _is_exif(data: bytes, rewritten: bool = False) -> bool:
+    """Whether Pillow can read it, and write it without its orientation, which AVIF has a place of its own for."""
     exif = Image.Exif()
     try:
         exif.load(data)
-        exif.tobytes()
+        if rewritten and ORIENTATION in exif:
+            exif.tobytes()
     except BROKEN:
         return False
     return True

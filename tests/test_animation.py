@@ -103,6 +103,8 @@ def test_frames_from_the_middle_on() -> None:
         found = list(decode_frames(file, start=start))
         assert len(found) == max(4 - start, 0)
         assert all(np.array_equal(a, b) for a, b in zip(found, everything[start:], strict=True))
+    with pytest.raises(ValueError, match="start"):
+        next(decode_frames(file, start=-1))
 
 
 def test_pictures_that_are_closed_behind_their_turn(tmp_path: Path) -> None:

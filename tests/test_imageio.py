@@ -208,7 +208,7 @@ def test_a_frame_of_another_shape(tmp_path: Path) -> None:
     assert iio.improps(tmp_path / "a.sgc", index=...).n_images == 2
 
 
-@pytest.mark.parametrize("option", [{"target_size": 9000}, {"quality": 800}, {"loop": -1}, {"effort": 10}])
+@pytest.mark.parametrize("option", [{"target_size": 9000}, {"quality": 800}, {"loop": -1}, {"effort": 10}, {"duration": -1}])
 def test_options_that_an_animation_cannot_have(option: dict[str, int], tmp_path: Path) -> None:
     """Are refused when they are given, and cost none of the frames before them."""
     with pytest.raises(ValueError, match=next(iter(option))), iio.imopen(tmp_path / "a.sgc", "w") as file:

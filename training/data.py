@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,7 +164,11 @@ class _Endless(IterableDataset[Any]):
 def batches(sampler: _Sampler, workers: int, seed: int) -> Iterator[Any]:
     """What ``sampler.next()`` gives, for ever, drawn here or by so many processes of their own, which a GPU is fed by."""
     pinned = workers > 0 and torch.cuda.is_available()
-    return iter(DataLoader(_Endless(sampler, seed), batch_size=None, num_workers=workers, pin_memory=pinned))
+    context = "fork" if workers and sys.platform == "linux" else None  # which shares the pictures; others copy them
+    endless = _Endless(sampler, seed)
+    return iter(
+        DataLoader(endless, batch_size=None, num_workers=workers, pin_memory=pinned, multiprocessing_context=context)
+    )
 
 
 def _luma(picture: Picture) -> NDArray[np.float64]:

@@ -311,6 +311,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> None:
     """Codec and heads learn in one run; the checkpoint holds both, and heads are never dropped unasked."""
     arguments = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--threads", "1", "--set", "semi.every=1"]

@@ -196,6 +196,7 @@ def test_long_runs_are_drawn_and_pictures_of_them_end_no_run(
     assert "no plots: division by zero" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_crops_drawn_by_other_processes() -> None:
     """Every process draws crops of its own, the same ones with the same seed."""
     sampler = CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7)

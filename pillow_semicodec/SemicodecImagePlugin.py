@@ -489,7 +489,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """``save_all=True``: all frames of the picture and of ``append_images`` (any iterable of pictures); ``duration``:
     milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: that of ``info`` by default,
-    failing that 0, for ever. Frames that share no mode are saved as RGB, or RGBA.
+    failing that 0, for ever, and 1 for a GIF. Frames that share no mode are saved as RGB, or RGBA.
     """
     from . import animation, metadata
 
@@ -508,7 +508,8 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             return
         mode = _common(modes)
         pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
-        chosen, loop = settings.get("duration", durations), settings.get("loop", im.info.get("loop", 0))
+        loop = im.info.get("loop", 1 if im.format == "GIF" else 0)  # a GIF that does not say is shown once
+        chosen, loop = settings.get("duration", durations), settings.get("loop", loop)
         _write(
             fp,
             lambda: animation.encode_animation(

@@ -107,6 +107,17 @@ def test_frames_from_the_middle_on() -> None:
         next(decode_frames(file, start=-1))
 
 
+def test_a_gif_that_plays_once(tmp_path: Path) -> None:
+    """Does so as SGC, too; WebP says 0, which is for ever."""
+    frames = ball(3)
+    for name, loop in (("a.gif", 1), ("a.webp", 0)):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with Image.open(tmp_path / name) as film:
+            film.save(tmp_path / "a.sgc", save_all=True)
+        with Image.open(tmp_path / "a.sgc") as opened:
+            assert (opened.n_frames, opened.info["loop"]) == (3, loop)
+
+
 def test_pictures_that_are_closed_behind_their_turn(tmp_path: Path) -> None:
     """A generator may open one film after the other; all their frames are saved, with their times."""
     for k in range(2):

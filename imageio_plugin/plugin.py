@@ -120,21 +120,21 @@ class SemicodecPlugin(PluginV3):
         header, limit = self._prologue().header, sgc.options.LIMITS.max_pixels
         if everything and (last + 1) * header.width * header.height > limit:
             raise OSError(f"{last + 1} frames have more than {limit} pixels together; read them one by one")
-        frames = itertools.islice(self._frames(0 if everything else last), last + 1 if everything else 1)
+        start = 0 if everything else last
+        frames = itertools.islice(self._frames(start), last + 1 - start)
         chosen = [self._transformed(frame, mode, rotate) for frame in frames]
         return np.stack(chosen) if everything else chosen[0]
 
     def _frames(self, start: int = 0) -> Iterator[NDArray[Any]]:
         from PIL import Image
 
-        header = self._prologue().header
+        header, threads, limits = self._prologue().header, sgc.options.THREADS, sgc.options.LIMITS
         Image._decompression_bomb_check((header.width, header.height))  # a file of 500 bytes may ask for a gigapixel
         with self._translated():
             if self._count() == 1:  # without the copies that an animation needs
-                yield sgc.decode(self._bytes(), threads=sgc.options.THREADS, limits=sgc.options.LIMITS)
+                yield sgc.decode(self._bytes(), threads=threads, limits=limits)
             else:
-                limits = sgc.options.LIMITS
-                yield from sgc.decode_frames(self._bytes(), start=start, threads=sgc.options.THREADS, limits=limits)
+                yield from sgc.decode_frames(self._bytes(), start=start, threads=threads, limits=limits)
 
     def _transformed(self, picture: NDArray[Any], mode: str | None, rotate: bool) -> NDArray[Any]:
         if not mode and not rotate:

@@ -508,8 +508,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             return
         mode = _common(modes)
         pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
-        loop = im.info.get("loop", 1 if im.format == "GIF" else 0)  # a GIF that does not say is shown once
-        chosen, loop = settings.get("duration", durations), settings.get("loop", loop)
+        chosen, loop = settings.get("duration", durations), settings.get("loop", metadata.loop(im))
         _write(
             fp,
             lambda: animation.encode_animation(

@@ -137,11 +137,11 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
 
 def _loop_of(image: Image.Image, name: str) -> int | None:
     """What a format has to be told for an animation to be shown as often as it is now. A GIF counts the repetitions, in 16
-    bits, and is shown once where it says nothing; Pillow says nothing of AVIF's, which go on for ever.
+    bits; None is for once.
     """
-    rounds: int = image.info.get("loop", 0)
-    if image.format == "GIF":
-        rounds = 1 if "loop" not in image.info else rounds and rounds + 1
+    rounds = metadata.loop(image)
+    if image.format == "GIF" and image.info.get("loop"):
+        rounds += 1
     if name == "GIF":
         return None if rounds == 1 else min(max(rounds - 1, 0), LARGEST_LOOP)
     return min(rounds, LARGEST_LOOP) if name == "WEBP" else rounds

@@ -43,6 +43,12 @@ def frames(image: Image.Image) -> Iterator[Image.Image]:
         yield image
 
 
+def loop(image: Image.Image) -> int:
+    """What an animation says of how often it is shown; where it says nothing, 0, for ever, and 1, once, of a GIF."""
+    said: int = image.info.get("loop", 1 if image.format == "GIF" else 0)
+    return said
+
+
 def load(image: Image.Image) -> dict[str, Any]:
     """Load the picture; returns what goes along with it, by the keywords that SGC has for it.
 

@@ -234,7 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.hardness:
         hardness = read_hardness(args.hardness)
         weights = [hardness.get(name, 1.0) for name in names]
-    seed = config.seed + 1000 * rank + (state["step"] if state else 0)
+    common_seed = config.seed + (state["step"] if state else 0)
+    seed = common_seed + 1000 * rank
     sampler = CropSampler(
         training,
         config.crop,
@@ -351,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     semi_rows: list[tuple[float, ...]] = []
     progress_bar = tqdm(initial=step, unit="step", mininterval=10, disable=bool(rank))
     generator = torch.Generator().manual_seed(seed)
-    rate_generator = torch.Generator().manual_seed(seed - 1000 * rank)  # the same in all processes
+    rate_generator = torch.Generator().manual_seed(common_seed)
     leaving = False
     while elapsed < args.minutes * 60 and step < args.steps and not leaving:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from imageio.core.request import URI_BYTES, InitializationError, IOMode, Request
+from imageio.core.request import URI_BYTES, URI_FILE, InitializationError, IOMode, Request
 from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,6 +30,20 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         picture = picture[::-1]
     return np.ascontiguousarray(picture)
+
+
+def _rewound(request: Request) -> bool:
+    """Whether a file that the caller opened, and has read or written before, begins as SGC files do; then it is there."""
+    if request._uri_type != URI_FILE:
+        return False
+    with contextlib.suppress(AttributeError, OSError):  # it cannot seek
+        file = request.get_file()
+        place = file.tell()
+        file.seek(0)
+        found = file.read(len(SIGNATURE)) == SIGNATURE
+        file.seek(0 if found else place)
+        return found
+    return False
 
 
 def _is_batch(pictures: ArrayLike | list[ArrayLike]) -> bool:
@@ -56,7 +70,7 @@ class SemicodecPlugin(PluginV3):
         if request.mode.io_mode == IOMode.write:
             if request.extension is not None and request.extension.lower() != EXTENSION:
                 raise InitializationError(f"SGC files end in {EXTENSION}, not in {request.extension}")
-        elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE:
+        elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE and not _rewound(request):
             raise InitializationError(f"{request.raw_uri!r} is not an SGC file")
 
     # ---- reading ----
@@ -96,7 +110,15 @@ class SemicodecPlugin(PluginV3):
         return int(index) % count
 
     def read(
-        self, *, index: Any = None, mode: str | None = None, rotate: bool = False, writeable_output: bool = True
+        self,
+        *,
+        index: Any = None,
+        mode: str | None = None,
+        rotate: bool = False,
+        writeable_output: bool = True,
+        apply_gamma: bool = False,
+        pilmode: str | None = None,
+        exifrotate: bool | None = None,
     ) -> NDArray[Any]:
         """Decode a picture.
 
@@ -105,7 +127,9 @@ class SemicodecPlugin(PluginV3):
                 one picture of a file, or all frames of an animation.
             mode: Pillow mode to convert to, as with imageio's Pillow plugin.
             rotate: turn the picture as its EXIF orientation says.
-            writeable_output: accepted for that plugin's sake; the array can always be written to.
+            pilmode, exifrotate: names of these two in imageio 2.
+            writeable_output, apply_gamma: accepted for that plugin's sake; the array can always be written to, and SGC files
+                state no gamma.
 
         Returns:
             uint8 or uint16 [H, W] or [H, W, 3], with alpha uint8 [H, W, 2 or 4], or bool [H, W], or what else was encoded;
@@ -115,6 +139,7 @@ class SemicodecPlugin(PluginV3):
             ValueError, TypeError: another index. OSError: the file is damaged or needs a model that is not installed.
             PIL.Image.DecompressionBombError: more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as with Pillow.
         """
+        mode, rotate = mode or pilmode, rotate or bool(exifrotate)
         everything = index is Ellipsis or (index is None and self._count() > 1)
         last = self._count() - 1 if everything else 0 if index is None else self._checked_index(index)
         header, limit = self._prologue().header, sgc.options.LIMITS.max_pixels
@@ -157,7 +182,9 @@ class SemicodecPlugin(PluginV3):
             picture = np.rint(picture / 257).astype(np.uint8)
         return np.array(Image.fromarray(picture).convert(mode))
 
-    def iter(self, *, mode: str | None = None, rotate: bool = False) -> Iterator[NDArray[Any]]:
+    def iter(
+        self, *, mode: str | None = None, rotate: bool = False, writeable_output: bool = True, apply_gamma: bool = False
+    ) -> Iterator[NDArray[Any]]:
         """Frame after frame; options are those of ``read``."""
         for frame in self._frames():
             yield self._transformed(frame, mode, rotate)
@@ -214,11 +241,12 @@ class SemicodecPlugin(PluginV3):
         target_psnr: float | None = None,
         is_batch: bool | None = None,
         duration: float | list[float] = 0,
+        fps: float | None = None,
         loop: int = 0,
         threads: int | None = None,
         model: str | None = None,
         icc_profile: bytes | None = None,
-        exif: bytes | None = None,
+        exif: Any = None,
         xmp: bytes | str | None = None,
         comment: bytes | str | None = None,
         dpi: tuple[float, float] | None = None,
@@ -238,7 +266,8 @@ class SemicodecPlugin(PluginV3):
         Args:
             is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes, or of three
                 the last of which is longer than the bands of a picture.
-            duration: milliseconds of every frame, or of each of them. loop: how often they are shown; 0: again and again.
+            duration: milliseconds of every frame, or of each of them. fps: frames a second, instead.
+            loop: how often they are shown; 0: again and again. exif: bytes, or a ``PIL.Image.Exif``.
 
         Returns:
             The bytes, of all frames so far, if the target is ``"<bytes>"``.
@@ -253,11 +282,11 @@ class SemicodecPlugin(PluginV3):
             "target_size": target_size,
             "target_bpp": target_bpp,
             "target_psnr": target_psnr,
-            "durations": duration,
+            "durations": 1000 / fps if fps else duration,
             "loop": loop,
             "model": model,
             "icc_profile": icc_profile,
-            "exif": exif,
+            "exif": exif.tobytes() if hasattr(exif, "get_ifd") else exif,
             "xmp": xmp,
             "comment": comment,
             "dpi": dpi,
@@ -314,6 +343,8 @@ class SemicodecPlugin(PluginV3):
             file.truncate()
         self._start = file.tell() if file.seekable() else 0
         file.write(data)
+        if hasattr(file, "flush"):
+            file.flush()
 
     def close(self) -> None:
         """Write the animation, if ``write`` was called more than once."""

@@ -8,6 +8,7 @@ says so. The codec, and NumPy with it, is imported when first used: importing th
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  which cannot be imported by threads that outlive the main one
 import contextlib
 import itertools
 import os
@@ -22,7 +23,7 @@ from PIL._util import DeferredError
 
 from . import container, options
 from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
-from .semantics import read_semantics
+from .semantics import Semantics, read_semantics
 
 if TYPE_CHECKING:
     from .pixels import Pixels
@@ -488,8 +489,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """``save_all=True``: all frames of the picture and of ``append_images`` (any iterable of pictures); ``duration``:
-    milliseconds of every frame, or a list of them, by default those of ``info``; ``loop``: that of ``info`` by default,
-    failing that 0, for ever, and 1 for a GIF. Frames that share no mode are saved as RGB, or RGBA.
+    milliseconds of every frame, or a list of them, by default or with None those of ``info``; ``loop``: likewise that of
+    ``info``, failing that 0, for ever, and 1 for a GIF. Frames that share no mode are saved as RGB, or RGBA.
     """
     from . import animation, metadata
 
@@ -508,13 +509,10 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             return
         mode = _common(modes)
         pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
-        chosen, loop = settings.get("duration", durations), settings.get("loop", metadata.loop(im))
-        _write(
-            fp,
-            lambda: animation.encode_animation(
-                pictures, durations=chosen, loop=loop, **{**_options(im, mode), "shown_as": None}
-            ),
-        )
+        told = {"durations": settings.get("duration"), "loop": settings.get("loop")}
+        timing = {"durations": durations, "loop": metadata.loop(im)} | {k: v for k, v in told.items() if v is not None}
+        options_of_all = {**_options(im, mode), "shown_as": None, **timing}
+        _write(fp, lambda: animation.encode_animation(pictures, **options_of_all))
     finally:
         for source in sources:
             source.image.seek(source.place)
@@ -588,7 +586,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
     exif = settings.get("exif")
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
-    dpi = settings.get("dpi")
+    dpi, semantics = settings.get("dpi"), settings.get("semantics") or False
     given = {key: settings[key] for key in ("quality", "alpha_quality", "effort", *options.TARGETS) if key in settings}
     return {
         **given,
@@ -600,7 +598,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "comment": settings.get("comment"),
         "dpi": None if isinstance(dpi, tuple) and not any(dpi) else dpi,  # JPEGs say (0, 0) where they know none
         "roi": _region(settings.get("roi")),
-        "semantics": settings.get("semantics") or False,
+        "semantics": True if isinstance(semantics, Semantics) else semantics,  # with all of another picture's ``info``
         "exact": settings.get("exact") or False,
         "shown_as": im.mode if container.VIEWS.get(im.mode) == mode else None,
         "preview": settings.get("preview"),
@@ -618,6 +616,8 @@ def _write(fp: IO[bytes], encode: Callable[[], bytes]) -> None:
     except BundleError as error:
         raise OSError(f"cannot write SGC: {error}") from error
     fp.write(data)
+    if hasattr(fp, "flush"):  # as Pillow's own writers do
+        fp.flush()
 
 
 def _region(roi: Any) -> Any:

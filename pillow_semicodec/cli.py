@@ -23,12 +23,13 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Outcome, as_rgb, format_of, is_url, named, reason, recode, row
+from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode, report
 from .errors import SemicodecError
 from .files import opened, write_atomically
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
+MOST_WORKERS = 61 if sys.platform == "win32" else 2**16  # that Python's pools of processes take
 CHUNK_TITLES = {
     container.PALETTE: "palette",
     container.OVERLAY: "overlay",
@@ -430,29 +431,29 @@ def _convert(args: argparse.Namespace) -> int:
     if args.dry_run:
         for job in jobs:
             print(f"{job.source} → {job.target}")
-        print(f"{len(jobs)} to convert, {skipped} exist already, {len(failures)} cannot be")
-        outcomes = failures
+        print(f"{len(jobs)} to convert, {len(skipped)} exist already, {len(failures)} cannot be")
+        _tell(failures)
+        return 1 if failures or not (jobs or skipped) else 0
+    convert.sweep_targets(jobs)
+    settings = convert.Settings(_settings(args), args.flatten, args.measure)
+    workers = min(args.workers or options.cores(), max(1, len(jobs)), MOST_WORKERS)
+    threads = args.threads or max(1, options.cores() // workers)
+    if args.dask is not None:
+        run = convert.run_dask(jobs, settings, args.dask, workers, threads)
+    elif workers == 1:
+        run = (convert.convert(job, settings) for job in jobs)
     else:
-        convert.sweep_targets(jobs)
-        settings = convert.Settings(_settings(args), args.flatten, args.measure)
-        workers = min(args.workers or options.cores(), max(1, len(jobs)))
-        threads = args.threads or max(1, options.cores() // workers)
-        if args.dask is not None:
-            run = convert.run_dask(jobs, settings, args.dask, workers, threads)
-        elif workers == 1:
-            run = (convert.convert(job, settings) for job in jobs)
-        else:
-            run = convert.run_pool(jobs, settings, workers, threads)
-        outcomes = failures
-        try:
-            for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
-                outcomes.append(outcome)
-        finally:  # what an interrupted run has done is told
-            print(convert.summary(outcomes, skipped))
-            _tell(outcomes, args.report)
-        return 1 if any(o.error for o in outcomes) or not (jobs or skipped) else 0
-    _tell(outcomes, args.report)
-    return 1 if outcomes or not (jobs or skipped) else 0
+        run = convert.run_pool(jobs, settings, workers, threads)
+    outcomes = failures
+    try:
+        for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
+            outcomes.append(outcome)
+    finally:  # what an interrupted run has done is told
+        print(convert.summary(outcomes, len(skipped)))
+        _tell(outcomes)
+        if args.report:
+            _write_report(args.report, outcomes, skipped)
+    return 1 if any(o.error for o in outcomes) or not (jobs or skipped) else 0
 
 
 def _check_places(output: str | None, report: Path | None) -> None:
@@ -476,19 +477,22 @@ def _check_places(output: str | None, report: Path | None) -> None:
         raise ValueError(f"the report cannot be written: {report} is a folder, or lies in none")
 
 
-def _tell(outcomes: list[Outcome], report: Path | None) -> None:
-    """Failures, and the report if one is wanted."""
+def _tell(outcomes: list[Outcome]) -> None:
+    """Failures."""
     for outcome in outcomes:
         if outcome.error:
             print(_printable(f"sgc: {named(outcome.job.source, outcome.error)}"), file=sys.stderr)
-    if report:
-        content = json.dumps({"files": [row(outcome) for outcome in outcomes]}, indent=1, allow_nan=False) + "\n"
 
-        def write(file: IO[bytes]) -> None:
-            file.write(content.encode())
 
-        report.absolute().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(report, write)
+def _write_report(path: Path, outcomes: list[Outcome], skipped: list[Job]) -> None:
+    before = path.read_text("utf-8", "replace") if path.is_file() else ""
+    content = report(outcomes, skipped, before).encode()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -513,7 +517,7 @@ def _bench(args: argparse.Namespace) -> int:
     twice = sorted({p.name for p in paths if sum(q.name == p.name for q in paths) > 1})
     if twice:
         raise ValueError(f"pictures are told apart by their names; there is more than one {', '.join(twice[:5])}")
-    workers = args.workers or options.cores()
+    workers = min(args.workers or options.cores(), MOST_WORKERS)
     costs = (args.crops, args.timed, args.growth, args.files)
     plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))

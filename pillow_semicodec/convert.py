@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import glob
 import io
+import json
 import math
 import os
 import signal
@@ -27,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import metadata, options
 from .container import FLOAT, VIEWS, Numbers
-from .files import sweep, walk, write_atomically
+from .files import ignores_case, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
@@ -339,8 +340,10 @@ def _fsspec() -> Any:
     try:
         import fsspec
         import fsspec.implementations.local
+        import fsspec.utils
     except ImportError as error:
         raise ValueError('archives and URLs need: pip install "pillow-semicodec[bulk]"') from error
+    fsspec.utils.compressions.setdefault("tgz", "gzip")  # whose extension it does not know
     return fsspec
 
 
@@ -424,8 +427,8 @@ def plan(
     overwrite: bool,
     failures: list[Outcome],
     keep_extension: bool = False,
-) -> tuple[list[Job], int]:
-    """(jobs, results that exist already). What cannot be listed or would be written twice is added to ``failures``.
+) -> tuple[list[Job], list[Job]]:
+    """(jobs, those whose results exist already). What cannot be listed or would be written twice is added to ``failures``.
 
     Args:
         keep_extension: a result of ``a.jpg`` is called ``a.jpg.sgc``, not ``a.sgc``.
@@ -434,7 +437,7 @@ def plan(
         raise ValueError("the name of the folder for the results is empty")
     if output is not None and not is_url(output) and _archive_kind(output) and not os.path.isdir(output):
         raise ValueError(f"{output}: results go into folders and URLs, not into archives")
-    jobs, skipped, taken = [], 0, dict[str, str]()
+    jobs, skipped, taken = list[Job](), list[Job](), dict[str, str]()
     exists, found = _exists(output), list(find_sources(sources, extensions, failures))
     originals = {_identity(source) for source, _ in found}
     for source, place in found:
@@ -462,16 +465,16 @@ def plan(
             failures.append(Outcome(job, error=f"its result {job.target} is that of {taker} too{hint}"))
             continue
         taken[result] = job.source
-        if not overwrite and exists(job.target):
-            skipped += 1
-        else:
-            jobs.append(job)
+        (skipped if not overwrite and exists(job.target) else jobs).append(job)
     return jobs, skipped
 
 
 def _identity(name: str) -> str:
-    """The same for a file by whatever links it is reached."""
-    return name if is_url(name) else os.path.normcase(os.path.realpath(name))
+    """The same for a file by whatever links, or capital letters where these make no difference, it is reached."""
+    if is_url(name):
+        return name
+    path = os.path.realpath(name)
+    return path.casefold() if ignores_case(path) else path
 
 
 def _exists(output: str | None) -> Callable[[str], bool]:
@@ -499,6 +502,18 @@ def summary(outcomes: list[Outcome], skipped: int) -> str:
         told += f"; mean PSNR {sum(ratios) / len(ratios):.2f} dB{exact}" if ratios else "; all exact"
         told += f", mean SSIMULACRA2 {sum(q['ssimulacra2'] for q in measured) / len(measured):.1f}"
     return told
+
+
+def report(outcomes: list[Outcome], skipped: list[Job], before: str = "") -> str:
+    """JSON with a row for every file; what was converted before keeps the row that it has in the report of that run, where
+    there is one.
+    """
+    rows = [row(outcome) for outcome in outcomes]
+    with contextlib.suppress(ValueError, TypeError, LookupError):  # another kind of JSON, or none
+        known = {(old["source"], old["target"]): old for old in json.loads(before)["files"] if not old["error"]}
+        keys = [(fields["source"], fields["target"]) for fields in (row(Outcome(job)) for job in skipped)]
+        rows = [known[key] for key in keys if key in known] + rows
+    return json.dumps({"files": rows}, indent=1, allow_nan=False) + "\n"
 
 
 def row(outcome: Outcome) -> dict[str, Any]:

@@ -113,6 +113,27 @@ def sweep(folders: Iterable[Path]) -> None:
                     path.unlink()
 
 
+def ignores_case(path: str) -> bool:
+    """Whether names that differ in capital letters only are one file beside ``path``, as on macOS and Windows: something in
+    the nearest folder that is there, or that folder itself, is asked for by such a name.
+    """
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder) and (parent := os.path.dirname(folder)) != folder:
+        folder = parent
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name != entry.name.swapcase():
+                return _is_there_as(entry.path, entry.name.swapcase())
+    return _is_there_as(folder, os.path.basename(folder).swapcase())
+
+
+def _is_there_as(path: str, name: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.lstat(os.path.join(os.path.dirname(path), name)))
+    except OSError:
+        return False
+
+
 def walk(
     sources: list[Path], extensions: frozenset[str], failed: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, Path]]:

@@ -18,7 +18,7 @@ from . import options, pixels
 from .bundle import ModelBundle
 from .inference import Tensor, Transforms, transforms_for
 from .layout import Layout, RatePlan
-from .planes import Arrays, Box, Plane, run_squares, weakly
+from .planes import Arrays, Box, Plane, begun, run_squares, weakly
 
 # Receptive fields: how much more than what it computes a network must see, in latent positions (z: hyper positions).
 ANALYSIS_HALO, SYNTHESIS_HALO, CONTEXT_HALO, REDUCED_HALO = 4, 3, 1, 2
@@ -153,7 +153,7 @@ class LatentPath:
         """Begin ``work`` on a spare thread, if there is one, while this one does entropy coding; call for its result."""
         if self._spare is None:
             return partial(work, *arguments)
-        return self._spare.submit(work, *arguments).result
+        return begun(self._spare, work, *arguments).result
 
     def first_planes(self, ahead: int = 0) -> tuple[Passed, ...]:
         """The planes up to step 1, for ``run``, where they run ``ahead`` squares ahead."""

@@ -144,6 +144,19 @@ def weakly(make: Callable[[int, int, Box], Arrays]) -> Callable[[int, int, Box],
     return made
 
 
+def begun(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """``work`` on the pool; where the interpreter is ending, and begins nothing any more, done here and now."""
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 def run_squares(
     grid: Grid, box: Box, work: Callable[[int, int], None], left_behind: Callable[[int, int], None], workers: int
 ) -> None:
@@ -161,7 +174,7 @@ def run_squares(
             left_behind(k, axis)
         return
     with ThreadPoolExecutor(workers) as pool:
-        futures = {k: [pool.submit(work, *square) for square in squares] for k, squares in bands.items()}
+        futures = {k: [begun(pool, work, *square) for square in squares] for k, squares in bands.items()}
         try:
             for k, pending in futures.items():
                 for future in pending:

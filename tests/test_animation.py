@@ -41,6 +41,16 @@ def saved(frames: list[Image.Image], **options: object) -> io.BytesIO:
     return file
 
 
+def test_times_that_are_none_are_those_of_the_frames() -> None:
+    """As with Pillow's own formats."""
+    frames = ball(2)
+    frames[0].info |= {"duration": 30, "loop": 2}
+    with Image.open(saved(frames, duration=None, loop=None)) as opened:
+        assert (opened.info["duration"], opened.info["loop"]) == (30, 2)
+        opened.seek(1)
+        assert opened.info["duration"] == 0
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
 def test_frames_come_back(mode: str) -> None:
     """In any order, with their times; alpha and black and white exactly."""

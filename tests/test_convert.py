@@ -24,7 +24,7 @@ import pillow_semicodec as sgc
 from pillow_semicodec import convert
 from pillow_semicodec.cli import main
 from pillow_semicodec.convert import Job, Settings, run_pool
-from pillow_semicodec.files import sweep, write_atomically
+from pillow_semicodec.files import ignores_case, sweep, write_atomically
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -39,7 +39,7 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz", "glob", "memory"])
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tgz", "glob", "memory"])
 def test_sources(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Archives, globs and URLs give the same files as the folder."""
     paths = pictures(tmp_path / "in" / "deep", 3)
@@ -48,8 +48,8 @@ def test_sources(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         with zipfile.ZipFile(source, "w") as archive:
             for path in paths:
                 archive.write(path, f"deep/{path.name}")
-    elif kind == "tar.gz":
-        source = str(tmp_path / "all.tar.gz")
+    elif kind in ("tar.gz", "tgz"):
+        source = str(tmp_path / f"all.{kind}")
         with tarfile.open(source, "w:gz") as archive:
             for path in paths:
                 archive.add(path, f"deep/{path.name}")
@@ -185,9 +185,10 @@ def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It says what would be done."""
     pictures(tmp_path / "in", 2)
-    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    report = tmp_path / "r.json"
+    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--dry-run", "--report", str(report)]) == 0
     assert "001.png → " in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +205,28 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["000.png"]["after"] == (tmp_path / "out" / "000.sgc").stat().st_size
     assert rows["000.png"]["quality"]["psnr"] > 15
     assert "not a picture" in rows["broken.png"]["error"]
+
+
+def test_a_report_keeps_what_it_said_before(tmp_path: Path) -> None:
+    """Of pictures that an earlier run has converted; a dry run leaves it alone."""
+    pictures(tmp_path / "in", 2)
+    report = tmp_path / "r.json"
+    arguments = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "1", "--report", str(report)]
+    assert main([*arguments, "--measure"]) == 0
+    before = json.loads(report.read_text())["files"]
+    (tmp_path / "out" / "001.sgc").unlink()
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    assert main([*arguments, "--dry-run"]) == 0
+    assert json.loads(report.read_text())["files"] == before
+    for _ in range(2):
+        assert main(arguments) == 1
+        rows = {Path(row["source"]).name: row for row in json.loads(report.read_text())["files"]}
+        assert sorted(rows) == ["000.png", "001.png", "broken.png"]
+        assert rows["000.png"] == before[0]
+        assert rows["001.png"]["after"] == before[1]["after"]
+    report.write_text("{}")  # JSON of another kind
+    assert main(arguments) == 1
+    assert [Path(row["source"]).name for row in json.loads(report.read_text())["files"]] == ["broken.png"]
 
 
 def test_reports_replace_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -391,6 +414,30 @@ def test_results_never_replace_sources(tmp_path: Path) -> None:
     jobs, _ = convert.plan(both, None, ".webp", frozenset({".png", ".webp"}), True, failures)
     assert not jobs
     assert all("would replace a source" in failure.error for failure in failures) and len(failures) == 2
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_names_that_differ_in_capital_letters_only(
+    ignored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where they are one file, the second has no place; elsewhere both have."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "A.png"):
+        Image.new("L", (20, 20)).save(tmp_path / "in" / name)
+    monkeypatch.setattr(convert, "ignores_case", lambda path: ignored)
+    failed = main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--dry-run"])
+    told = capsys.readouterr()
+    assert failed == ignored
+    assert ("--keep-extension" in told.err) == ignored
+    assert told.out.count(" → ") == 2 - ignored
+
+
+def test_whether_capital_letters_matter(tmp_path: Path) -> None:
+    """Said as it is, of folders that are yet to be made, too."""
+    (tmp_path / "Folder").mkdir()
+    same = (tmp_path / "fOLDER").exists()
+    assert ignores_case(str(tmp_path / "Folder" / "x")) == same
+    assert ignores_case(str(tmp_path / "Folder" / "new" / "1" / "x")) == same
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

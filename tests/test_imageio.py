@@ -104,6 +104,35 @@ def test_pillow_keywords(tmp_path: Path) -> None:
         assert ours.flags.writeable
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_keywords_of_imageio_2(tmp_path: Path) -> None:
+    """Those that its Pillow plugin still takes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    iio2.imwrite(tmp_path / "x.sgc", PICTURE, exif=exif)
+    options = {"pilmode": "L", "exifrotate": True, "apply_gamma": True}
+    ours, theirs = (iio.imread(tmp_path / "x.sgc", plugin=plugin, **options) for plugin in ("sgc", "pillow"))
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(iio2.imread(tmp_path / "x.sgc", pilmode="L"), iio.imread(tmp_path / "x.sgc", mode="L"))
+    iio2.mimsave(tmp_path / "y.sgc", [PICTURE, PICTURE[::-1]], fps=8)
+    assert iio.immeta(tmp_path / "y.sgc", index=1)["duration"] == 125
+    assert len(list(iio.imiter(tmp_path / "y.sgc", writeable_output=True))) == 2
+
+
+@pytest.mark.parametrize("chosen", [{"plugin": "sgc"}, {"extension": ".sgc"}])
+def test_an_open_file_can_be_read_again(chosen: dict[str, str], tmp_path: Path) -> None:
+    """Also what was just written into it; what begins elsewhere is read from there."""
+    file = io.BytesIO()
+    iio.imwrite(file, [PICTURE, PICTURE[::-1]], **chosen)
+    for _ in range(2):
+        assert iio.improps(file, **chosen).shape == (2, *PICTURE.shape)
+        assert iio.imread(file, **chosen).shape == (2, *PICTURE.shape)
+    (tmp_path / "x").write_bytes(b"before" + sgc.encode(PICTURE[:, :, 0]))
+    with (tmp_path / "x").open("rb") as opened:
+        opened.seek(6)
+        assert iio.imread(opened, **chosen).shape == PICTURE.shape[:2]
+
+
 def test_properties_and_metadata_decode_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shape, dtype and metadata come from the header."""
     monkeypatch.setattr("pillow_semicodec.codec.Decoder", lambda *a, **k: pytest.fail("decoded"))

@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -561,3 +563,43 @@ def test_unwritable_target(tmp_path: Path, image: Image.Image) -> None:
     with pytest.raises(OSError, match=r"x\.sgc"):
         image.save(tmp_path / "x.sgc")
     assert (tmp_path / "x.sgc").is_dir()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("before", ["", "picture.resize((20, 20)).save('0.sgc')"])
+@pytest.mark.parametrize("last", ["threading.Thread(target=work).start()", "ThreadPoolExecutor().submit(work)"])
+def test_threads_that_outlive_the_main_one(before: str, last: str, tmp_path: Path) -> None:
+    """Save and load all the same, where no further thread can be started."""
+    code = f"""
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+import pillow_semicodec
+picture = Image.linear_gradient("L").resize((1100, 1000)).convert("RGB")
+{before}
+def work():
+    time.sleep(0.3)
+    picture.save("1.sgc", slice_side=512, threads=2)
+    Image.open("1.sgc").resize((30, 20)).save("2.png")
+{last}
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, timeout=120, check=True)
+    with Image.open(tmp_path / "2.png") as opened:
+        assert opened.size == (30, 20)
+
+
+def test_what_is_saved_to_an_open_file_is_there(tmp_path: Path, image: Image.Image) -> None:
+    """For others who open it by name, before it is closed."""
+    with (tmp_path / "x.sgc").open("wb") as file:
+        image.save(file, "SGC")
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "x.sgc")), np.asarray(Image.open(saved(image))))
+
+
+@pytest.mark.parametrize("more", [{}, {"save_all": True}])
+def test_saving_with_all_that_was_known(more: dict[str, bool], tmp_path: Path, image: Image.Image) -> None:
+    """``**info`` is taken as it comes, with what a picture shows, and Nones."""
+    with Image.open(saved(image, semantics=True, comment=b"yes", dpi=(72, 72))) as opened:
+        opened.save(tmp_path / "y.sgc", **opened.info, duration=None, loop=None, **more)
+        with Image.open(tmp_path / "y.sgc") as again:
+            assert (again.info["comment"], again.info["dpi"]) == (b"yes", (72, 72))
+            assert again.info["semantics"].names() == opened.info["semantics"].names()

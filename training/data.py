@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,8 @@ class _Endless(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         if (worker := get_worker_info()) is not None:  # a copy of the sampler that has to draw other crops
             self.sampler.random = np.random.default_rng([self.seed, worker.id])
+            if hasattr(os, "setpgrp"):
+                os.setpgrp()  # a signal to the group of the run is for the run to answer
         while True:
             yield self.sampler.next()
 

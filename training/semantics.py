@@ -12,14 +12,16 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pillow_semicodec.bundle import find_model
+from pillow_semicodec.files import write_atomically
 
 from .commands import one_line
 from .config import HeadsConfig, SemiConfig
@@ -155,6 +157,10 @@ def _results_so_far(path: Path, made_of: dict[str, Any]) -> list[dict[str, Any]]
     return results
 
 
+def _dump(results: list[dict[str, Any]], file: IO[bytes]) -> None:
+    file.write(json.dumps(results, indent=1).encode())
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
@@ -169,6 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--options", type=json.loads, default={}, help='JSON, like {"attention": {"heads": {"attention": true}}}'
     )
     args = parser.parse_args(arguments)
+    if not args.json.absolute().parent.is_dir():
+        raise ValueError(f"no folder for {args.json}")
     inputs = args.inputs.split(",")
     sets = {s.name: s for s in read_all(args.labels)}
     made_of = _made_of(args, sets)
@@ -204,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         for run, scores, seconds in pool.map(_work, runs):
             results.append({**run._asdict(), "scores": scores, "of": made_of})
             print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
-            args.json.write_text(json.dumps(results, indent=1))
+            write_atomically(args.json, partial(_dump, results))
     print(table(results))
 
 

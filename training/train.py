@@ -1,9 +1,10 @@
 """Train the codec: ``python -m training.train --data FOLDER --out RUN --minutes 90 [--set model.analysis_blocks=4 …]``.
 
 With ``--labels CSV …`` it trains semantic heads jointly, supervised on those pictures and semi-supervised on all. Stops by
-wall clock (or ``--steps``) or SIGTERM, writes a checkpoint every few minutes, and resumes from ``RUN/checkpoint.pt`` or from
-``--resume``. The learning rate follows the share of the wall clock that is used up. ``torchrun --nproc-per-node=N -m
-training.train …`` spreads the same run over N processes, each with its own batches; a run resumes on any number of them.
+wall clock (or ``--steps``) or SIGTERM, writes a checkpoint every few minutes, and goes on from ``RUN/checkpoint.pt``, where
+there is one, or begins with ``--resume``. The learning rate follows the share of the wall clock that is used up. ``torchrun
+--nproc-per-node=N -m training.train …`` spreads the same run over N processes, each with its own batches; a run resumes on
+any number of them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", default="", help="comma-separated sets of index.csv; all by default")
     parser.add_argument("--labels", type=Path, nargs="+", default=[], help="labels of pictures: train heads jointly")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run: checkpoint, logs")
-    parser.add_argument("--resume", type=Path, help="start from this checkpoint instead of RUN/checkpoint.pt")
+    parser.add_argument("--resume", type=Path, help="begin a run with this checkpoint")
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the whole run, resumed parts counted in")
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.NAME=VALUE", help=SET_HELP)
@@ -220,7 +221,13 @@ def main(arguments: list[str] | None = None) -> None:
     # ---- state: fresh or from a checkpoint ----
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = args.out / "checkpoint.pt"
-    source = args.resume or (checkpoint_path if checkpoint_path.exists() else None)
+    begun = checkpoint_path.exists()
+    if begun and args.resume and args.resume.resolve() != checkpoint_path.resolve():
+        raise ValueError(
+            f"{checkpoint_path} would be replaced: without --resume and --restart-clock the run goes on from it; for a new "
+            "run take another --out"
+        )
+    source = args.resume or (checkpoint_path if begun else None)
     state = load_checkpoint(source) if source else None
     # Settings given now go over the checkpoint's: a model may grow by parts that start silent.
     configs = configure(args.set, state and state["configs"])

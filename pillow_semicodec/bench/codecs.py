@@ -70,7 +70,7 @@ CODECS = (
     Codec(
         "JPEG 2000",
         "JPEG2000",
-        {"irreversible": True, "quality_mode": "dB"},
+        {"irreversible": True, "mct": 1, "quality_mode": "dB"},
         (25, 28, 30, 32, 34, 36, 38, 40, 42, 45),
         _decibels,
         needs="jpg_2000",

@@ -327,8 +327,12 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     assert small["heads_config"] == state["heads_config"]
     with pytest.raises(ValueError, match="was trained with heads"):
         train.main([*arguments, "--steps", "7"])
-    train.main([*arguments, "--steps", "1", "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
-    assert "heads" not in load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    another = ["--resume", str(tmp_path / "small.pt"), "--restart-clock"]
+    with pytest.raises(ValueError, match="would be replaced"):
+        train.main([*arguments, "--steps", "1", *another])
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 6
+    train.main([*arguments, "--steps", "1", "--out", str(tmp_path / "new"), *another])
+    assert "heads" not in load_checkpoint(tmp_path / "new" / "checkpoint.pt")
 
 
 def test_weak_augmentation_distorts_nothing(labelled: list[str]) -> None:

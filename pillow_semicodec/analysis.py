@@ -78,7 +78,8 @@ def _by_heads(
         from .codec import decode_picture
 
         picture = decode_picture(prologue, container.read_slices(read, prologue.index, limits), threads=threads)
-        return describe(picture, heads=() if names == (INSTALLED,) else names, threads=threads)
+        model = header.model_id.hex() if header.latents else None
+        return describe(picture, model=model, heads=() if names == (INSTALLED,) else names, threads=threads)
     bundle = find_model(header.model_id)
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
     streams = container.read_slices(read, prologue.index, limits)

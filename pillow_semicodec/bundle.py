@@ -224,13 +224,17 @@ def _candidates() -> Iterator[list[Path]]:
             yield sorted(child.parent for child in directory.glob(f"*/{MANIFEST}"))
 
 
-_cache: dict[Path, ModelBundle] = {}
+_cache: dict[tuple[Path, int], ModelBundle] = {}
 _cache_lock = threading.Lock()
 
 
 def _load(directory: Path) -> ModelBundle:
     with _cache_lock:
-        key = directory.absolute()
+        try:
+            written = (directory / MANIFEST).stat().st_mtime_ns
+        except OSError:
+            written = 0  # the bundle says what is wrong
+        key = directory.absolute(), written
         if key not in _cache:
             _cache[key] = ModelBundle(directory)
         return _cache[key]

@@ -20,7 +20,7 @@ from .effort import ROUNDS, refine
 from .files import Source, opened
 from .head_bundle import find_heads
 from .heads import run_heads
-from .indexed import Drawing, decode_indexed, is_worth_trying, read_palette, share_of
+from .indexed import LEAST_SIDE, Drawing, decode_indexed, is_worth_trying, read_palette, share_of
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
@@ -103,9 +103,9 @@ def encode(
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview
-            and knows no effort. Up to 65536 colours have one where nothing else meets a ``target_psnr``. Beside photographs,
-            letters and flat grounds are kept like that cell by cell, unless ``indexed`` is False; with a target, where that
-            leaves more for the photographs, or takes less.
+            and knows no effort. Pictures like these, of up to 65536 colours, have one where nothing else meets a
+            ``target_psnr``. Beside photographs, letters and flat grounds are kept like that cell by cell, unless ``indexed``
+            is False; with a target, where that leaves more for the photographs, or takes less.
         progress: called now and then with the share of the work that is done, rising to 1; from other threads, one at a
             time. What it raises ends the call.
 
@@ -162,6 +162,8 @@ def encode(
             indexed=False,
             limits=limits,
         )
+        if preview is None and len(metadata[container.PREVIEW]) > limits.max_metadata_bytes:
+            del metadata[container.PREVIEW]
     plan = _plan(bundle, quality)
     y = analyse(colours, bundle, layout, threads)
     if semantics or isinstance(roi, str):
@@ -192,7 +194,7 @@ def _with_grounds(data: bytes, picture: pixels.Pixels, limits: Limits) -> bytes:
     if not prologue.header.latents or not {container.OVERLAY, container.UNSEEN_KEPT}.isdisjoint(prologue.metadata):
         return data
     parts = take_apart(picture, 0, flat=True)
-    if parts is None or len(parts.payload) > GROUND_COST * len(data):
+    if parts is None or len(parts.payload) > min(GROUND_COST * len(data), limits.max_metadata_bytes):
         return data
     metadata = _marked(prologue.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
     streams = container.read_slices(stream.read, prologue.index, limits)
@@ -353,7 +355,7 @@ class _Job(NamedTuple):
         if container.UNSEEN_KEPT in self.metadata:
             return None
         parts = take_apart(drawing.pixels, share_of(quality))
-        if parts is None or len(parts.payload) >= below:
+        if parts is None or len(parts.payload) >= below or len(parts.payload) > drawing.limits.max_metadata_bytes:
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = _marked(self.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
@@ -536,7 +538,11 @@ def _layout(picture: Any, slice_side: int | None, limits: Limits) -> Layout:
     """Raises LimitExceededError for slices that are too large or too many."""
     (height, width), bilevel = picture.shape[:2], picture.dtype == np.bool_
     planes = int(bilevel or (len(picture.shape) == 3 and picture.shape[2] in (2, 4)))
-    layout = Layout(height, width, default_side(height, width) if slice_side is None else slice_side)
+    side = default_side(height, width) if slice_side is None else slice_side
+    if slice_side is None:
+        while container.slice_pixels(width, height, side) > limits.max_slice_pixels and side != LEAST_SIDE:
+            side = side // 2 or SLICE_SIDE
+    layout = Layout(height, width, side)
     container.check_slices(width, height, layout.side, limits)
     container.check_index(container.stream_count(layout.slices, not bilevel, planes), limits)
     return layout

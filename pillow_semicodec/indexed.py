@@ -425,6 +425,7 @@ class Drawing:
             len(np.unique(_probe(self.pixels))) > WORTH_COLOURS or self.colours.found > WORTH_COLOURS
         )
         self._last: tuple[float, Indexed] | None = None
+        self._must = must
 
     @functools.cached_property
     def colours(self) -> Colours:
@@ -447,7 +448,10 @@ class Drawing:
         streams = encode_numbers(indexed, self.layout, self.threads, stage(way, self.layout.slices, 1 / 2))
         if sum(map(len, streams)) >= below:
             return None
-        metadata = {**self.metadata, container.PALETTE: write_palette(indexed.palette)}
+        palette = write_palette(indexed.palette)
+        if len(palette) > self.limits.max_metadata_bytes and not self._must:
+            return None
+        metadata = {**self.metadata, container.PALETTE: palette}
         streams = (*streams, *self.alpha)
         side = self.layout.side if self.layout.slices > 1 else 0
         data = container.write_container(self.header, 0, streams, metadata, side)

@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -218,21 +219,21 @@ class Heads(_Sessions):
         return dict(zip([value.name for value in self._session("heads").get_outputs()], outputs, strict=True))
 
 
-_cache: dict[tuple[bytes, int], Transforms] = {}
-_heads_cache: dict[tuple[bytes, int], Heads] = {}
+_cache: dict[tuple[bytes, Path, int], Transforms] = {}  # by where the files lie, too, of which some are read later
+_heads_cache: dict[tuple[bytes, Path, int], Heads] = {}
 _cache_lock = threading.Lock()
 
 
 def transforms_for(bundle: ModelBundle, threads: int) -> Transforms:
     """The shared Transforms of a bundle and thread count."""
     with _cache_lock:
-        return _cache.setdefault((bundle.model_id, threads), Transforms(bundle, threads))
+        return _cache.setdefault((bundle.model_id, bundle.directory.absolute(), threads), Transforms(bundle, threads))
 
 
 def heads_for(heads: HeadBundle, threads: int) -> Heads:
     """The shared Heads of a head bundle and thread count."""
     with _cache_lock:
-        return _heads_cache.setdefault((heads.head_id, threads), Heads(heads, threads))
+        return _heads_cache.setdefault((heads.head_id, heads.directory.absolute(), threads), Heads(heads, threads))
 
 
 def _after_fork() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from . import container
 from .bundle import RATE_MAX, RATE_UNIT, ModelBundle
 from .errors import BundleError
 from .head_bundle import SEGMENTATION, HeadBundle, find_heads
@@ -23,7 +24,6 @@ Cells = NDArray[np.bool_]  # [h, w]: True inside
 
 CONTRAST = 2 * RATE_UNIT  # rate inside less rate outside: two anchors of the rate bank, about 4 dB
 TRIALS = 7
-CHUNK_BYTES = 7  # type, size and checksum of the regions' chunk
 
 
 def cells_of(roi: Roi, height: int, width: int) -> Cells | None:
@@ -109,10 +109,15 @@ def balance(
         rates = tuple(int(np.clip(r, 0, RATE_MAX)) for r in (outside, outside + CONTRAST))
         plan = RatePlan(rate, rates, cells.astype(np.uint8))
         streams = Encoder(y, plan, bundle, layout, threads).streams()
-        if sum(map(len, streams)) + len(plan.chunk() or b"") + CHUNK_BYTES <= sum(map(len, uniform)):
+        if _bytes(streams) + container.chunk_size(len(plan.chunk() or b"")) <= _bytes(uniform):
             best, high = (plan, streams), shift
         elif trial:
             low = shift
         else:
             break
     return best
+
+
+def _bytes(streams: Streams) -> int:
+    """Of their chunks, and of what the index says of them."""
+    return sum(container.chunk_size(size) + len(container.write_varint(size)) for size in map(len, streams))

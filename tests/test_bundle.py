@@ -68,6 +68,23 @@ def test_models_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(sgc.decode(data), sgc.decode(sgc.encode(photo(), 50)))
 
 
+def test_the_bundle_that_is_found_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that lay elsewhere before, or that was written over since."""
+    first, second = (Path(shutil.copytree(TINY, tmp_path / name)) for name in ("first", "second"))
+    for name in ("reduced.json", "reduced.onnx"):
+        (first / name).unlink()
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(first))
+    data = sgc.encode(photo(), 50)
+    shutil.rmtree(first)
+    monkeypatch.setenv(bundle.PATH_VARIABLE, str(second))
+    assert sgc.decode(data, scale=2).shape[0] == photo().shape[0] // 2
+    assert sgc.decode(data).shape == photo().shape
+    manifest = json.loads((second / "manifest.json").read_text())
+    (second / "manifest.json").write_text(json.dumps({**manifest, "name": "another"}))
+    os.utime(second / "manifest.json", ns=(1, 1))
+    assert bundle.find_model("another").directory == second
+
+
 def with_residual_tables(tmp_path: Path, tables: TableSet) -> Path:
     """The tiny bundle, with other tables of residuals."""
     target = copy_of(tmp_path, "tables", name="tables", bundle_version=2)

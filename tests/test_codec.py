@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from strategies import pictures, planes
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, inference, slices
+from pillow_semicodec import codec, container, inference, slices
 from pillow_semicodec.bundle import ModelBundle
 from pillow_semicodec.entropy import coder
 from pillow_semicodec.limits import Limits
@@ -221,6 +221,21 @@ def test_limits(picture: np.ndarray, sgc_bytes: bytes) -> None:
     thin = sgc.encode(np.zeros((1, 800), np.uint8), indexed=False)
     with pytest.raises(sgc.LimitExceededError, match="12800"):  # sides are padded to 16 before anything is computed
         sgc.decode(thin, limits=Limits(max_slice_pixels=12000))
+
+
+def test_what_nobody_asked_for_keeps_within_limits(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview is left out where it is too large, slices become as small as they have to be; what was asked for is not."""
+    monkeypatch.setattr(codec, "PREVIEW_FROM", 1)
+    assert container.PREVIEW in sgc.read_prologue(sgc.encode(picture)).metadata
+    assert container.PREVIEW not in sgc.read_prologue(sgc.encode(picture, limits=Limits(max_metadata_bytes=100))).metadata
+    with pytest.raises(sgc.LimitExceededError):
+        sgc.encode(picture, preview=True, limits=Limits(max_metadata_bytes=100))
+    limits = Limits(max_slice_pixels=64 * 64)
+    data = sgc.encode(picture, limits=limits)
+    assert sgc.read_prologue(data).index.side == 64
+    assert sgc.decode(data, limits=limits).shape == picture.shape
+    with pytest.raises(sgc.LimitExceededError):
+        sgc.encode(picture, slice_side=128, limits=limits)
 
 
 @pytest.mark.parametrize("most", [5, 10, 14])

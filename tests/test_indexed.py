@@ -231,8 +231,13 @@ def test_colours_move_to_the_nearest_that_stay(count: int, seed: int) -> None:
 def test_limits_hold_for_slices_too() -> None:
     """What is written can be read within the same limits."""
     limits = sgc.Limits(max_slice_pixels=2**14)
-    data = sgc.encode(screen(300, 400), 100, limits=limits, slice_side=64, indexed=True)
-    assert np.array_equal(sgc.decode(data, limits=limits), screen(300, 400))
+    for side in (None, 64):
+        data = sgc.encode(screen(300, 400), 100, limits=limits, slice_side=side, indexed=True)
+        assert np.array_equal(sgc.decode(data, limits=limits), screen(300, 400))
+    with pytest.raises(sgc.LimitExceededError):
+        sgc.encode(screen(300, 400), 100, limits=sgc.Limits(max_metadata_bytes=20), indexed=True)
+    data = sgc.encode(screen(300, 400), 100, limits=sgc.Limits(max_metadata_bytes=20))  # a palette is longer
+    assert sgc.read_prologue(data).header.latents
     assert indexed.Drawing(screen(300, 400), "RGB", 1, 256, False, None, limits, {}).layout.side == 128
 
 

@@ -88,6 +88,22 @@ def test_boxes_and_scales(data: st.DataObject) -> None:
     assert np.array_equal(part, small[area[1] : area[3], area[0] : area[2]])
 
 
+def test_no_overlay_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within their limits."""
+    picture = np.tile(screen(150, 230), (2, 1, 1))
+    picture[40:125, 90:200] = photo(85, 110)
+    assert has_overlay(sgc.encode(picture, 80, threads=1))
+    limits = sgc.Limits(max_metadata_bytes=50)
+    sgc.decode(sgc.encode(picture, 80, threads=1, limits=limits), limits=limits)
+
+
+def test_what_an_overlay_shows_is_for_the_heads_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for those of the default one."""
+    data = laid_over(mixed(), 80)
+    monkeypatch.setattr("pillow_semicodec.analysis.describe", lambda picture, **settings: settings["model"])
+    assert sgc.analyze(data) == sgc.read_prologue(data).header.model_id.hex()
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("bands", [1, 3, 4])
 def test_the_smallest_file_is_taken(bands: int) -> None:

@@ -72,6 +72,15 @@ def test_any_region_decodes(height: int, width: int, data: st.DataObject) -> Non
     assert len(coded) <= len(sgc.encode(picture, 60, threads=1))
 
 
+@pytest.mark.parametrize("quality", [30, 42, 50, 58, 66])
+def test_many_slices_take_no_more_bytes(quality: int) -> None:
+    """What the index and the chunks say of their sizes counts, too: bytes that a longer stream adds there. Targets hold."""
+    picture, left = photo(320, 320, 5), [(0, 0, 160, 320)]
+    plain = len(sgc.encode(picture, quality, slice_side=64, threads=1))
+    assert len(sgc.encode(picture, quality, roi=left, slice_side=64, threads=1)) <= plain
+    assert len(sgc.encode(picture, target_size=plain, roi=left, slice_side=64, threads=1)) <= plain
+
+
 def test_everything_or_nothing_changes_nothing() -> None:
     """An empty region, and one of the whole picture, leave the file as it is."""
     plain = sgc.encode(photo(), 60)

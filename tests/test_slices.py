@@ -300,7 +300,7 @@ def test_sessions_are_shared_by_slices() -> None:
     """Slices in parallel use one session of one thread."""
     inference._cache.clear()
     sgc.decode(sgc.encode(photo(256, 256), 50, slice_side=64, threads=2), threads=2)
-    assert [threads for _, threads in inference._cache] == [1]
+    assert [threads for *_, threads in inference._cache] == [1]
 
 
 def test_nothing_is_kept_when_a_picture_is_done() -> None:

@@ -100,7 +100,9 @@ class SgcImageFile(ImageFile.ImageFile):
         self._size, self._mode = (header.width, header.height), _shown_as(prologue)
         if header.latents:
             self.info["model_id"] = header.model_id.hex()
-        if container.SEMANTICS in prologue.metadata:
+        most = Image.MAX_IMAGE_PIXELS
+        shown = most is None or header.width * header.height <= 2 * most  # or Pillow refuses it in a moment
+        if container.SEMANTICS in prologue.metadata and shown:
             with contextlib.suppress(
                 FormatError, UnsupportedError
             ):  # an ancillary chunk never keeps a picture from being shown

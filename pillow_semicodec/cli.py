@@ -50,12 +50,12 @@ CHUNK_TITLES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = _parser().parse_args(arguments)
-    options.THREADS = getattr(args, "threads", 0)
-    options.PROVIDERS = tuple(getattr(args, "provider", ()))
-    for stream in (sys.stdout, sys.stderr):  # file names may hold anything
+    for stream in (sys.stdout, sys.stderr):  # file names may hold anything, and help has signs that few encodings have
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args(arguments)
+    options.THREADS = getattr(args, "threads", 0) or options.threads_by_default()
+    options.PROVIDERS = tuple(getattr(args, "provider", ()))
     try:
         code = int(args.run(args))
         sys.stdout.flush()

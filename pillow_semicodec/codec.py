@@ -131,7 +131,7 @@ def encode(
     container.check_size(width, height, limits)
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
-    layout = _layout(picture, slice_side, limits)
+    layout = _layout(picture, slice_side, not indexed, limits)
     target = target_of(target_size, target_bpp, target_psnr, height * width)
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
@@ -534,16 +534,16 @@ def _metadata(
     return metadata
 
 
-def _layout(picture: Any, slice_side: int | None, limits: Limits) -> Layout:
+def _layout(picture: Any, slice_side: int | None, latents: bool, limits: Limits) -> Layout:
     """Raises LimitExceededError for slices that are too large or too many."""
     (height, width), bilevel = picture.shape[:2], picture.dtype == np.bool_
     planes = int(bilevel or (len(picture.shape) == 3 and picture.shape[2] in (2, 4)))
     side = default_side(height, width) if slice_side is None else slice_side
     if slice_side is None:
-        while container.slice_pixels(width, height, side) > limits.max_slice_pixels and side != LEAST_SIDE:
+        while container.slice_pixels(width, height, side) > limits.slice_pixels(latents) and side != LEAST_SIDE:
             side = side // 2 or SLICE_SIDE
     layout = Layout(height, width, side)
-    container.check_slices(width, height, layout.side, limits)
+    container.check_slices(width, height, layout.side, latents and not bilevel, limits)
     container.check_index(container.stream_count(layout.slices, not bilevel, planes), limits)
     return layout
 

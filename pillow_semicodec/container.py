@@ -248,11 +248,11 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
 # ---- slice index -----------------------------------------------------------------------------------------------
 
 
-def check_slices(width: int, height: int, side: int, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_slices(width: int, height: int, side: int, latents: bool, limits: Limits = DEFAULT_LIMITS) -> None:
     """Raise LimitExceededError for a picture whose slices, ``side`` pixels wide and high, or one, are too large."""
-    pixels = slice_pixels(width, height, side)
-    if pixels > limits.max_slice_pixels:
-        raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {limits.max_slice_pixels}")
+    pixels, most = slice_pixels(width, height, side), limits.slice_pixels(latents)
+    if pixels > most:
+        raise LimitExceededError(f"slices of {pixels} pixels exceed the limit of {most}")
 
 
 def check_index(streams: int, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -519,7 +519,7 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
             index = read_index(chunk.payload, header)
-            check_slices(header.width, header.height, index.side, limits)
+            check_slices(header.width, header.height, index.side, header.latents, limits)
             if header.deep is not (NUMBERS in metadata):
                 raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
             if header.indexed is not (PALETTE in metadata):

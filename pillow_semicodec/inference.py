@@ -76,7 +76,9 @@ class _Sessions:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        # By itself it would take all cores of the machine, whatever of them this process may use.
+        few = package_options.cores() < (os.cpu_count() or 1)
+        options.intra_op_num_threads = self.threads or (package_options.cores() if few else 0)
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # windows differ in size; a plan for each would hold memory for all of them
         if _share_memory(onnxruntime):
@@ -99,7 +101,8 @@ _arena_lock = threading.Lock()
 
 
 def _share_memory(onnxruntime: Any) -> bool:
-    """Give all sessions one arena, which grows by what is asked for: 100 MB less at 12 megapixels than one for each.
+    """Give all sessions one arena. It grows by powers of two (strategy 0): of regions as large as what was asked for (1)
+    none is large enough for the next larger picture, and fifty of rising sizes would leave a gigabyte behind.
 
     Not in a forked child: a thread of the parent that held the arena's lock is not there to let go of it.
     """
@@ -108,8 +111,8 @@ def _share_memory(onnxruntime: Any) -> bool:
         if _arena_of is None:
             kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
             info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
-            as_requested = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1}
-            arena = onnxruntime.OrtArenaCfg({**as_requested, "max_dead_bytes_per_chunk": -1})
+            growth = {"max_mem": 0, "arena_extend_strategy": 0, "initial_chunk_size_bytes": -1}
+            arena = onnxruntime.OrtArenaCfg({**growth, "max_dead_bytes_per_chunk": -1})
             with contextlib.suppress(Exception):  # whatever keeps it from being registered: sessions then have their own
                 onnxruntime.create_and_register_allocator(info, arena)
             _arena_of = os.getpid()

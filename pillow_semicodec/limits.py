@@ -12,7 +12,8 @@ class Limits:
     Attributes:
         max_side: pixels of the longer side. Keeps every size within 32-bit arithmetic after padding.
         max_pixels: pixels of a picture. Memory beside the pixels themselves grows with the shorter side alone.
-        max_slice_pixels: pixels of one slice, which take some 200 bytes each to compute; a side counts 16 at least.
+        max_slice_pixels: pixels of one slice; a side counts 16 at least.
+        max_latent_slice_pixels: likewise where networks make them, which takes some 200 bytes each.
         max_chunks: chunks of a file; a file of this version needs at most a dozen.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
         max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
@@ -22,9 +23,14 @@ class Limits:
     max_side: int = 2**20
     max_pixels: int = 2**30
     max_slice_pixels: int = 2**25
+    max_latent_slice_pixels: int = 2**22
     max_chunks: int = 1024
     max_index_bytes: int = 2**20
     max_metadata_bytes: int = 2**26
+
+    def slice_pixels(self, latents: bool) -> int:
+        """The most that a slice may have, of latents or not."""
+        return min(self.max_slice_pixels, self.max_latent_slice_pixels) if latents else self.max_slice_pixels
 
 
 DEFAULT_LIMITS = Limits()

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageSequence, features
 from PIL.PngImagePlugin import PngInfo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, convert, metadata
+from pillow_semicodec import container, convert, metadata, options
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 
@@ -110,8 +110,8 @@ def test_sixteen_bits_are_not_flattened(tmp_path: Path, capsys: pytest.CaptureFi
     """A transparent colour in 16 bits is an error, with --flatten, too, which would make them 8; without one all is kept."""
     picture = Image.fromarray(np.full((20, 30), 40000, np.uint16))
     picture.save(tmp_path / "a.png", transparency=7)
-    for options in ([], ["--flatten"]):
-        assert main(["encode", str(tmp_path / "a.png"), *options]) == 1
+    for flatten in ([], ["--flatten"]):
+        assert main(["encode", str(tmp_path / "a.png"), *flatten]) == 1
         assert not (tmp_path / "a.sgc").exists()
     assert "16 bits" in capsys.readouterr().err
     picture.save(tmp_path / "b.png")
@@ -626,3 +626,32 @@ def test_a_tiff_that_says_no_resolution_has_none(tmp_path: Path) -> None:
         assert main(["encode", str(tmp_path / f"{name}.tif")]) == 0
         with Image.open(tmp_path / f"{name}.sgc") as image:
             assert image.info.get("dpi") == expected
+
+
+def test_help_in_any_encoding() -> None:
+    """Its signs are escaped where the terminal has none for them."""
+    command = [sys.executable, "-m", "pillow_semicodec", "convert", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    result = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=True)
+    assert b"--report" in result.stdout
+
+
+@pytest.mark.parametrize(("quota", "most"), [("150000 100000", 2), ("max 100000", 2**20), ("50 100", 1), ("", 2**20)])
+def test_cores_of_a_container(quota: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as its quota is worth."""
+    monkeypatch.setattr(options, "QUOTA", tmp_path / "absent")
+    before = options.cores()
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(options, "QUOTA", tmp_path / "cpu.max")
+    assert options.cores() == min(before, most)
+
+
+def test_threads_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is said; what is no number of threads is told."""
+    for said, threads in (("3", 3), ("", 0), ("0", 0)):
+        monkeypatch.setenv(options.THREADS_VARIABLE, said)
+        assert options.threads_by_default() == threads
+    for said in ("many", "-1", "1025"):
+        monkeypatch.setenv(options.THREADS_VARIABLE, said)
+        with pytest.warns(UserWarning, match="SGC_THREADS must be"):
+            assert options.threads_by_default() == 0

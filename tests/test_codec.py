@@ -238,6 +238,16 @@ def test_what_nobody_asked_for_keeps_within_limits(picture: np.ndarray, monkeypa
         sgc.encode(picture, slice_side=128, limits=limits)
 
 
+def test_slices_of_latents_are_small() -> None:
+    """They take a hundred times the memory of those of a palette."""
+    picture = np.zeros((2100, 2100), np.uint8)
+    with pytest.raises(sgc.LimitExceededError, match="4410000"):
+        sgc.encode(picture, slice_side=0, indexed=False)
+    assert sgc.decode(sgc.encode(picture, slice_side=0, indexed=True)).shape == picture.shape
+    with pytest.raises(sgc.LimitExceededError):
+        container.check_slices(5792, 5792, 0, True)
+
+
 @pytest.mark.parametrize("most", [5, 10, 14])
 def test_what_is_written_can_be_read_within_the_same_limits(most: int) -> None:
     """Also where the index is too long by a few bytes."""

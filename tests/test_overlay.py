@@ -256,7 +256,10 @@ def test_where_overlays_must_not_be() -> None:
     file = laid_over(mixed(), 80)
     payload = sgc.read_prologue(file).metadata[container.OVERLAY]
     with pytest.raises(sgc.FormatError, match="an overlay in"):
-        sgc.decode(rewritten(file, payload, width=8192, height=8192), limits=sgc.Limits(max_slice_pixels=2**27))
+        sgc.decode(
+            rewritten(file, payload, width=8192, height=8192),
+            limits=sgc.Limits(max_slice_pixels=2**27, max_latent_slice_pixels=2**27),
+        )
     with pytest.raises(sgc.FormatError, match="an overlay in"):
         sgc.decode(with_chunks(sgc.encode(screen(), indexed=True), {container.OVERLAY: payload}))
     with pytest.raises(sgc.FormatError):

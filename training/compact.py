@@ -1,6 +1,7 @@
 """Shrink a checkpoint for keeping: ``python -m training.compact RUN/checkpoint.pt SMALL.pt``.
 
-Only the moving averages are kept, in 16 bits; a run resumes from it with ``--resume SMALL.pt --restart-clock``.
+Only the moving averages are kept, in 16 bits but for the few numbers of the rates; a run resumes from it with ``--resume
+SMALL.pt``, with or without ``--restart-clock``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 from .commands import one_line
 from .state import load_checkpoint, save_checkpoint
 
+EXACT = "rate_bank."  # gains and their inverses are learned apart, and would no longer cancel
+
 
 def compact(source: Path, target: Path) -> None:
     state = load_checkpoint(source)
-    weights = {name: value.half() for name, value in state["ema"].items()}
+    weights = {name: value if name.startswith(EXACT) else value.half() for name, value in state["ema"].items()}
     kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds", "model_config")}
     kept["configs"] = json.dumps(state["configs"])
     if "heads" in state:

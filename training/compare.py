@@ -38,8 +38,9 @@ def figures(checkpoint: Path, pictures: list[Picture]) -> Figures:
     found = np.empty((len(RATES), len(pictures), 1 + len(ERRORS)))
     for k, picture in enumerate(pictures):
         x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
+        y = model.analysis(x).float()
         for i, rate in enumerate(RATES):
-            output = model(x, torch.tensor([float(rate)]), hard_rate=True)
+            output = model(x, torch.tensor([float(rate)]), hard_rate=True, y=y)
             decoded = ((output.x_hat + 0.5).clamp(0, 1) * 255).round() / 255
             bpp = (output.bits_y + output.bits_z).item() / (x.shape[2] * x.shape[3])
             mse = (decoded - x - 0.5).square().mean().item()

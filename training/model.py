@@ -177,15 +177,16 @@ class SemicodecModel(nn.Module):
     def calibrated(self) -> bool:
         return all(module.calibrated for module in self.modules() if isinstance(module, EightBitBlocks))
 
-    def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False) -> CodecOutput:
+    def forward(self, x: Tensor, rate: Tensor, hard_rate: bool = False, y: Tensor | None = None) -> CodecOutput:
         """x [B, 3, H, W] in [-0.5, 0.5], H and W multiples of 64; rate [B] in [0, 1], or a little below.
 
         Reconstructions come from quantising with straight-through gradients, rates from additive noise (Minnen & Singh,
         2020) or, with ``hard_rate``, from the symbols themselves, as the range coder sees them: noise charges about 0.1 bit
-        for a latent that is certainly zero, and knows no dead zone.
+        for a latent that is certainly zero, and knows no dead zone. ``y`` is what the analysis makes of ``x``, where that
+        is known.
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        coded = self.code(self.analysis(x).float(), weights)
+        coded = self.code(self.analysis(x).float() if y is None else y, weights)
 
         def rounded(values: Tensor) -> Tensor:
             return round_ste(values) if hard_rate else values + torch.rand_like(values) - 0.5

@@ -186,17 +186,19 @@ def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
 
 @torch.no_grad()
 def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, device: torch.device) -> dict[str, float]:
-    result: dict[str, float] = {}
-    for rate in VALIDATION_RATES:
-        rows = []
-        for picture in pictures:
-            x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
-            q = torch.tensor([rate], device=device)
-            with as_written():  # pictures have many shapes
-                output = model(x, q, hard_rate=True)
+    rows: dict[float, list[tuple[float, ...]]] = {rate: [] for rate in VALIDATION_RATES}
+    for picture in pictures:
+        x = to_signal(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(device))
+        with as_written():  # pictures have many shapes
+            y = model.analysis(x).float()
+            for rate, figures in rows.items():
+                q = torch.tensor([rate], device=device)
+                output = model(x, q, hard_rate=True, y=y)
                 rd = rate_distortion_loss(output, x, q, model.rate_bank.rd_lambda(q), config, every=True)
-            rows.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
-        for name, values in zip(VALIDATION_FIGURES, zip(*rows, strict=True), strict=True):
+                figures.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
+    result: dict[str, float] = {}
+    for rate, figures in rows.items():
+        for name, values in zip(VALIDATION_FIGURES, zip(*figures, strict=True), strict=True):
             result[f"{name}_{rate}"] = sum(values) / len(values)
     return result
 
@@ -274,6 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
     ema_model = SemicodecModel(model_config).requires_grad_(False)
     ema_model.load_state_dict(model.state_dict())
     step, elapsed_before = 0, 0.0
+    averaged = 0  # steps that are in the averages
     if state:
         try:
             load_grown(ema_model, state["ema"])
@@ -290,6 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for tensor in ema_model.to(device).state_dict().values():
                     distributed.broadcast(tensor, 0)
             model.load_state_dict(ema_model.state_dict())
+        averaged = 0 if grown else state["step"]
         if not args.restart_clock:
             step, elapsed_before = state["step"], state["seconds"]
     model, ema_model = (m.to(device, memory_format=torch.channels_last) for m in (model, ema_model))
@@ -311,8 +315,11 @@ def main(arguments: list[str] | None = None) -> None:
     objective = Objective(model, heads, sets, config, semi)
     parameters = list(objective.parameters())
     optimiser = make_optimiser(objective, config)
+    warm = 0  # step from which on the rate rises to what it is to be: moments are empty
     if state and "optimiser" in state and not args.restart_clock:
         load_state(optimiser, objective, state["optimiser"], only="" if same_heads else "model.")
+    else:
+        warm = step
     if state and same_heads and "alignments" in state:
         objective.load_alignments(state["alignments"])
     if config.compile:
@@ -363,7 +370,7 @@ def main(arguments: list[str] | None = None) -> None:
     leaving = False
     while elapsed < args.minutes * 60 and step < args.steps and not leaving:
         progress = max(elapsed / (args.minutes * 60), step / args.steps)
-        lr = learning_rate(config, step, progress)
+        lr = learning_rate(config, step - warm, progress)
         for group in optimiser.param_groups:
             group["lr"] = lr * group["speed"]
         target = to_signal(next(crops).to(device, non_blocking=True))
@@ -380,7 +387,8 @@ def main(arguments: list[str] | None = None) -> None:
             optimiser.step()
             model.clamp_integer_weights()
             with torch.no_grad():
-                decay = min(config.ema_decay, (step + 1) / (step + 10))
+                decay = min(config.ema_decay, (averaged + 1) / (averaged + 10))
+                averaged += 1
                 for mean, current in averages:
                     torch._foreach_lerp_(mean, current, 1 - decay)
             rd, broken = losses.codec, 0

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 AUGMENTATIONS = ("none", "weak", "strong")
+SHRUNK = 0.75, 1.6  # pixels of a picture to one of a view of which maps are learned, along a side
 Random = np.random.Generator
 
 
@@ -52,8 +53,7 @@ def paired_views(
     image: Image.Image, mask: NDArray[np.uint8] | None, size: tuple[int, int], random: Random
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]:
     """(weak, strong, mask): one window of (width, height) pixels for all, so that positions agree."""
-    width, height = size
-    box = window_of(image, random, width / height)
+    box = window_of(image, random, size)
     weak = image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2.0)
     labels = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST, box) if mask is not None else None
     if random.random() < 0.5:
@@ -62,10 +62,13 @@ def paired_views(
     return np.asarray(weak), strong_colours(weak, random), np.asarray(labels) if labels else None
 
 
-def window_of(image: Image.Image, random: Random, ratio: float) -> tuple[float, float, float, float]:
-    """A random box of 60 to 100 % of the largest box of this aspect ratio."""
-    scale = random.uniform(0.6, 1)
-    width = min(image.width, image.height * ratio) * scale
+def window_of(image: Image.Image, random: Random, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """A random box that a view of (width, height) shows at about the picture's own scale, which maps are drawn at: by
+    ``SHRUNK`` pixels to one, or by fewer where the picture has no more.
+    """
+    ratio = size[0] / size[1]
+    most = min(image.width, image.height * ratio)
+    width = min(most, size[0] * np.exp(random.uniform(*np.log(SHRUNK))))
     height = width / ratio
     left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
     return left, top, left + width, top + height

@@ -248,6 +248,19 @@ def test_paired_views_agree() -> None:
         assert ((weak[:, :, 0] > 127) == mask).mean() > 0.97
 
 
+@given(st.integers(20, 900), st.integers(20, 900), st.sampled_from([(64, 48), (192, 192)]), st.integers(0, 99))
+def test_views_of_maps_are_near_the_scale_they_are_drawn_at(
+    width: int, height: int, size: tuple[int, int], seed: int
+) -> None:
+    """They lie in the picture; where that is large enough, pixels stay about as large as they are."""
+    left, top, right, bottom = views.window_of(Image.new("L", (width, height)), np.random.default_rng(seed), size)
+    assert 0 <= left < right <= width + 1e-6
+    assert 0 <= top < bottom <= height + 1e-6
+    assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1])
+    scale, most = (right - left) / size[0], min(width / size[0], height / size[1])
+    assert min(views.SHRUNK[0], most) - 1e-6 <= scale <= min(views.SHRUNK[1], most) + 1e-6
+
+
 def test_xyb_error_is_ssimulacra2() -> None:
     """The differentiable error gives SSIMULACRA2's score within two points, and its gradient improves the picture."""
     pytest.importorskip("ssimulacra2")

@@ -115,6 +115,23 @@ def test_an_average_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:
         average.main([checkpoint, checkpoint, "--share", "2", "--out", str(tmp_path / "no.pt")])
 
 
+def test_averages_go_on_where_they_stood(run: Path, data: Path, tmp_path: Path) -> None:
+    """A new clock is no new average; without moments the rate rises to what it is to be, on the old clock, too."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    del state["optimiser"]
+    torch.save({**state, "step": 1000, "model": state["ema"]}, tmp_path / "old.pt")
+    settings = ["--threads", "1", "--set", "train.lr=0.01", "--set", "train.lr_hold=0.999"]
+    arguments = ["--data", str(data), "--resume", str(tmp_path / "old.pt"), *settings]
+    train.main([*arguments, "--out", str(tmp_path / "new"), "--steps", "3", "--restart-clock"])
+    train.main([*arguments, "--out", str(tmp_path / "same"), "--steps", "1003"])
+    for name in ("new", "same"):
+        after, moved = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True), {}
+        for kind in ("model", "ema"):
+            moved[kind] = max((after[kind][k].float() - v.float()).abs().max() for k, v in state["ema"].items())
+        assert 0 < moved["model"] < 2e-3  # and not 0.03
+        assert moved["ema"] < 0.05 * moved["model"]
+
+
 def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:
     """Half the bytes of one set of weights, and enough to go on from."""
     compact(run / "checkpoint.pt", tmp_path / "small.pt")

@@ -436,7 +436,8 @@ class _Boxes:
         import numpy as np
 
         rows, columns = at
-        box = self.image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        edges = columns.start, rows.start, columns.stop, rows.stop
+        box = self.image if edges == (0, 0, *self.image.size) else self.image.crop(edges)
         if box.mode in ("La", "RGBa"):
             box = box.convert(box.mode.upper())
         if self.mode == "I;16":  # in either order of bytes

@@ -71,6 +71,8 @@ def filled(colours: Pixels, alpha: Pixels) -> Pixels:
     for weight, total in zip(weights[::-1], sums[::-1], strict=True):
         if guess.shape != total.shape:
             guess = _twice(guess)
+        if weight is weights[0]:  # where something is seen of these, it is not guessed
+            break
         seen = weight > 0
         guess[seen] = total[seen] / weight[seen, None]
     result: Pixels = np.where(alpha[:, :, None] > 0, colours, np.rint(guess[:height, :width]).astype(np.uint8))

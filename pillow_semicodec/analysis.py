@@ -7,6 +7,7 @@ A file that was saved with its semantics needs no model: then nothing but the st
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def _by_heads(
     from .slices import Decoder
 
     header = prologue.header
+    most = min(limits.max_pixels, limits.max_analysed_pixels)
+    container.check_size(header.width, header.height, dataclasses.replace(limits, max_pixels=most))
     if not header.latents or container.OVERLAY in prologue.metadata:  # what latents do not know, pixels do
         from .codec import decode_picture
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
-import importlib.util
 import itertools
 import json
 import os
@@ -203,6 +201,9 @@ def model_directories() -> Iterator[Path]:
 @functools.lru_cache(maxsize=4)
 def _entry_point_directories(path: tuple[str, ...]) -> tuple[Path, ...]:
     """Asked once for every ``sys.path``: it reads a file of every installed package."""
+    import importlib.metadata  # 10 ms, which nobody needs whose model is found before
+    import importlib.util
+
     found = []
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         if "." in point.value:

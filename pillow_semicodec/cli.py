@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
         return 1
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
-        print(f"sgc: {reason(error)}", file=sys.stderr)
+        print(_printable(f"sgc: {reason(error)}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sgc: interrupted", file=sys.stderr)
@@ -269,7 +269,7 @@ def _encode(args: argparse.Namespace) -> int:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
     size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
     before = args.source.stat().st_size  # of a pipe, 0
-    print(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else ""))
+    print(_printable(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else "")))
     return 0
 
 
@@ -280,7 +280,7 @@ def _decode(args: argparse.Namespace) -> int:
             container.read_prologue(file.read, options.LIMITS)
     target = _target(args, ".png")
     size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
-    print(f"{target}: {size} bytes")
+    print(_printable(f"{target}: {size} bytes"))
     return 0
 
 
@@ -299,7 +299,7 @@ def _info(args: argparse.Namespace) -> int:
             raise
         except (OSError, SemicodecError) as error:
             failures += 1
-            print(f"sgc: {named(source, reason(error))}", file=sys.stderr)
+            print(_printable(f"sgc: {named(source, reason(error))}"), file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -320,7 +320,11 @@ def _describe(source: Path, held: Path | bytes) -> None:
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
-    print(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
+    print(
+        _printable(
+            f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel"
+        )
+    )
     if header.bilevel:
         print("  lossless, without a model")
     elif header.indexed:
@@ -385,7 +389,7 @@ def _search(args: argparse.Namespace) -> int:
         found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
-        print(f"sgc: {failure}", file=sys.stderr)
+        print(_printable(f"sgc: {failure}"), file=sys.stderr)
     if not ranked and not failures:
         raise ValueError(f"no {SGC} files in {args.folder}")
     if args.label is not None:
@@ -394,7 +398,7 @@ def _search(args: argparse.Namespace) -> int:
         if names and not ranked:
             raise ValueError(_printable(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}"))
     for score, path, _ in ranked[: args.count]:
-        print(f"{score:.3f}  {path}")
+        print(_printable(f"{score:.3f}  {path}"))
     return 1 if failures or not ranked else 0
 
 
@@ -430,7 +434,7 @@ def _convert(args: argparse.Namespace) -> int:
         print(_printable(f"sgc: {', '.join(args.sources)}: {what}"), file=sys.stderr)
     if args.dry_run:
         for job in jobs:
-            print(f"{job.source} → {job.target}")
+            print(_printable(f"{job.source} → {job.target}"))
         print(f"{len(jobs)} to convert, {len(skipped)} exist already, {len(failures)} cannot be")
         _tell(failures)
         return 1 if failures or not (jobs or skipped) else 0
@@ -526,7 +530,7 @@ def _bench(args: argparse.Namespace) -> int:
     report.write(args.output, results, crops)
     print(curves.tables(results["curves"], results["bd_rate"]))
     for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
-        print(f"sgc: {line}", file=sys.stderr)
+        print(_printable(f"sgc: {line}"), file=sys.stderr)
     print(f"\n{args.output / 'report.html'}")
     return 1 if results["failures"] else 0
 

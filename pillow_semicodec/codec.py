@@ -132,6 +132,8 @@ def encode(
     texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
     layout = _layout(picture, slice_side, not indexed, limits)
+    if layout.slices == 1:  # several parts of the encoder ask for all of it
+        picture = np.asarray(picture[0:height, 0:width])
     target = target_of(target_size, target_bpp, target_psnr, height * width)
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
@@ -176,9 +178,8 @@ def encode(
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
-    job = _Job(
-        header, _marked(metadata, pixels.is_neutral(picture, exact)), y, colours, planes, bundle, layout, threads, way
-    )
+    marked = _marked(metadata, pixels.is_neutral(picture, exact))
+    job = _Job(header, marked, y, colours, planes, bundle, layout, threads, way, {})
     if target is None:
         if indexed is None:
             stage(way, 1, 1 / 2)  # reserved for what is drawn on top
@@ -271,6 +272,7 @@ class _Job(NamedTuple):
     layout: Layout
     threads: int
     way: Progress | None
+    tried: dict[int, Streams]  # by rate, of trials for a target
 
     def data(
         self,
@@ -359,10 +361,15 @@ class _Job(NamedTuple):
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = _marked(self.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
-        return self._replace(metadata=metadata, y=y, colours=parts.rest)
+        return self._replace(metadata=metadata, y=y, colours=parts.rest, tried={})
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)
+
+    def trial(self, rate: int, share: float) -> Streams:
+        if rate not in self.tried:
+            self.tried[rate] = self.streams(RatePlan(rate), share=share)
+        return self.tried[rate]
 
     def streams(self, plan: RatePlan, refined: Plane | None = None, *, keep: bool = True, share: float) -> Streams:
         encoder = Encoder(self.y, plan, self.bundle, self.layout, self.threads, refined)
@@ -375,14 +382,14 @@ class _Job(NamedTuple):
         harder = effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
         if cells is not None and cells.any() and not cells.all():
-            streams = self.streams(plan, share=1 / 8)
+            streams = self.trial(plan.rate, 1 / 8)
             plan, streams = balance(self.y, plan.rate, cells, streams, self.bundle, self.layout, self.threads)
             if (regions := plan.chunk()) is not None:
                 self.metadata[container.REGIONS] = regions
         elif not harder:
-            streams = self.streams(plan, keep=False, share=1.0)
+            streams = self.tried.get(plan.rate) or self.streams(plan, keep=False, share=1.0)
         elif target is not None:  # what is kept if the refined ones do not meet it
-            streams = self.streams(plan, share=1 / 8)
+            streams = self.trial(plan.rate, 1 / 8)
         if not harder:
             return plan, streams
         again = target is not None and target.size is not None and plan.levels is None
@@ -417,12 +424,11 @@ class _Job(NamedTuple):
         return found.psnr
 
     def size_at(self, rate: int) -> int:
-        return len(self.file(rate, self.streams(RatePlan(rate), share=TRIAL_SHARE)))
+        return len(self.file(rate, self.trial(rate, TRIAL_SHARE)))
 
     def plan_for(self, target: Target, error: SquaredError) -> RatePlan:
         def psnr_at(rate: int) -> float:
-            plan = RatePlan(rate)
-            return self.psnr(plan, self.streams(plan, share=TRIAL_SHARE / 2), error, TRIAL_SHARE / 2)
+            return self.psnr(RatePlan(rate), self.trial(rate, TRIAL_SHARE / 2), error, TRIAL_SHARE / 2)
 
         return RatePlan(rate_for(target, self.bundle, self.size_at, psnr_at))
 

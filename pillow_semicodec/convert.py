@@ -357,9 +357,9 @@ def find_sources(names: list[str], extensions: frozenset[str], failures: list[Ou
     for name in names:
         try:
             if is_url(name):
-                yield from _remote(name, extensions)
+                yield from _remote(name, extensions, partial(_failed, failures))
             elif (kind := _archive_kind(name)) and os.path.isfile(name):
-                yield from _remote(f"{kind}://::{name}", extensions)
+                yield from _remote(f"{kind}://::{name}", extensions, partial(_failed, failures))
             elif os.path.lexists(name):
                 for path, relative in walk([Path(name)], extensions, partial(_failed, failures)):
                     yield str(path), str(relative)
@@ -394,7 +394,7 @@ def _archive_kind(name: str) -> str:
     return next((kind for suffix, kind in ARCHIVES.items() if name.lower().endswith(suffix)), "")
 
 
-def _remote(url: str, extensions: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseException, str], None]) -> Iterator[tuple[str, str]]:
     """Of a URL as fsspec takes it: a file, a folder or a glob, chained (``zip://*.png::s3://…``) or not.
 
     A file that is named itself is taken whatever its name ends in; of an HTTP address "?" begins the query.
@@ -415,7 +415,9 @@ def _remote(url: str, extensions: frozenset[str]) -> Iterator[tuple[str, str]]:
     if not found:
         raise FileNotFoundError("nothing found")
     for member in sorted(found):
-        if os.path.splitext(member)[1].lower() in extensions:
+        if os.path.splitext(member)[1].lower() in extensions and "::" in member:  # it would lead elsewhere
+            failed(ValueError("a name with :: in it is not read"), member)
+        elif os.path.splitext(member)[1].lower() in extensions:
             yield filesystem.unstrip_protocol(member) + chained + rest, os.path.relpath(member, base or ".").lstrip("/")
 
 

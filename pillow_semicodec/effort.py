@@ -44,8 +44,9 @@ class _Base(Encoder):
 
     def _y_hat(self, i: int, j: int, box: Box) -> Arrays:
         mean = self.mean(box)
-        second = self._residual(box, mean, self.second_indexes(box))
-        return (self.dequantised(box, mean, np.where(self.step1(box), self.residual1.read(box)[0], second)),)
+        residual = self.residual1.read(box)[0].copy()
+        residual.put(*self._coded(2, box, mean, self.second_indexes(box)))
+        return (self.dequantised(box, mean, residual),)
 
 
 class _State(NamedTuple):

@@ -6,8 +6,7 @@ import contextlib
 import errno
 import io
 import os
-import secrets
-import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -73,10 +72,10 @@ def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     temporary = Path(file.name)
     try:
         with file:
+            if path.exists():  # nobody may read this who may not read that
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             write(file)
             size = file.tell()
-            if path.exists():
-                shutil.copymode(path, temporary)
             if fcntl is not None:
                 file.flush()
                 os.replace(temporary, path)  # as long as it is locked
@@ -91,7 +90,7 @@ def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
 def _temporary(path: Path) -> IO[bytes]:
     """A new file beside ``path``, locked: the lock ends with the process, however that ends, and then ``sweep`` may come."""
     while True:
-        file = path.with_name(f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}").open("xb")
+        file = path.with_name(f"{PREFIX}{os.urandom(8).hex()}{SUFFIX}").open("xb")
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
                 fcntl.flock(file, fcntl.LOCK_EX)

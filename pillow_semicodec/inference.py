@@ -96,6 +96,11 @@ class _Sessions:
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
 
 
+# Whether glibc hands back what a program frees depends on the largest array that it has freed so far (mallopt(3),
+# M_MMAP_THRESHOLD): of arrays of a megabyte or two, which entropy coding makes dozens of, every one is mapped anew, cleared
+# and unmapped, a fifth of its time, until a larger one is freed. This one is, and never touched.
+LARGEST_FREED = 31 * 2**20  # bytes; larger ones do not count
+
 _arena_of: int | None = None  # the process that has one arena for all sessions
 _arena_lock = threading.Lock()
 
@@ -109,6 +114,7 @@ def _share_memory(onnxruntime: Any) -> bool:
     global _arena_of
     with _arena_lock:
         if _arena_of is None:
+            np.empty(LARGEST_FREED, np.uint8)
             kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
             info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
             growth = {"max_mem": 0, "arena_extend_strategy": 0, "initial_chunk_size_bytes": -1}

@@ -14,6 +14,7 @@ class Limits:
         max_pixels: pixels of a picture. Memory beside the pixels themselves grows with the shorter side alone.
         max_slice_pixels: pixels of one slice; a side counts 16 at least.
         max_latent_slice_pixels: likewise where networks make them, which takes some 200 bytes each.
+        max_analysed_pixels: pixels of a picture that heads look at anew, which takes some 10 bytes each.
         max_chunks: chunks of a file; a file of this version needs at most a dozen.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
         max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
@@ -24,6 +25,7 @@ class Limits:
     max_pixels: int = 2**30
     max_slice_pixels: int = 2**25
     max_latent_slice_pixels: int = 2**22
+    max_analysed_pixels: int = 2**27
     max_chunks: int = 1024
     max_index_bytes: int = 2**20
     max_metadata_bytes: int = 2**26

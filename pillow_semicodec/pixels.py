@@ -79,11 +79,13 @@ def pad_to_multiple(array: NDArray[np.generic], multiple: int, axes: tuple[int, 
     return np.pad(array, padding, mode="edge") if any(p[1] for p in padding) else array
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def step_mask(channels: int, height: int, width: int) -> NDArray[np.bool_]:
     """True where a latent is coded in step 1: a checkerboard over channels, rows and columns, [M, h, w]."""
-    c, i, j = np.ogrid[:channels, :height, :width]
-    mask: NDArray[np.bool_] = (c + i + j) % 2 == 0
+    i, j = np.ogrid[:height, :width]
+    even = (i + j) % 2 == 0
+    mask = np.empty((channels, height, width), np.bool_)
+    mask[::2], mask[1::2] = even, ~even
     mask.flags.writeable = False  # shared by all who ask
     return mask
 

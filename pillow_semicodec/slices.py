@@ -89,16 +89,22 @@ class Encoder(LatentPath):
         z = z[:, *box.within(window.divided(pixels.HYPER_STRIDE))]
         return (np.rint(np.clip(z, -MAGNITUDE_LIMIT, MAGNITUDE_LIMIT)).astype(np.int32),)
 
-    def _residual(self, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """What is left of the latents to code; 0 where the index says so."""
-        conditional = self.bundle.conditional
+    def _coded(self, step: int, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(flat positions of a step's latents, what is left of these to code)."""
+        conditional, at = self.bundle.conditional, self.positions(step, box)
+        wanted = self._refined.read(box)[0] if self._refined else self._steps(box)
+        values, indexes = (wanted - mean).take(at), indexes.take(at)
         if self._refined:  # chosen with more care than dead zones have
-            return conditional.rounded(self._refined.read(box)[0] - mean, indexes)
-        return conditional.quantised(self._steps(box) - mean, indexes, self.bundle.predicted)
+            return at, conditional.rounded(values, indexes)
+        area = box.shape[0] * box.shape[1]
+        plain = [slice(*np.searchsorted(at, (c * area, (c + 1) * area))) for c in self.bundle.predicted]
+        return at, conditional.quantised(values, indexes, plain)
 
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]
-        return (np.where(self.step1(box), self._residual(box, mean, indexes), np.int32(0)),)
+        residual = np.zeros(indexes.shape, np.int32)
+        residual.put(*self._coded(1, box, mean, indexes))
+        return (residual,)
 
     def streams(self, keep: bool = True, step: Callable[[], None] = lambda: None) -> Streams:
         """Args:
@@ -113,11 +119,12 @@ class Encoder(LatentPath):
             of_z, of_step1, of_step2 = (coders[layer * count + k] if count > 1 else coders[0] for layer in range(LAYERS))
             self.bundle.prior.encode(of_z, self.z.read(self.layout.hyper.box(i, j))[0], self.prior_band)
             residual = differences(self.residual1.read(box)[0], self.bundle.predicted, self.step1(box))
-            indexes, at = self.scales.read(box)[1], self.positions(1, box)
+            indexes = self.scales.read(box)[1]
+            at = self.positions(1, box)
             self.bundle.conditional.encode(of_step1, residual.take(at), indexes.take(at), self.residual_band)
-            indexes, at = self.second_indexes(box), self.positions(2, box)
-            residual = self._residual(box, self.mean(box), indexes)
-            self.bundle.conditional.encode(of_step2, residual.take(at), indexes.take(at), self.residual_band)
+            indexes = self.second_indexes(box)
+            at, coded = self._coded(2, box, self.mean(box), indexes)
+            self.bundle.conditional.encode(of_step2, coded, indexes.take(at), self.residual_band)
             step()
 
         self.run(work, *self.first_planes(), *(() if keep else ((self.y, 0, 0),)))

@@ -132,6 +132,24 @@ def test_broken_archives_and_places_outside(tmp_path: Path, capsys: pytest.Captu
     assert not list(tmp_path.glob("evil.sgc"))
 
 
+def test_members_whose_names_lead_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are told, without what drives a terminal, and not read; the others are."""
+    pytest.importorskip("fsspec")
+    (path,) = pictures(tmp_path, 1)
+    with zipfile.ZipFile(tmp_path / "private.zip", "w") as archive:
+        archive.write(path, "x.png")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.write(path, f"x.png::file://{tmp_path}/private.zip::y.png")
+        archive.write(path, "\x1b]0;title\x07.png")
+    arguments = ["convert", str(tmp_path / "evil.zip"), "-o", str(tmp_path / "out"), "--workers", "1"]
+    for more in (["--dry-run"], []):
+        assert main([*arguments, *more]) == 1
+        told = capsys.readouterr()
+        assert "is not read" in told.err
+        assert "\x1b" not in told.out + told.err
+    assert len(names(tmp_path / "out")) == 1
+
+
 def test_named_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One file by two names is one job; a colon in a name makes no URL."""
     (path,) = pictures(tmp_path / "in", 1)

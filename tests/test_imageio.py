@@ -286,6 +286,16 @@ def test_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert iio.imread(data, plugin="sgc").shape == (40, 50, 3)
 
 
+def test_all_frames_are_bound_like_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred kilobytes may hold 65536 of them; one by one they are read."""
+    data = iio.imwrite("<bytes>", [PICTURE] * 4, extension=".sgc")
+    assert iio.imread(data, plugin="sgc").shape == (4, *PICTURE.shape)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PICTURE[..., 0].size)
+    with pytest.raises(OSError, match="one by one"):
+        iio.imread(data, plugin="sgc")
+    assert np.array_equal(iio.imread(data, plugin="sgc", index=3), list(iio.imiter(data, plugin="sgc"))[3])
+
+
 def test_a_batch_of_grey_pictures() -> None:
     """An array of three axes whose last one is longer than a picture has bands."""
     data = iio.imwrite("<bytes>", np.stack([PICTURE[..., 0], PICTURE[::-1, ..., 0]]), extension=".SGC", plugin="sgc")

@@ -97,6 +97,14 @@ def test_no_overlay_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -
     sgc.decode(sgc.encode(picture, 80, threads=1, limits=limits), limits=limits)
 
 
+def test_no_analysis_of_what_is_too_large() -> None:
+    """Whether latents are read or pixels."""
+    for data in (laid_over(mixed(), 80), sgc.encode(photo(150, 230), indexed=False)):
+        sgc.analyze(data, limits=sgc.Limits(max_analysed_pixels=150 * 230))
+        with pytest.raises(sgc.LimitExceededError, match="150"):
+            sgc.analyze(data, limits=sgc.Limits(max_analysed_pixels=150 * 230 - 1))
+
+
 def test_what_an_overlay_shows_is_for_the_heads_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for those of the default one."""
     data = laid_over(mixed(), 80)

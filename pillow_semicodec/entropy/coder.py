@@ -73,7 +73,7 @@ class StreamEncoder:
             if outside.any():
                 escapes.append(group[outside])
                 symbols = np.where(outside, size - 1, symbols)
-            self._coder.encode(symbols.astype(np.int32), models.model(k))
+            self._coder.encode(symbols.astype(np.int32, copy=False), models.model(k))
         if escapes:
             self._encode_escapes(np.concatenate(escapes))
 
@@ -90,7 +90,7 @@ class StreamEncoder:
         """Code symbols [N] of ``size`` equally probable ones."""
         self._coder.encode(symbols, constriction.stream.model.Uniform(size))
 
-    def encode_counted(self, symbols: NDArray[np.integer], contexts: NDArray[np.intp], table: Tables) -> None:
+    def encode_counted(self, symbols: NDArray[np.integer], contexts: NDArray[np.integer], table: Tables) -> None:
         """Code ``symbols`` [N], each with the frequencies, which sum to 2**16, of its context [N]."""
         order, groups = _groups(contexts)
         ordered = symbols[order].astype(np.int32)
@@ -191,7 +191,7 @@ class StreamDecoder:
     def decode_uniform(self, count: int, size: int) -> Values:
         return _checked(self._coder.decode, constriction.stream.model.Uniform(size), count)
 
-    def decode_counted(self, contexts: NDArray[np.intp], table: Tables) -> Values:
+    def decode_counted(self, contexts: NDArray[np.integer], table: Tables) -> Values:
         order, groups = _groups(contexts)
         symbols = np.empty(len(contexts), np.int32)
         for k, start, end in groups:

@@ -26,6 +26,7 @@ OTHERS = 6  # neighbours beside the two
 PATTERNS = 2 ** (OTHERS + 1)
 SPREADS = (0, 8, 64)  # largest difference within a class of surroundings of the choice
 FINE_SPREADS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # and of the residual
+COARSE, FINE = (np.searchsorted(s, np.arange(256)).astype(np.uint16) for s in (SPREADS, FINE_SPREADS))  # classes
 PART = 2048  # values of a pass from which on counts are brought up to date in the middle of it
 LARGEST_COUNT = 2**20
 GAIN = 4
@@ -55,23 +56,25 @@ class _Model:
         return self.table(self.residuals[k])
 
     @staticmethod
-    def learn(counts: Counts, contexts: NDArray[np.intp], symbols: NDArray[np.integer]) -> None:
+    def learn(counts: Counts, contexts: NDArray[np.uint16], symbols: NDArray[np.integer]) -> None:
         size = counts.shape[1]
-        seen = np.bincount(contexts * size + symbols, minlength=counts.size).reshape(counts.shape)
+        seen = np.bincount(contexts.astype(np.intp) * size + symbols, minlength=counts.size).reshape(counts.shape)
         counts += GAIN * seen
         full = counts.sum(1) > LARGEST_COUNT
         counts[full] = (counts[full] + 1) // 2
 
 
-def _shifted(known: PlaneOfBytes, rows: int, columns: int, count: tuple[int, int]) -> PlaneOfBytes:
-    """``known`` [R, C] from (rows, columns) on, its border repeated, [count]."""
-    i = np.clip(np.arange(rows, rows + count[0]), 0, known.shape[0] - 1)
-    j = np.clip(np.arange(columns, columns + count[1]), 0, known.shape[1] - 1)
-    result: PlaneOfBytes = known[i[:, None], j]
-    return result
+def _framed(known: PlaneOfBytes) -> PlaneOfBytes:
+    """With its border repeated, as far as ``_shifted`` looks."""
+    return np.pad(known, ((1, 2), (1, 2)), "edge")
 
 
-Surroundings = tuple[list[PlaneOfBytes], NDArray[np.intp]]  # the two neighbours, then others; and a guess
+def _shifted(framed: PlaneOfBytes, rows: int, columns: int, count: tuple[int, int]) -> PlaneOfBytes:
+    """What was framed, from (rows, columns) on, -1 to 2, [count]."""
+    return framed[1 + rows : 1 + rows + count[0], 1 + columns : 1 + columns + count[1]]
+
+
+Surroundings = tuple[list[PlaneOfBytes], NDArray[np.int16]]  # the two neighbours, then others; and a guess
 
 
 def _passes(plane: PlaneOfBytes) -> Iterator[tuple[int, PlaneOfBytes, Callable[[], Surroundings]]]:
@@ -96,11 +99,13 @@ def _passes(plane: PlaneOfBytes) -> Iterator[tuple[int, PlaneOfBytes, Callable[[
 
 def _between(known: PlaneOfBytes, diagonal: PlaneOfBytes, count: tuple[int, int], turned: bool = False) -> Surroundings:
     """Of rows between the rows of ``known``. ``diagonal`` lies between its columns, or is ``known`` itself."""
-    first, second, before, behind = (_shifted(known, k, 0, count) for k in (0, 1, -1, 2))
+    framed = _framed(known)
+    first, second, before, behind = (_shifted(framed, k, 0, count) for k in (0, 1, -1, 2))
     if diagonal is known:  # the nearest of the next columns
-        others = [_shifted(known, i, j, count) for i in (0, 1) for j in (-1, 1)]
+        others = [_shifted(framed, i, j, count) for i in (0, 1) for j in (-1, 1)]
     elif diagonal.size:
-        others = [_shifted(diagonal, i, j, count) for i in (0, 1) for j in (-1, 0)]
+        framed = _framed(diagonal)
+        others = [_shifted(framed, i, j, count) for i in (0, 1) for j in (-1, 0)]
     else:
         others = [first, first, second, second]
     guess = _cubic([first, second], [before, behind])
@@ -108,15 +113,17 @@ def _between(known: PlaneOfBytes, diagonal: PlaneOfBytes, count: tuple[int, int]
     return ([v.T for v in values], guess.T) if turned else (values, guess)
 
 
-def _cubic(near: list[PlaneOfBytes], far: list[PlaneOfBytes]) -> NDArray[np.intp]:
+def _cubic(near: list[PlaneOfBytes], far: list[PlaneOfBytes]) -> NDArray[np.int16]:
     """Cubic interpolation between values at one and at three steps on both sides, rounded and kept within bytes."""
-    total = 9 * sum(v.astype(np.intp) for v in near) - sum(v.astype(np.intp) for v in far)
+    total = 9 * sum(v.astype(np.int16) for v in near) - sum(v.astype(np.int16) for v in far)
     shift = 3 + len(near) // 2
-    return np.clip((total + (1 << (shift - 1))) >> shift, 0, 255)
+    guess: NDArray[np.int16] = np.clip((total + (1 << (shift - 1))) >> shift, 0, 255)
+    return guess
 
 
 def _amid(even: PlaneOfBytes, between: PlaneOfBytes, right: PlaneOfBytes, count: tuple[int, int]) -> Surroundings:
     """Of what has known values on all eight sides."""
+    even, between, right = (_framed(known) for known in (even, between, right))
     first, second = (_shifted(between, 0, j, count) for j in (0, 1))
     above, below = (_shifted(right, i, 0, count) for i in (0, 1))
     corners = [_shifted(even, i, j, count) for i in (0, 1) for j in (0, 1)]
@@ -125,18 +132,17 @@ def _amid(even: PlaneOfBytes, between: PlaneOfBytes, right: PlaneOfBytes, count:
     return [first, second, above, below, *corners], guess
 
 
-def _contexts(kind: int, values: list[PlaneOfBytes]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(contexts of the choice, contexts of the residual), flat."""
+def _contexts(kind: int, values: list[PlaneOfBytes]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """(contexts of the choice, contexts of the residual), flat; of 16 bits they are sorted fast."""
     first = values[0]
-    pattern = np.zeros(first.shape, np.intp)
+    pattern = np.zeros(first.shape, np.uint8)
     low, high = first, first
     for value in values[1:]:
         pattern = pattern * 2 + (value == first)
         low, high = np.minimum(low, value), np.maximum(high, value)
     spread = high - low
-    coarse = np.searchsorted(SPREADS, spread)
-    choice = (kind * (len(SPREADS) + 1) + coarse) * PATTERNS + pattern
-    return choice.ravel(), np.searchsorted(FINE_SPREADS, spread).ravel()
+    choice = (kind * (len(SPREADS) + 1) + COARSE[spread]) * PATTERNS + pattern
+    return choice.ravel(), FINE[spread].ravel()
 
 
 def _parts(size: int) -> Iterator[slice]:

@@ -82,12 +82,12 @@ class ScaleConditional:
         """Residuals [M, h, w] in quantisation steps → the nearest that can be coded."""
         return _whole(values, self._least.take(indexes))
 
-    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int]) -> Latents:
+    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int | slice]) -> Latents:
         """Residuals [M, h, w] in quantisation steps → what an encoder codes: rounded, but 0 in the dead zone of their table.
 
         Args:
             plain: channels that are only rounded: those that are predicted from their neighbours, of which a difference is
-                coded, so that a 0 saves nothing.
+                coded, so that a 0 saves nothing. Of flat residuals [N], where these lie.
         """
         least = self._least_dead.take(indexes)
         for channel in plain:

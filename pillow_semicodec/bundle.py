@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .entropy.models import ScaleConditional, StaticPrior
 from .entropy.tables import TableSet
 from .errors import BundleError, UnknownModelError
+from .lazy import lazily
 
 BUNDLE_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)  # 1: one band of residual tables, which is all that readers of it know. 2: no predictions
@@ -150,7 +151,7 @@ class ModelBundle:
         except (OSError, ValueError, EOFError) as error:
             raise BundleError(f"{self.directory / name}: not a NumPy archive ({error})") from error
 
-    @functools.cached_property
+    @lazily
     def _tables(self) -> tuple[StaticPrior, ScaleConditional]:
         arrays = self._arrays("tables.npz")
         try:
@@ -177,7 +178,7 @@ class ModelBundle:
         with self._lock:
             return self._tables[1]
 
-    @functools.cached_property
+    @lazily
     def rate_bank(self) -> RateBank:
         arrays = self._arrays("rates.npz")
         try:

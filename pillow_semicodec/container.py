@@ -8,7 +8,6 @@ and metadata are known without reading its slices, and allocate no more than has
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 import struct
@@ -19,6 +18,7 @@ from io import BytesIO
 from typing import IO, overload
 
 from .errors import ChecksumError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
+from .lazy import lazily
 from .limits import DEFAULT_LIMITS, Limits
 
 MAGIC = b"\x8aSGC"
@@ -462,7 +462,7 @@ class Prologue:
     index: SliceIndex
     metadata: dict[bytes, bytes]  # type → payload of the chunks before the index; unknown ancillary types are kept
 
-    @functools.cached_property
+    @lazily
     def animation(self) -> Animation | None:
         """What follows the picture, if it is the first frame of an animation."""
         try:

@@ -9,7 +9,6 @@ Source: dictionary and range coding of LZMA (Pavlov), palettes as in HEVC's scre
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from .entropy.lossless import encode_plane
 from .entropy.repetition import is_available, pack, unpack
 from .errors import FormatError
 from .layout import Layout, Streams
+from .lazy import lazily
 from .limits import Limits
 from .pixels import LATENT_STRIDE
 from .planes import Box
@@ -151,12 +151,12 @@ class Colours:
         self.values, self.which = np.unique(line[self.starts], return_inverse=True)
         self.found = int((self.values >= 0).sum())
 
-    @functools.cached_property
+    @lazily
     def lengths(self) -> NDArray[np.intp]:
         """Of the runs, pixels."""
         return np.diff(np.append(self.starts, self.shape[0] * self.shape[1]))
 
-    @functools.cached_property
+    @lazily
     def contrasts(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """(the least along every run, the mean around every colour)."""
         around = _contrast(self.picture, self.grey, self.seen).ravel()
@@ -427,11 +427,11 @@ class Drawing:
         self._last: tuple[float, Indexed] | None = None
         self._must = must
 
-    @functools.cached_property
+    @lazily
     def colours(self) -> Colours:
         return Colours(self.pixels, self._exact)
 
-    @functools.cached_property
+    @lazily
     def alpha(self) -> Streams:
         return encode_alpha(self.picture, self.layout, self.alpha_levels, self.threads) if self.header.alpha else ()
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ import pillow_semicodec as sgc
 from pillow_semicodec import codec, container, inference, slices
 from pillow_semicodec.bundle import ModelBundle
 from pillow_semicodec.entropy import coder
+from pillow_semicodec.lazy import lazily
 from pillow_semicodec.limits import Limits
 
 
@@ -236,6 +238,30 @@ def test_what_nobody_asked_for_keeps_within_limits(picture: np.ndarray, monkeypa
     assert sgc.decode(data, limits=limits).shape == picture.shape
     with pytest.raises(sgc.LimitExceededError):
         sgc.encode(picture, slice_side=128, limits=limits)
+
+
+def test_one_thread_that_computes_an_attribute_stops_no_other() -> None:
+    """Nor a child that is forked meanwhile: there is no lock."""
+    waiting, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, first: bool) -> None:
+            self.first = first
+
+        @lazily
+        def value(self) -> object:
+            if self.first:
+                waiting.set()
+                assert done.wait(30)
+            return object()
+
+    one, other = Slow(True), Slow(False)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(lambda: one.value)
+        assert waiting.wait(30)
+        assert other.value is other.value
+        done.set()
+        assert held.result() is one.value
 
 
 def test_slices_of_latents_are_small() -> None:

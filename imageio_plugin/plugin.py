@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -138,23 +139,18 @@ class SemicodecPlugin(PluginV3):
             ValueError, TypeError: another index. OSError: the file is damaged or needs a model that is not installed.
             PIL.Image.DecompressionBombError: more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as with Pillow.
         """
-        from PIL import Image
-
         mode, rotate = mode or pilmode, rotate or bool(exifrotate)
         everything = index is Ellipsis or (index is None and self._count() > 1)
         last = self._count() - 1 if everything else 0 if index is None else self._checked_index(index)
         header, limit = self._prologue().header, sgc.options.LIMITS.max_pixels
-        most = Image.MAX_IMAGE_PIXELS
-        limit = limit if most is None else min(limit, 2 * most)  # as of one picture
-        if everything and last and (last + 1) * header.width * header.height > limit:
+        if everything and (last + 1) * header.width * header.height > limit:
             raise OSError(f"{last + 1} frames have more than {limit} pixels together; read them one by one")
         if not everything:
             return self._transformed(next(self._frames(last)), mode, rotate)
         frames = (self._transformed(frame, mode, rotate) for frame in self._frames())
         first = next(frames)
-        result = np.empty((last + 1, *first.shape), first.dtype)
-        result[0] = first
-        for k, frame in enumerate(frames, 1):
+        result = np.empty((last + 1, *first.shape), first.dtype)  # a list of frames would be as much again
+        for k, frame in enumerate(itertools.chain([first], frames)):
             result[k] = frame
         return result
 
@@ -193,7 +189,7 @@ class SemicodecPlugin(PluginV3):
     def iter(
         self, *, mode: str | None = None, rotate: bool = False, writeable_output: bool = True, apply_gamma: bool = False
     ) -> Iterator[NDArray[Any]]:
-        """Frame after frame; options are those of ``read``."""
+        """Frame after frame; ``mode`` and ``rotate`` as with ``read``."""
         for frame in self._frames():
             yield self._transformed(frame, mode, rotate)
 

@@ -512,10 +512,11 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             return
         mode = _common(modes)
         pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
-        told = {"durations": settings.get("duration"), "loop": settings.get("loop")}
-        timing = {"durations": durations, "loop": metadata.loop(im)} | {k: v for k, v in told.items() if v is not None}
-        options_of_all = {**_options(im, mode), "shown_as": None, **timing}
-        _write(fp, lambda: animation.encode_animation(pictures, **options_of_all))
+        chosen, loop = settings.get("duration"), settings.get("loop")
+        settings = {**_options(im, mode), "shown_as": None}
+        settings["durations"] = durations if chosen is None else chosen
+        settings["loop"] = metadata.loop(im) if loop is None else loop
+        _write(fp, lambda: animation.encode_animation(pictures, **settings))
     finally:
         for source in sources:
             source.image.seek(source.place)

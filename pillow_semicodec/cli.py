@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from . import container, options
 from ._version import __version__
-from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode, report
+from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
 from .files import opened, write_atomically
 
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(arguments)
-    options.THREADS = getattr(args, "threads", 0) or options.threads_by_default()
+    threads = getattr(args, "threads", None)
+    options.THREADS = options.threads_by_default() if threads is None else threads
     options.PROVIDERS = tuple(getattr(args, "provider", ()))
     try:
         code = int(args.run(args))
@@ -122,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     threads = argparse.ArgumentParser(add_help=False)
-    threads.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0, the default, takes one per core")
+    default = f"CPU threads; 0 takes one per core, as by default ({options.THREADS_VARIABLE})"
+    threads.add_argument("--threads", type=_threads, help=default)
     threads.add_argument(
         "--provider", action="append", default=[], help="ONNX Runtime execution provider, like CUDAExecutionProvider"
     )
@@ -441,7 +443,7 @@ def _convert(args: argparse.Namespace) -> int:
     convert.sweep_targets(jobs)
     settings = convert.Settings(_settings(args), args.flatten, args.measure)
     workers = min(args.workers or options.cores(), max(1, len(jobs)), MOST_WORKERS)
-    threads = args.threads or max(1, options.cores() // workers)
+    threads = options.THREADS or max(1, options.cores() // workers)
     if args.dask is not None:
         run = convert.run_dask(jobs, settings, args.dask, workers, threads)
     elif workers == 1:
@@ -456,7 +458,7 @@ def _convert(args: argparse.Namespace) -> int:
         print(convert.summary(outcomes, len(skipped)))
         _tell(outcomes)
         if args.report:
-            _write_report(args.report, outcomes, skipped)
+            _write_report(args.report, outcomes, jobs + skipped)
     return 1 if any(o.error for o in outcomes) or not (jobs or skipped) else 0
 
 
@@ -482,15 +484,19 @@ def _check_places(output: str | None, report: Path | None) -> None:
 
 
 def _tell(outcomes: list[Outcome]) -> None:
-    """Failures."""
+    """What failed, and why, on standard error."""
     for outcome in outcomes:
         if outcome.error:
             print(_printable(f"sgc: {named(outcome.job.source, outcome.error)}"), file=sys.stderr)
 
 
-def _write_report(path: Path, outcomes: list[Outcome], skipped: list[Job]) -> None:
-    before = path.read_text("utf-8", "replace") if path.is_file() else ""
-    content = report(outcomes, skipped, before).encode()
+def _write_report(path: Path, outcomes: list[Outcome], planned: list[Job]) -> None:
+    from .convert import report
+
+    before = ""
+    with contextlib.suppress(OSError):  # there is none
+        before = path.read_text("utf-8", "replace")
+    content = report(outcomes, planned, before).encode()
 
     def write(file: IO[bytes]) -> None:
         file.write(content)

@@ -82,7 +82,8 @@ def encode(
             black and white, which are kept exactly, know no options but ``target_size``, metadata, ``slice_side``,
             ``threads`` and ``progress``.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
-            1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture.
+            1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture. Those of
+            anything but a palette have at most ``limits.max_latent_slice_pixels``.
         model: name or id of an installed model; the default one otherwise.
         threads: CPU threads; 0 takes one per core.
         icc_profile, exif, xmp, comment: kept byte for byte; strings in UTF-8.

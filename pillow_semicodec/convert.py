@@ -415,10 +415,13 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
     if not found:
         raise FileNotFoundError("nothing found")
     for member in sorted(found):
-        if os.path.splitext(member)[1].lower() in extensions and "::" in member:  # it would lead elsewhere
-            failed(ValueError("a name with :: in it is not read"), member)
-        elif os.path.splitext(member)[1].lower() in extensions:
-            yield filesystem.unstrip_protocol(member) + chained + rest, os.path.relpath(member, base or ".").lstrip("/")
+        if os.path.splitext(member)[1].lower() not in extensions:
+            continue
+        whole = filesystem.unstrip_protocol(member) + chained + rest
+        if "::" in member:  # it would lead elsewhere
+            failed(ValueError("a name with :: in it is not read"), whole)
+        else:
+            yield whole, os.path.relpath(member, base or ".").lstrip("/")
 
 
 def plan(
@@ -476,7 +479,7 @@ def _identity(name: str) -> str:
     if is_url(name):
         return name
     path = os.path.realpath(name)
-    return path.casefold() if ignores_case(path) else path
+    return path.lower() if ignores_case(path) else path
 
 
 def _exists(output: str | None) -> Callable[[str], bool]:
@@ -506,16 +509,19 @@ def summary(outcomes: list[Outcome], skipped: int) -> str:
     return told
 
 
-def report(outcomes: list[Outcome], skipped: list[Job], before: str = "") -> str:
-    """JSON with a row for every file; what was converted before keeps the row that it has in the report of that run, where
-    there is one.
+def report(outcomes: list[Outcome], planned: list[Job], before: str = "") -> str:
+    """JSON with a row for every file: of what was ``planned`` and has no outcome, for an earlier run has converted it, the
+    one that the report of that run has, if there is one.
     """
-    rows = [row(outcome) for outcome in outcomes]
-    with contextlib.suppress(ValueError, TypeError, LookupError):  # another kind of JSON, or none
+    rows, done = [row(outcome) for outcome in outcomes], {outcome.job for outcome in outcomes}
+    earlier: list[dict[str, Any]] = []
+    with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):  # another kind of JSON, or none
         known = {(old["source"], old["target"]): old for old in json.loads(before)["files"] if not old["error"]}
-        keys = [(fields["source"], fields["target"]) for fields in (row(Outcome(job)) for job in skipped)]
-        rows = [known[key] for key in keys if key in known] + rows
-    return json.dumps({"files": rows}, indent=1, allow_nan=False) + "\n"
+        keys = [(fields["source"], fields["target"]) for fields in (row(Outcome(job)) for job in planned if job not in done)]
+        found = [known[key] for key in keys if key in known]
+        json.dumps(found, allow_nan=False)
+        earlier = found
+    return json.dumps({"files": earlier + rows}, indent=1, allow_nan=False) + "\n"
 
 
 def row(outcome: Outcome) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import stat
@@ -72,10 +73,13 @@ def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     temporary = Path(file.name)
     try:
         with file:
-            if path.exists():  # nobody may read this who may not read that
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            rights = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+            if rights is not None:  # nobody may read this who may not read that; it may be removed
+                temporary.chmod(rights | stat.S_IWUSR)
             write(file)
             size = file.tell()
+            if rights is not None:
+                temporary.chmod(rights)
             if fcntl is not None:
                 file.flush()
                 os.replace(temporary, path)  # as long as it is locked
@@ -113,24 +117,22 @@ def sweep(folders: Iterable[Path]) -> None:
 
 
 def ignores_case(path: str) -> bool:
-    """Whether names that differ in capital letters only are one file beside ``path``, as on macOS and Windows: something in
-    the nearest folder that is there, or that folder itself, is asked for by such a name.
-    """
-    folder = os.path.dirname(path)
-    while not os.path.isdir(folder) and (parent := os.path.dirname(folder)) != folder:
-        folder = parent
+    """Whether names that differ in capital letters only are one file beside ``path``, as on macOS and Windows."""
+    return os.name == "nt" or _folder_ignores_case(os.path.dirname(path))
+
+
+@functools.lru_cache(maxsize=1024)
+def _folder_ignores_case(folder: str) -> bool:
+    """Something in it, or in the nearest folder above that is there and holds letters, is asked for by another name."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name != entry.name.swapcase():
-                return _is_there_as(entry.path, entry.name.swapcase())
-    return _is_there_as(folder, os.path.basename(folder).swapcase())
-
-
-def _is_there_as(path: str, name: str) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.lstat(os.path.join(os.path.dirname(path), name)))
-    except OSError:
-        return False
+            other = entry.name.swapcase()
+            if other != entry.name == other.swapcase():  # an ß has no way back
+                with contextlib.suppress(OSError):
+                    return os.path.samestat(os.lstat(entry.path), os.lstat(os.path.join(folder, other)))
+                return False
+    above = os.path.dirname(folder)
+    return above != folder and _folder_ignores_case(above)
 
 
 def walk(

@@ -96,13 +96,17 @@ class _Sessions:
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
 
 
-# Whether glibc hands back what a program frees depends on the largest array that it has freed so far (mallopt(3),
-# M_MMAP_THRESHOLD): of arrays of a megabyte or two, which entropy coding makes dozens of, every one is mapped anew, cleared
-# and unmapped, a fifth of its time, until a larger one is freed. This one is, and never touched.
 LARGEST_FREED = 31 * 2**20  # bytes; larger ones do not count
-
 _arena_of: int | None = None  # the process that has one arena for all sessions
 _arena_lock = threading.Lock()
+
+
+def _keep_freed_memory() -> None:
+    """Of what is freed glibc keeps, for the process, twice as much as the largest array that was freed so far takes, up to
+    62 MB (mallopt(3), M_TRIM_THRESHOLD). While that is a megabyte or two, memory of the arrays that entropy coding makes
+    is given back and cleared anew again and again, for a fifth of its time. This array is freed, and was never touched.
+    """
+    np.empty(LARGEST_FREED, np.uint8)
 
 
 def _share_memory(onnxruntime: Any) -> bool:
@@ -114,7 +118,7 @@ def _share_memory(onnxruntime: Any) -> bool:
     global _arena_of
     with _arena_lock:
         if _arena_of is None:
-            np.empty(LARGEST_FREED, np.uint8)
+            _keep_freed_memory()
             kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
             info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
             growth = {"max_mem": 0, "arena_extend_strategy": 0, "initial_chunk_size_bytes": -1}

@@ -24,11 +24,11 @@ class Limits:
     max_side: int = 2**20
     max_pixels: int = 2**30
     max_slice_pixels: int = 2**25
-    max_latent_slice_pixels: int = 2**22
-    max_analysed_pixels: int = 2**27
     max_chunks: int = 1024
     max_index_bytes: int = 2**20
     max_metadata_bytes: int = 2**26
+    max_latent_slice_pixels: int = 2**22
+    max_analysed_pixels: int = 2**27
 
     def slice_pixels(self, latents: bool) -> int:
         """The most that a slice may have, of latents or not."""

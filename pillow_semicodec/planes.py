@@ -148,7 +148,9 @@ def begun(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -
     """``work`` on the pool; where the interpreter is ending, and begins nothing any more, done here and now."""
     try:
         return pool.submit(work, *arguments)
-    except RuntimeError:
+    except RuntimeError as error:
+        if "after interpreter shutdown" not in str(error):  # no thread could be started: somebody may do it yet
+            raise
         future: Future[Any] = Future()
         try:
             future.set_result(work(*arguments))

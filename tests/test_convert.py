@@ -453,9 +453,12 @@ def test_names_that_differ_in_capital_letters_only(
 def test_whether_capital_letters_matter(tmp_path: Path) -> None:
     """Said as it is, of folders that are yet to be made, too."""
     (tmp_path / "Folder").mkdir()
+    (tmp_path / "Folder" / "2024").mkdir()
+    (tmp_path / "2025").mkdir()
+    (tmp_path / "2025" / "ß.png").touch()  # which capital letters lead away from
     same = (tmp_path / "fOLDER").exists()
-    assert ignores_case(str(tmp_path / "Folder" / "x")) == same
-    assert ignores_case(str(tmp_path / "Folder" / "new" / "1" / "x")) == same
+    for place in ("Folder/x", "Folder/new/1/x", "Folder/2024/x", "2025/x", "x"):
+        assert ignores_case(str(tmp_path / place)) == same
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

@@ -286,11 +286,11 @@ def test_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert iio.imread(data, plugin="sgc").shape == (40, 50, 3)
 
 
-def test_all_frames_are_bound_like_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_frames_are_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred kilobytes may hold 65536 of them; one by one they are read."""
     data = iio.imwrite("<bytes>", [PICTURE] * 4, extension=".sgc")
     assert iio.imread(data, plugin="sgc").shape == (4, *PICTURE.shape)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PICTURE[..., 0].size)
+    monkeypatch.setattr(sgc.options, "LIMITS", sgc.Limits(max_pixels=4 * PICTURE[..., 0].size - 1))
     with pytest.raises(OSError, match="one by one"):
         iio.imread(data, plugin="sgc")
     assert np.array_equal(iio.imread(data, plugin="sgc", index=3), list(iio.imiter(data, plugin="sgc"))[3])

@@ -22,6 +22,7 @@ def compact(source: Path, target: Path) -> None:
     weights = {name: value if name.startswith(EXACT) else value.half() for name, value in state["ema"].items()}
     kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds", "model_config")}
     kept["configs"] = json.dumps(state["configs"])
+    kept["averaged"] = state.get("averaged", state["step"])
     if "heads" in state:
         kept |= {"heads": {name: value.half() for name, value in state["heads"].items()}, "tasks": state["tasks"]}
         kept |= {"heads_config": state["heads_config"]} if "heads_config" in state else {}

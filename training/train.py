@@ -184,6 +184,15 @@ def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
     return config.lr * warm_up * min(1.0, max(0.0, (1 - progress) / (1 - config.lr_hold)))
 
 
+def kept_share(config: TrainConfig, seen: float, left: float) -> float:
+    """Of a moving average, when another step is added to it: so that it reaches back ``1 / (1 - ema_decay)`` steps, but no
+    farther than a ninth of those that it has ``seen``, or that are ``left``: where the rate falls to 0 weights go one way
+    more than to and fro, and their average lies behind them.
+    """
+    window = min(1 / (1 - config.ema_decay), (seen + 10) / 9, max(left / 9, 1))
+    return 1 - 1 / window
+
+
 @torch.no_grad()
 def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, device: torch.device) -> dict[str, float]:
     rows: dict[float, list[tuple[float, ...]]] = {rate: [] for rate in VALIDATION_RATES}
@@ -276,7 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     ema_model = SemicodecModel(model_config).requires_grad_(False)
     ema_model.load_state_dict(model.state_dict())
     step, elapsed_before = 0, 0.0
-    averaged = 0  # steps that are in the averages
+    averaged = 0  # steps that are in the model's averages
     if state:
         try:
             load_grown(ema_model, state["ema"])
@@ -293,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for tensor in ema_model.to(device).state_dict().values():
                     distributed.broadcast(tensor, 0)
             model.load_state_dict(ema_model.state_dict())
-        averaged = 0 if grown else state["step"]
+        averaged = 0 if grown else state.get("averaged", state["step"])
         if not args.restart_clock:
             step, elapsed_before = state["step"], state["seconds"]
     model, ema_model = (m.to(device, memory_format=torch.channels_last) for m in (model, ema_model))
@@ -327,10 +336,10 @@ def main(arguments: list[str] | None = None) -> None:
     forward: nn.Module = objective
     if processes > 1:  # the heads take part in some steps only
         forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=bool(sets))
-    averages = [(list(ema_model.parameters()), list(model.parameters()))]
+    averages = [(list(ema_model.parameters()), list(model.parameters()), averaged)]
     teacher = None
     if heads is not None and ema_heads is not None:
-        averages.append((list(ema_heads.parameters()), list(heads.parameters())))
+        averages.append((list(ema_heads.parameters()), list(heads.parameters()), averaged if same_heads else 0))
         teacher = Teacher(ema_model, ema_heads)
 
     def checkpoint() -> None:
@@ -341,6 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
             "ema": ema_model.state_dict(),
             "optimiser": state_of(optimiser, objective),
             "step": step,
+            "averaged": averaged + step - first_step,
             "seconds": elapsed,
             "model_config": dataclasses.asdict(model_config),
             "configs": json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}),
@@ -358,7 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{count / 1e6:.2f} M parameters, {len(training)} pictures, {processes} x {device}")
 
     # ---- the run ----
-    start = time.monotonic()
+    start, first_step = time.monotonic(), step
     elapsed = elapsed_before
     last_log = last_checkpoint = last_validation = elapsed
     sums, count, broken = torch.zeros(6, device=device), 0, 0
@@ -387,10 +397,11 @@ def main(arguments: list[str] | None = None) -> None:
             optimiser.step()
             model.clamp_integer_weights()
             with torch.no_grad():
-                decay = min(config.ema_decay, (averaged + 1) / (averaged + 10))
-                averaged += 1
-                for mean, current in averages:
-                    torch._foreach_lerp_(mean, current, 1 - decay)
+                pace = (step + 1 - first_step) / max(elapsed - elapsed_before, 1)
+                left = min(args.steps - step, (args.minutes * 60 - elapsed) * pace)
+                for mean, current, before in averages:
+                    kept_of_mean = kept_share(config, before + step - first_step, left)
+                    torch._foreach_lerp_(mean, current, 1 - kept_of_mean)
             rd, broken = losses.codec, 0
             psnr = -10 * torch.log10(rd.mse).mean()
             sums += torch.stack([v.detach() for v in (rd.loss, rd.bpp.mean(), psnr, rd.msssim.mean(), rd.xyb.mean(), norm)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -115,21 +116,35 @@ def test_an_average_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:
         average.main([checkpoint, checkpoint, "--share", "2", "--out", str(tmp_path / "no.pt")])
 
 
-def test_averages_go_on_where_they_stood(run: Path, data: Path, tmp_path: Path) -> None:
+@given(st.floats(0.9, 0.9999), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_averages_reach_back_a_part_of_a_run(decay: float, seen: int, left: int) -> None:
+    """Never farther than the decay says, nor than a ninth of what was or will be; at the end they are the weights."""
+    config = dataclasses.replace(train.configure([])["train"], ema_decay=decay)
+    kept = train.kept_share(config, seen, left)
+    assert 0 <= kept <= decay
+    assert kept <= (seen + 1) / (seen + 10) + 1e-9
+    assert train.kept_share(config, seen, 0) == 0
+    assert train.kept_share(config, 10**9, 10**9) == pytest.approx(decay)
+
+
+def test_averages_go_on_where_they_stood(run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new clock is no new average; without moments the rate rises to what it is to be, on the old clock, too."""
+    seen: list[float] = []
+    monkeypatch.setattr(train, "kept_share", lambda config, steps, left: seen.append(steps) or 0.9)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     del state["optimiser"]
-    torch.save({**state, "step": 1000, "model": state["ema"]}, tmp_path / "old.pt")
-    settings = ["--threads", "1", "--set", "train.lr=0.01", "--set", "train.lr_hold=0.999"]
-    arguments = ["--data", str(data), "--resume", str(tmp_path / "old.pt"), *settings]
-    train.main([*arguments, "--out", str(tmp_path / "new"), "--steps", "3", "--restart-clock"])
-    train.main([*arguments, "--out", str(tmp_path / "same"), "--steps", "1003"])
+    torch.save({**state, "step": 1000, "averaged": 1000, "model": state["ema"]}, tmp_path / "old.pt")
+    begin = ["--data", str(data), "--threads", "1", "--resume", str(tmp_path / "old.pt")]
+    begin += ["--set", "train.lr=0.01", "--set", "train.lr_hold=0.999"]
+    train.main([*begin, "--out", str(tmp_path / "new"), "--steps", "3", "--restart-clock"])
+    train.main([*begin, "--out", str(tmp_path / "same"), "--steps", "1003"])
     for name in ("new", "same"):
-        after, moved = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True), {}
-        for kind in ("model", "ema"):
-            moved[kind] = max((after[kind][k].float() - v.float()).abs().max() for k, v in state["ema"].items())
-        assert 0 < moved["model"] < 2e-3  # and not 0.03
-        assert moved["ema"] < 0.05 * moved["model"]
+        after = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
+        assert max((after[k].float() - v.float()).abs().max() for k, v in state["ema"].items()) < 2e-3  # and not 0.03
+    train.main([*begin[:4], "--out", str(tmp_path / "new"), "--steps", "4"])  # another sitting
+    assert seen == [1000, 1001, 1002, 1000, 1001, 1002, 1003]
+    compact(tmp_path / "new" / "checkpoint.pt", tmp_path / "small.pt")
+    assert load_checkpoint(tmp_path / "small.pt")["averaged"] == 1004
 
 
 def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from . import container, options
 from ._version import __version__
 from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
-from .files import opened, write_atomically
+from .files import opened, write_atomically, write_text
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
         return 1
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
-        print(_printable(f"sgc: {reason(error)}"), file=sys.stderr)
+        _say(f"sgc: {reason(error)}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sgc: interrupted", file=sys.stderr)
@@ -271,7 +271,7 @@ def _encode(args: argparse.Namespace) -> int:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
     size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
     before = args.source.stat().st_size  # of a pipe, 0
-    print(_printable(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else "")))
+    _say(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else ""))
     return 0
 
 
@@ -282,7 +282,7 @@ def _decode(args: argparse.Namespace) -> int:
             container.read_prologue(file.read, options.LIMITS)
     target = _target(args, ".png")
     size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
-    print(_printable(f"{target}: {size} bytes"))
+    _say(f"{target}: {size} bytes")
     return 0
 
 
@@ -301,7 +301,7 @@ def _info(args: argparse.Namespace) -> int:
             raise
         except (OSError, SemicodecError) as error:
             failures += 1
-            print(_printable(f"sgc: {named(source, reason(error))}"), file=sys.stderr)
+            _say(f"sgc: {named(source, reason(error))}", sys.stderr)
     return 1 if failures else 0
 
 
@@ -322,11 +322,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
-    print(
-        _printable(
-            f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel"
-        )
-    )
+    _say(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
     if header.bilevel:
         print("  lossless, without a model")
     elif header.indexed:
@@ -358,9 +354,9 @@ def _semantics_json(source: Path, held: Path | bytes, heads: tuple[str, ...]) ->
     return json.dumps({"file": str(source), **seen})
 
 
-def _printable(text: str) -> str:
-    """Names come from files: what would drive a terminal is shown, not sent."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _say(text: str, stream: IO[str] | None = None) -> None:
+    """A line, on standard output by default. Names come from files: what would drive a terminal is shown, not sent."""
+    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), file=stream)
 
 
 def _print_semantics(held: Path | bytes, heads: tuple[str, ...]) -> None:
@@ -369,12 +365,12 @@ def _print_semantics(held: Path | bytes, heads: tuple[str, ...]) -> None:
     seen = analyze(held, heads=heads, threads=options.THREADS, limits=options.LIMITS)
     for task in dict.fromkeys(label.task for label in seen.labels):
         best = [f"{x.name} {100 * x.probability:.0f} %" for x in seen.labels if x.task == task][:LABELS_SHOWN]
-        print(_printable(f"  {task}: {', '.join(best)}"))
+        _say(f"  {task}: {', '.join(best)}")
     for segments in seen.maps:
         parts = [f"{name} {100 * share:.0f} %" for name, share in segments.shares().items()][:LABELS_SHOWN]
-        print(_printable(f"  {segments.task}, of the area: {', '.join(parts)}"))
+        _say(f"  {segments.task}, of the area: {', '.join(parts)}")
     if seen.embedding:
-        print(_printable(f"  embedding of {len(seen.embedding)} components, by heads {', '.join(seen.heads)}"))
+        _say(f"  embedding of {len(seen.embedding)} components, by heads {', '.join(seen.heads)}")
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -391,16 +387,16 @@ def _search(args: argparse.Namespace) -> int:
         found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
-        print(_printable(f"sgc: {failure}"), file=sys.stderr)
+        _say(f"sgc: {failure}", sys.stderr)
     if not ranked and not failures:
         raise ValueError(f"no {SGC} files in {args.folder}")
     if args.label is not None:
         names = sorted({name for _, _, seen in ranked for name in seen.names()})
         ranked = [hit for hit in ranked if hit[0] > 0]
         if names and not ranked:
-            raise ValueError(_printable(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}"))
+            raise ValueError(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}")
     for score, path, _ in ranked[: args.count]:
-        print(_printable(f"{score:.3f}  {path}"))
+        _say(f"{score:.3f}  {path}")
     return 1 if failures or not ranked else 0
 
 
@@ -433,10 +429,10 @@ def _convert(args: argparse.Namespace) -> int:
     )
     if not (jobs or skipped or failures):
         what = f"no pictures (--to png converts {SGC} files back)" if suffix == SGC else f"no {SGC} files"
-        print(_printable(f"sgc: {', '.join(args.sources)}: {what}"), file=sys.stderr)
+        _say(f"sgc: {', '.join(args.sources)}: {what}", sys.stderr)
     if args.dry_run:
         for job in jobs:
-            print(_printable(f"{job.source} → {job.target}"))
+            _say(f"{job.source} → {job.target}")
         print(f"{len(jobs)} to convert, {len(skipped)} exist already, {len(failures)} cannot be")
         _tell(failures)
         return 1 if failures or not (jobs or skipped) else 0
@@ -487,7 +483,7 @@ def _tell(outcomes: list[Outcome]) -> None:
     """What failed, and why, on standard error."""
     for outcome in outcomes:
         if outcome.error:
-            print(_printable(f"sgc: {named(outcome.job.source, outcome.error)}"), file=sys.stderr)
+            _say(f"sgc: {named(outcome.job.source, outcome.error)}", sys.stderr)
 
 
 def _write_report(path: Path, outcomes: list[Outcome], planned: list[Job]) -> None:
@@ -496,13 +492,8 @@ def _write_report(path: Path, outcomes: list[Outcome], planned: list[Job]) -> No
     before = ""
     with contextlib.suppress(OSError):  # there is none
         before = path.read_text("utf-8", "replace")
-    content = report(outcomes, planned, before).encode()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(content)
-
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write)
+    write_text(path, report(outcomes, planned, before))
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -536,7 +527,7 @@ def _bench(args: argparse.Namespace) -> int:
     report.write(args.output, results, crops)
     print(curves.tables(results["curves"], results["bd_rate"]))
     for line in (*results["failures"], *(f"not rising: {line}" for line in results["not_rising"])):
-        print(_printable(f"sgc: {line}"), file=sys.stderr)
+        _say(f"sgc: {line}", sys.stderr)
     print(f"\n{args.output / 'report.html'}")
     return 1 if results["failures"] else 0
 

@@ -545,11 +545,11 @@ def _layout(picture: Any, slice_side: int | None, latents: bool, limits: Limits)
     """Raises LimitExceededError for slices that are too large or too many."""
     (height, width), bilevel = picture.shape[:2], picture.dtype == np.bool_
     planes = int(bilevel or (len(picture.shape) == 3 and picture.shape[2] in (2, 4)))
-    side = default_side(height, width) if slice_side is None else slice_side
     if slice_side is None:
-        while container.slice_pixels(width, height, side) > limits.slice_pixels(latents) and side != LEAST_SIDE:
-            side = side // 2 or SLICE_SIDE
-    layout = Layout(height, width, side)
+        slice_side = default_side(height, width)
+        while container.slice_pixels(width, height, slice_side) > limits.slice_pixels(latents) and slice_side != LEAST_SIDE:
+            slice_side = slice_side // 2 or SLICE_SIDE
+    layout = Layout(height, width, slice_side)
     container.check_slices(width, height, layout.side, latents and not bilevel, limits)
     container.check_index(container.stream_count(layout.slices, not bilevel, planes), limits)
     return layout

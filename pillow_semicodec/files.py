@@ -62,6 +62,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
         raise
 
 
+def write_text(path: Path, text: str) -> int:
+    """``write_atomically`` for a text, in UTF-8; what of it is no text becomes escapes."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+    return write_atomically(path, write)
+
+
 def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
     if path.exists() and not path.is_file() and not path.is_dir():
         buffer = io.BytesIO()

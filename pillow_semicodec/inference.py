@@ -77,8 +77,8 @@ class _Sessions:
 
         options = onnxruntime.SessionOptions()
         # By itself it would take all cores of the machine, whatever of them this process may use.
-        few = package_options.cores() < (os.cpu_count() or 1)
-        options.intra_op_num_threads = self.threads or (package_options.cores() if few else 0)
+        cores = package_options.cores()
+        options.intra_op_num_threads = self.threads or (cores if cores < (os.cpu_count() or 1) else 0)
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # windows differ in size; a plan for each would hold memory for all of them
         if _share_memory(onnxruntime):

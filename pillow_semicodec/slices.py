@@ -119,8 +119,7 @@ class Encoder(LatentPath):
             of_z, of_step1, of_step2 = (coders[layer * count + k] if count > 1 else coders[0] for layer in range(LAYERS))
             self.bundle.prior.encode(of_z, self.z.read(self.layout.hyper.box(i, j))[0], self.prior_band)
             residual = differences(self.residual1.read(box)[0], self.bundle.predicted, self.step1(box))
-            indexes = self.scales.read(box)[1]
-            at = self.positions(1, box)
+            indexes, at = self.scales.read(box)[1], self.positions(1, box)
             self.bundle.conditional.encode(of_step1, residual.take(at), indexes.take(at), self.residual_band)
             indexes = self.second_indexes(box)
             at, coded = self._coded(2, box, self.mean(box), indexes)

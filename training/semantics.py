@@ -12,16 +12,15 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pillow_semicodec.bundle import find_model
-from pillow_semicodec.files import write_atomically
+from pillow_semicodec.files import write_text
 
 from .commands import one_line
 from .config import HeadsConfig, SemiConfig
@@ -157,10 +156,6 @@ def _results_so_far(path: Path, made_of: dict[str, Any]) -> list[dict[str, Any]]
     return results
 
 
-def _dump(results: list[dict[str, Any]], file: IO[bytes]) -> None:
-    file.write(json.dumps(results, indent=1).encode())
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--labels", type=Path, nargs="+", required=True)
@@ -212,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         for run, scores, seconds in pool.map(_work, runs):
             results.append({**run._asdict(), "scores": scores, "of": made_of})
             print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)
-            write_atomically(args.json, partial(_dump, results))
+            write_text(args.json, json.dumps(results, indent=1))
     print(table(results))
 
 

@@ -17,7 +17,7 @@ from io import BytesIO
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -25,7 +25,7 @@ from PIL import Image
 
 from .. import options
 from ..convert import as_rgb, end_with_parent
-from ..files import write_atomically
+from ..files import write_text
 from ..metrics import msssim, msssim_db, psnr, ssimulacra2
 from .codecs import OURS, Codec, load, present
 
@@ -101,7 +101,7 @@ def measure_all(
     finally:  # what an interrupted run has measured is not lost
         if cache:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cache, lambda file: _dump(known, file))
+            write_text(cache, json.dumps(known))
 
 
 class _Job(NamedTuple):
@@ -156,10 +156,6 @@ def _result(future: Future[Row] | None) -> Row | str | None:
         return None
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         return f"{type(error).__name__}: {error}"
-
-
-def _dump(known: dict[str, Row], file: IO[bytes]) -> None:
-    file.write(json.dumps(known).encode())
 
 
 def _cached(path: Path) -> dict[str, Row]:

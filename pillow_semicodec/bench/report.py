@@ -15,7 +15,7 @@ from typing import IO, Any
 from PIL import Image
 
 from ..demo import busiest, crop_side
-from ..files import write_atomically
+from ..files import write_text
 from .codecs import OURS, Codec, load
 from .costs import nearest
 from .curves import BD_METRICS, METRICS, TITLES, Row
@@ -34,13 +34,9 @@ td:first-child, th:first-child { text-align: left; } img { max-width: 100%; }
 def write(folder: Path, results: dict[str, Any], crops: list[str]) -> None:
     """``report.html``, ``results.json`` and ``results.csv`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-
-    def text(name: str, content: str) -> None:
-        write_atomically(folder / name, lambda file: _write(file, content))
-
-    text("results.json", json.dumps(_finite(results), indent=1, allow_nan=False))
-    text("results.csv", _csv(results))
-    text("report.html", page(results, crops))
+    write_text(folder / "results.json", json.dumps(_finite(results), indent=1, allow_nan=False))
+    write_text(folder / "results.csv", _csv(results))
+    write_text(folder / "report.html", page(results, crops))
 
 
 def _finite(value: Any) -> Any:
@@ -54,10 +50,6 @@ def _finite(value: Any) -> Any:
 
 def _percent(value: float) -> str:
     return f"{value:+.1f} %" if math.isfinite(value) else "–"
-
-
-def _write(file: IO[bytes], content: str) -> None:
-    file.write(content.encode("utf-8", "backslashreplace"))
 
 
 def _csv(results: dict[str, Any]) -> str:

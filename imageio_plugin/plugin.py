@@ -61,6 +61,7 @@ class SemicodecPlugin(PluginV3):
         super().__init__(request)
         self._data: bytes | None = None
         self._parsed: Any = None  # its prologue
+        self._running: tuple[int, Iterator[NDArray[Any]]] = (0, iter(()))  # frames, and which one comes next
         self._frames_written: list[NDArray[Any]] = []
         self._start = 0  # of what is written, in the caller's file
         self._pending: dict[str, Any] | None = None  # options of an animation that is to be written
@@ -146,13 +147,22 @@ class SemicodecPlugin(PluginV3):
         if everything and (last + 1) * header.width * header.height > limit:
             raise OSError(f"{last + 1} frames have more than {limit} pixels together; read them one by one")
         if not everything:
-            return self._transformed(next(self._frames(last)), mode, rotate)
+            return self._transformed(self._frame(last), mode, rotate)
         frames = (self._transformed(frame, mode, rotate) for frame in self._frames())
         first = next(frames)
         result = np.empty((last + 1, *first.shape), first.dtype)  # a list of frames would be as much again
         for k, frame in enumerate(itertools.chain([first], frames)):
             result[k] = frame
         return result
+
+    def _frame(self, place: int) -> NDArray[Any]:
+        """Forwards, each is decoded once; where it is behind what was read last, all before it are again."""
+        (following, frames), self._running = self._running, (0, iter(()))  # nothing follows a damaged one
+        if not 0 < following <= place:
+            following, frames = place, self._frames(place)
+        frame = next(itertools.islice(frames, place - following, None))
+        self._running = (place + 1, frames) if place + 1 < self._count() else (0, iter(()))
+        return frame
 
     def _frames(self, start: int = 0) -> Iterator[NDArray[Any]]:
         from PIL import Image
@@ -333,8 +343,9 @@ class SemicodecPlugin(PluginV3):
         return None
 
     def _encode(self, frames: list[NDArray[Any]], options: dict[str, Any]) -> None:
-        if len(frames) == 1 and np.ndim(options["durations"]):  # of frames, too, that further writes will add
-            options = {**options, "durations": options["durations"][:1]}
+        bytes_so_far = self._frames_written and self.request._uri_type == URI_BYTES
+        if (len(frames) == 1 or bytes_so_far) and np.ndim(options["durations"]):  # of frames, too, that further writes add
+            options = {**options, "durations": options["durations"][: len(frames)]}
         try:
             data = sgc.encode_animation(frames, **options)
         except (sgc.LimitExceededError, sgc.UnsupportedError) as error:

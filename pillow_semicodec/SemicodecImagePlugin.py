@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from PIL._util import DeferredError
 
 from . import container, options
-from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
+from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
 from .semantics import Semantics, read_semantics
 
 if TYPE_CHECKING:
@@ -227,6 +227,8 @@ class SgcImageFile(ImageFile.ImageFile):
             raise self._fp.ex
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         with contextlib.suppress(SemicodecError) if lenient else self._translated(f"frame {k}: "):
+            if self._places[k] > container.size_of(self.fp):
+                raise TruncatedError("the file ends before it")
             self.fp.seek(self._places[k])
             read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")
             data = read(self.fp.read, frame.size)
@@ -487,7 +489,9 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     boxes = _pixels_of(im)
     from . import codec
 
-    _write(fp, lambda: codec.encode(boxes, **_options(im, boxes.mode)))
+    settings = _options(im, boxes.mode)
+    im.encoderinfo = {}  # which ``save`` in another thread, or called by ``progress``, would take for its own
+    _write(fp, lambda: codec.encode(boxes, **settings))
 
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -514,12 +518,16 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         pictures = _Counted((_Boxes(frame, mode).whole() for frame in _frames(sources)), len(modes))
         chosen, loop = settings.get("duration"), settings.get("loop")
         settings = {**_options(im, mode), "shown_as": None}
+        if "icc_profile" not in im.encoderinfo:  # im stands at its last page
+            settings["icc_profile"] = _profile_of(sources[0].shown, mode)
         settings["durations"] = durations if chosen is None else chosen
         settings["loop"] = metadata.loop(im) if loop is None else loop
+        im.encoderinfo = {}  # as in ``_save``
         _write(fp, lambda: animation.encode_animation(pictures, **settings))
     finally:
         for source in sources:
-            source.image.seek(source.place)
+            if source.image.tell() != source.place:  # of a PSD without layers no place can be sought
+                source.image.seek(source.place)
 
 
 class _Counted:
@@ -550,7 +558,7 @@ def _source(image: Image.Image) -> _Source:
 
 def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
     """What makes its pictures one by one may draw into the same one again, or close it."""
-    passing = isinstance(images, Iterator)
+    passing = not isinstance(images, Sequence)
     for image in images:
         source = _source(image)
         if not passing:
@@ -596,8 +604,8 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         **given,
         "model": settings.get("model"),
         "threads": settings.get("threads", options.THREADS),
-        "icc_profile": settings.get("icc_profile", _profile_of(im, mode)),
-        "exif": exif,
+        "icc_profile": settings.get("icc_profile", _profile_of(im, mode)) or None,  # "" is none, as with Pillow's writers
+        "exif": exif or None,
         "xmp": settings.get("xmp"),
         "comment": settings.get("comment"),
         "dpi": None if isinstance(dpi, tuple) and not any(dpi) else dpi,  # JPEGs say (0, 0) where they know none
@@ -649,7 +657,8 @@ def _mode_of(im: Image.Image) -> str:
     mode = _SAVED_AS.get(im.mode)
     if mode is None:
         raise OSError(f"cannot write mode {im.mode} as SGC; convert it to L or RGB first")
-    if mode in ("1", "L", "RGB") and im.has_transparency_data:  # in a palette, or as one colour
+    # In a palette, or as one colour; others may have it left over from what they were converted from.
+    if im.mode in ("1", "L", "P", "RGB") and im.has_transparency_data:
         mode = "LA" if mode == "1" else mode + "A"
     if mode == "I;16" and im.has_transparency_data:  # F and I may have it left over from what they were converted from
         raise OSError("SGC has no transparent colour in 16 bits; delete info['transparency'] to write the picture without")

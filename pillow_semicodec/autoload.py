@@ -20,7 +20,7 @@ class AfterPillow:
     asking = False  # others for the spec
 
     def find_spec(self, name, path=None, target=None):
-        if name != "PIL.Image" or self.asking:
+        if name not in ("PIL.Image", "PIL.ImageFile") or self.asking:
             return None
         import importlib.util
 
@@ -33,9 +33,11 @@ class AfterPillow:
             load = spec.loader.exec_module
 
             def load_and_register(module):
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
                 load(module)
+                begun = sys.modules.get("PIL.ImageFile")
+                if self not in sys.meta_path or (begun and not hasattr(begun, "ImageFile")):
+                    return  # it has imported PIL.Image, and is not there itself yet
+                sys.meta_path.remove(self)
                 try:
                     import pillow_semicodec
                 except Exception as error:  # whatever is wrong with it is no matter of programs that want Pillow

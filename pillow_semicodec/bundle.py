@@ -129,7 +129,7 @@ class ModelBundle:
         if version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise BundleError(f"{directory}: bundle version {version}; this build reads versions {known}")
-        if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):
+        if len(set(self.predicted)) < len(self.predicted) or not all(0 <= c < self.latent_channels for c in self.predicted):
             raise BundleError(f"{directory}: predicted channels {self.predicted} of {self.latent_channels}")
         self.model_id = hashlib.sha256(raw).digest()[:8]
         self._lock = threading.Lock()
@@ -182,9 +182,15 @@ class ModelBundle:
     def rate_bank(self) -> RateBank:
         arrays = self._arrays("rates.npz")
         try:
-            return RateBank(**{field.name: arrays[field.name] for field in dataclasses.fields(RateBank)})
+            bank = RateBank(**{field.name: arrays[field.name] for field in dataclasses.fields(RateBank)})
         except KeyError as error:
             raise BundleError(f"{self.directory / 'rates.npz'}: no array {error}") from error
+        gains, anchors = (len(bank.log_gain), self.latent_channels), (len(bank.log_gain),)
+        conditions = (bank.synthesis_condition, bank.hyper_condition)
+        alike = bank.log_gain.shape == bank.log_inverse_gain.shape == gains
+        if not alike or any(c.ndim != 2 or c.shape[:1] != anchors for c in conditions) or anchors[0] < 2:
+            raise BundleError(f"{self.directory / 'rates.npz'}: arrays that are not those of two or more anchors")
+        return bank
 
 
 # ---- discovery -------------------------------------------------------------------------------------------------

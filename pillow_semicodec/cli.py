@@ -25,7 +25,7 @@ from . import container, options
 from ._version import __version__
 from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
-from .files import opened, write_atomically, write_text
+from .files import opened, printable, write_atomically, write_text
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -230,7 +230,7 @@ def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bo
         raise ValueError(f"{target} exists; --overwrite replaces it")
     name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
     with _naming(source):
-        return write_atomically(target, partial(recode, source, name, settings, flatten))
+        return write_atomically(target, partial(recode, source, name, settings, flatten), replace=overwrite)
 
 
 @contextlib.contextmanager
@@ -355,8 +355,8 @@ def _semantics_json(source: Path, held: Path | bytes, heads: tuple[str, ...]) ->
 
 
 def _say(text: str, stream: IO[str] | None = None) -> None:
-    """A line, on standard output by default. Names come from files: what would drive a terminal is shown, not sent."""
-    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), file=stream)
+    """A line, on standard output by default."""
+    print(printable(text), file=stream)
 
 
 def _print_semantics(held: Path | bytes, heads: tuple[str, ...]) -> None:
@@ -378,24 +378,23 @@ def _search(args: argparse.Namespace) -> int:
 
     if not args.folder.exists():
         raise ValueError(f"no folder {args.folder}")
-    heads, failures = tuple(args.heads), list[str]()
+    heads, failures, names = tuple(args.heads), list[str](), set[str]()
     if args.like:
         with _naming(args.like):
             like = likeness(args.like, heads)
-        found = search(args.folder, like, heads, failures)
+        found = search(args.folder, like, heads, failures, names)
     else:
-        found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures)
+        found = search(args.folder, lambda seen, _: seen.probability(args.label), heads, failures, names)
     ranked = sorted(found, key=lambda hit: (-hit[0], hit[1]))
     for failure in failures:
         _say(f"sgc: {failure}", sys.stderr)
     if not ranked and not failures:
         raise ValueError(f"no {SGC} files in {args.folder}")
     if args.label is not None:
-        names = sorted({name for _, _, seen in ranked for name in seen.names()})
         ranked = [hit for hit in ranked if hit[0] > 0]
         if names and not ranked:
-            raise ValueError(f"no file shows the label {args.label!r}; the heads know {', '.join(names)}")
-    for score, path, _ in ranked[: args.count]:
+            raise ValueError(f"no file shows the label {args.label!r}; the heads know {', '.join(sorted(names))}")
+    for score, path in ranked[: args.count]:
         _say(f"{score:.3f}  {path}")
     return 1 if failures or not ranked else 0
 
@@ -436,8 +435,8 @@ def _convert(args: argparse.Namespace) -> int:
         print(f"{len(jobs)} to convert, {len(skipped)} exist already, {len(failures)} cannot be")
         _tell(failures)
         return 1 if failures or not (jobs or skipped) else 0
-    convert.sweep_targets(jobs)
-    settings = convert.Settings(_settings(args), args.flatten, args.measure)
+    convert.sweep_targets(jobs + skipped)
+    settings = convert.Settings(_settings(args), args.flatten, args.measure, args.overwrite)
     workers = min(args.workers or options.cores(), max(1, len(jobs)), MOST_WORKERS)
     threads = options.THREADS or max(1, options.cores() // workers)
     if args.dask is not None:
@@ -450,7 +449,8 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
             outcomes.append(outcome)
-    finally:  # what an interrupted run has done is told
+    finally:  # what an interrupted run has done is told, when it does no more
+        run.close()
         print(convert.summary(outcomes, len(skipped)))
         _tell(outcomes)
         if args.report:
@@ -490,7 +490,7 @@ def _write_report(path: Path, outcomes: list[Outcome], planned: list[Job]) -> No
     from .convert import report
 
     before = ""
-    with contextlib.suppress(OSError):  # there is none
+    if path.is_file():  # a pipe would have us wait for ourselves
         before = path.read_text("utf-8", "replace")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_text(path, report(outcomes, planned, before))

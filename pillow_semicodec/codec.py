@@ -136,6 +136,7 @@ def encode(
     if layout.slices == 1:  # several parts of the encoder ask for all of it
         picture = np.asarray(picture[0:height, 0:width])
     target = target_of(target_size, target_bpp, target_psnr, height * width)
+    quality = quality if target is None else DEFAULT_QUALITY  # of a preview, and of latents that show what is to be seen
     if target is not None and target.psnr is not None and roi is not None:
         raise ValueError("target_psnr and roi exclude each other: regions move bits, and the PSNR with them")
     cells = cells_of(roi, height, width)
@@ -147,9 +148,7 @@ def encode(
     error = SquaredError(colours if mode.endswith(";16") else picture)
     if indexed:
         if semantics:
-            described = analyse(colours, bundle := find_model(model), layout, threads)
-            latents = Encoder(described, _plan(bundle, quality), bundle, layout, threads).semantic_latents()
-            _look(latents, bundle, None, None, semantics, metadata, threads)
+            _describe(colours, find_model(model), quality, semantics, metadata, threads)
         return _encode_indexed(draw(metadata, must=True), quality, target, error, way)
     bundle = find_model(model)
     header = Header(width, height, mode, bundle.model_id)
@@ -170,7 +169,7 @@ def encode(
     plan = _plan(bundle, quality)
     y = analyse(colours, bundle, layout, threads)
     if semantics or isinstance(roi, str):
-        latents = Encoder(y, plan, bundle, layout, threads).semantic_latents(keep=True)
+        latents = Encoder(y, plan, bundle, layout, threads).semantic_latents()
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
     drawing = draw(metadata) if indexed is None and target else None
     palette = drawing.file_for(quality, target, error) if drawing else None
@@ -539,6 +538,16 @@ def _metadata(
             raise ValueError(f"shown_as must be one of {', '.join(container.VIEWS)}, not {shown_as!r}")
         metadata[container.SHOWN_AS] = shown_as.encode()
     return metadata
+
+
+def _describe(
+    colours: Any, bundle: ModelBundle, quality: float, semantics: Any, metadata: dict[bytes, bytes], threads: int
+) -> None:
+    """Add what a picture shows that is kept as a palette, whose slices would be too large for networks."""
+    height, width = colours.shape[:2]
+    layout = Layout(height, width, default_side(height, width))
+    encoder = Encoder(analyse(colours, bundle, layout, threads), _plan(bundle, quality), bundle, layout, threads)
+    _look(encoder.semantic_latents(), bundle, None, None, semantics, metadata, threads)
 
 
 def _layout(picture: Any, slice_side: int | None, latents: bool, limits: Limits) -> Layout:

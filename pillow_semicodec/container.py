@@ -134,6 +134,15 @@ def read_exactly(read: Read, size: int, what: str) -> bytes:
     return data
 
 
+def size_of(file: IO[bytes]) -> int:
+    """Bytes of a seekable file, which stays where it is. To seek beyond them is refused by some files and not by others."""
+    here = file.tell()
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(here)
+    return size
+
+
 def write_varint(value: int) -> bytes:
     """Unsigned LEB128."""
     out = bytearray()
@@ -580,7 +589,7 @@ class SliceReader(Sequence[bytes]):
     def __init__(self, file: IO[bytes], index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> None:
         self._places = list(itertools.accumulate(map(chunk_size, index.stream_sizes), initial=file.tell()))
         self._file, self._index, self._limits = file, index, limits
-        self._lock = threading.Lock()
+        self._end, self._lock = size_of(file), threading.Lock()
 
     def __len__(self) -> int:
         return len(self._index.stream_sizes)
@@ -592,6 +601,8 @@ class SliceReader(Sequence[bytes]):
     def __getitem__(self, k: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(k, slice):
             return [self[n] for n in range(len(self))[k]]
+        if self._places[k + 1] > self._end:
+            raise TruncatedError(f"the file ends before slice {k} does")
         with self._lock:
             self._file.seek(self._places[k])
             chunk = read_chunk(self._file.read, self._limits, self._index.stream_sizes[k])

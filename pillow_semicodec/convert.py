@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import glob
 import io
 import json
@@ -16,11 +18,12 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import metadata, options
 from .container import FLOAT, VIEWS, Numbers
-from .files import ignores_case, sweep, walk, write_atomically
+from .files import EXISTS, ignores_case, printable, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
@@ -55,11 +58,13 @@ class Settings:
     Attributes:
         save: keywords of ``Image.save`` for SGC; other formats take the quality, and their defaults.
         flatten: put transparent pictures on white. measure: decode what was written and compare it with the source.
+        overwrite: replace a result that has come to exist since the run was planned.
     """
 
     save: dict[str, Any] = dataclasses.field(default_factory=dict)
     flatten: bool = False
     measure: bool = False
+    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Outcome:
     after: int = 0  # bytes of the result
     quality: dict[str, float] = dataclasses.field(default_factory=dict)  # PSNR in dB and SSIMULACRA2, where measured
     error: str = ""
+
+
+Outcomes = Generator[Outcome, None, None]
 
 
 def is_url(name: str) -> bool:
@@ -104,7 +112,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
         kept = metadata.load(image)
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
-        save = save | metadata.keywords(name, kept, str(getattr(image, "filename", "")))
+        save = save | metadata.keywords(name, kept, printable(str(getattr(image, "filename", ""))))
         aside = metadata.has_default_image(image)
         place, frames = 1 if aside else image.tell(), _frames(image) - aside
         if frames > 1 and name not in Image.SAVE_ALL:
@@ -118,7 +126,8 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             save |= {"save_all": True, "duration": durations, "loop": _loop_of(image, name)}
             if name == "GIF" and holes and not flatten:
                 save["disposal"] = CLEARED
-        image.seek(place)
+        if image.tell() != place:  # of a PSD without layers no place can be sought
+            image.seek(place)
         flatten_one = flatten and image.has_transparency_data
         picture = on_white(image) if flatten_one else _without_default_image(image) if aside else image
         if (flatten or aside) and "save_all" in save:
@@ -271,8 +280,8 @@ def convert(job: Job, settings: Settings) -> Outcome:
             if not is_url(job.target) and isinstance(source, Path) and _same_file(source, Path(job.target)):
                 raise ValueError("source and target are the same file")
             write = partial(recode, source, name, settings.save, settings.flatten)
-            after = _written(job.target, write)
-        quality = _measured(job) if settings.measure else {}
+            after = _written(job.target, write, settings.overwrite)
+            quality = _measured(source, job.target) if settings.measure else {}
         return Outcome(job, before, after, quality)
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them; the others go on
         return Outcome(job, error=reason(error))
@@ -289,7 +298,7 @@ def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
         path = Path(name)
         yield path, path.stat().st_size
         return
-    with _fsspec().open(name, "rb") as file:
+    with _opened_there(name) as file:
         data = io.BytesIO()
         while block := file.read(2**20):  # of which a server may give less
             data.write(block)
@@ -300,14 +309,36 @@ def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
     yield data, size
 
 
-def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
+def _opened_there(url: str) -> Any:
+    member, chained, archive = url.partition("::")
+    kind, _, place = member.partition("://")
+    if kind not in ARCHIVES.values() or not chained:
+        return _fsspec().open(url, "rb")
+    version: tuple[int, ...] = ()
+    with contextlib.suppress(OSError):
+        there = os.stat(archive)
+        version = (there.st_ino, there.st_size, there.st_mtime_ns)
+    return _archive(f"{kind}://::{archive}", version, threading.get_ident()).open(place, "rb")
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(url: str, version: tuple[int, ...], thread: int) -> Any:
+    """Its file system. Made anew for every member it would read the list of all, and of a compressed one all there is."""
+    return _fsspec().core.url_to_fs(url)[0]
+
+
+def _written(name: str, write: Callable[[IO[bytes]], None], replace: bool) -> int:
     if not is_url(name):
         path = Path(name)
+        if not replace and path.exists():  # before any work
+            raise FileExistsError(errno.EEXIST, EXISTS, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_atomically(path, write)
+        return write_atomically(path, write, replace=replace)
     filesystem, path_there = _fsspec().core.url_to_fs(name)
     if isinstance(filesystem, _fsspec().implementations.local.LocalFileSystem):
-        return _written(path_there, write)
+        return _written(path_there, write, replace)
+    if not replace and filesystem.exists(path_there):
+        raise FileExistsError(errno.EEXIST, EXISTS, name)
     buffer = io.BytesIO()
     write(buffer)
     filesystem.makedirs(filesystem._parent(path_there), exist_ok=True)
@@ -316,18 +347,21 @@ def _written(name: str, write: Callable[[IO[bytes]], None]) -> int:
     return buffer.tell()
 
 
-def _measured(job: Job) -> dict[str, float]:
+def _measured(source: Path | IO[bytes], target: str) -> dict[str, float]:
     import numpy as np
 
     from .metrics import psnr, ssimulacra2
 
     images = []
-    for name in (job.source, job.target):
-        with _opened(name) as (file, _), Image.open(file) as image:
-            if metadata.has_default_image(image):
-                image.seek(1)
-            # On white: of what is transparent nobody sees the colour.
-            images.append(on_white(image) if image.has_transparency_data else image.copy())
+    with _opened(target) as (result, _):
+        for file in (source, result):
+            if not isinstance(file, Path):
+                file.seek(0)
+            with Image.open(file) as image:
+                if metadata.has_default_image(image):
+                    image.seek(1)
+                # On white: of what is transparent nobody sees the colour.
+                images.append(on_white(image) if image.has_transparency_data else image.copy())
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
     if images[1].mode[0] in "IF":  # in 8 bits of the source's range
         numbers = np.asarray(images[0]).astype(np.float64)
@@ -377,13 +411,24 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     found = sorted(base.glob(str(Path(*rest)))) if rest else []
     if not found:
         raise FileNotFoundError("no such file, folder or glob")
-    files = {path: None for path in found if path.suffix.lower() in extensions and path.is_file()}
+    files = {path: None for path in found if path.suffix.lower() in extensions and _holds(path.is_file, failed)}
     deepest = fixed + (rest.index("**") if "**" in rest else len(rest))  # where links to folders are followed
-    folders = {path for path in found if path.is_dir() and not (len(path.parts) > deepest and path.is_symlink())}
+    folders = {
+        path for path in found if _holds(path.is_dir, failed) and not (len(path.parts) > deepest and path.is_symlink())
+    }
     outermost = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
     files |= {path: None for path, _ in walk(outermost, extensions, failed)}
     for path in files:
         yield str(path), str(path.relative_to(base))
+
+
+def _holds(asked: Callable[[], bool], failed: Callable[[OSError], None]) -> bool:
+    """What a path says of itself; links may lead where one may not look."""
+    try:
+        return asked()
+    except OSError as error:
+        failed(error)
+        return False
 
 
 def _failed(failures: list[Outcome], error: BaseException, name: str = "") -> None:
@@ -414,7 +459,8 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
         return
     if not found:
         raise FileNotFoundError("nothing found")
-    for member in sorted(found):
+    index = getattr(filesystem, "index", None) or {}  # of a tar, which is read forwards alone where it is compressed
+    for member in sorted(found, key=lambda name: (index[name][1] if name in index else 0, name)):
         if os.path.splitext(member)[1].lower() not in extensions:
             continue
         whole = filesystem.unstrip_protocol(member) + chained + rest
@@ -547,30 +593,35 @@ def end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _start_worker(threads: int, providers: tuple[str, ...]) -> None:
+def _start_worker(threads: int, providers: tuple[str, ...], stop: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     end_with_parent()
+    threading.Thread(target=lambda: stop.wait() and os._exit(1), daemon=True).start()
     options.THREADS, options.PROVIDERS = threads, providers
 
 
 def run_pool(
     jobs: list[Job], settings: Settings, workers: int, threads: int, work: Callable[[Job, Settings], Outcome] = convert
-) -> Iterator[Outcome]:
+) -> Outcomes:
     """Outcomes as they come, from ``workers`` processes of ``threads`` threads. A worker that dies costs nothing but time:
     the jobs that it may have had are tried again one by one, and the one that kills its worker again is given up.
     """
     waiting, suspects, deaths = deque(jobs), deque[Job](), Counter[Job]()
+    context = get_context("spawn")
+    stop = context.Event()
     while waiting or suspects:
         running: dict[Future[Outcome], Job] = {}
         alone = False
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads, options.PROVIDERS))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (threads, options.PROVIDERS, stop))
         try:
             while waiting or suspects or running:
                 if not running:
                     alone = bool(suspects)
                 queue, most = (suspects, 1) if alone else (waiting, 2 * workers)
+                # A worker may have died behind the last step of its job.
+                asked = dataclasses.replace(settings, overwrite=settings.overwrite or alone)
                 while queue and len(running) < most:
-                    running[pool.submit(work, queue[0], settings)] = queue[0]
+                    running[pool.submit(work, queue[0], asked)] = queue[0]
                     queue.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     error = future.exception()
@@ -587,11 +638,16 @@ def run_pool(
                     suspects.append(job)
                 else:
                     yield Outcome(job, error="the process that converted it died, twice: out of memory?")
+        except BaseException:  # Ctrl-C: what is not done by now is left, for nobody hears of it any more
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            sweep_targets(jobs)
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, threads: int) -> Iterator[Outcome]:
+def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, threads: int) -> Outcomes:
     """Outcomes as they come from a Dask cluster, at an address or started here; jobs of workers that die go to others."""
     try:
         from dask.distributed import Client, LocalCluster, as_completed
@@ -602,7 +658,8 @@ def run_dask(jobs: list[Job], settings: Settings, scheduler: str, workers: int, 
         if not scheduler:
             where = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
         client = stack.enter_context(Client(where))
-        work = partial(_convert_there, settings=settings, threads=threads, providers=options.PROVIDERS)
+        repeated = dataclasses.replace(settings, overwrite=True)  # a worker may die behind the last step of its job
+        work = partial(_convert_there, settings=repeated, threads=threads, providers=options.PROVIDERS)
         futures = client.map(work, jobs, pure=False, retries=ATTEMPTS)
         by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
         try:

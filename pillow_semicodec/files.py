@@ -20,6 +20,7 @@ except ImportError:  # Windows, where a file that somebody writes cannot be remo
     fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".sgc-", ".part"  # of files that are being written
+EXISTS = "it has come to exist meanwhile; --overwrite replaces it"
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
 
@@ -48,14 +49,22 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
         raise TypeError(f"a file must be its name, its bytes or an open file, not {type(source).__name__}")
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
+def printable(text: str) -> str:
+    """In one line. Names come from files: what would drive a terminal is shown, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None], *, replace: bool = True) -> int:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; returns its bytes.
 
     Whatever fails, ``path`` keeps what it held, and no temporary file stays behind. Links are followed; what is not
     a regular file (a device, a pipe) is written to directly. Errors name ``path``.
+
+    Args:
+        replace: take the place of a file that is there, or has come to be there meanwhile; else that is a FileExistsError.
     """
     try:
-        return _written_atomically(path.resolve(), write)
+        return _written_atomically(path.resolve(), write, replace)
     except OSError as error:
         if isinstance(error.filename, str) and os.path.basename(error.filename).startswith(PREFIX):
             error.filename, error.filename2 = str(path), None
@@ -71,7 +80,7 @@ def write_text(path: Path, text: str) -> int:
     return write_atomically(path, write)
 
 
-def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
+def _written_atomically(path: Path, write: Callable[[IO[bytes]], None], replace: bool) -> int:
     if path.exists() and not path.is_file() and not path.is_dir():
         buffer = io.BytesIO()
         write(buffer)
@@ -89,15 +98,38 @@ def _written_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> int:
             size = file.tell()
             if rights is not None:
                 temporary.chmod(rights)
+            _store(file)
             if fcntl is not None:
-                file.flush()
-                os.replace(temporary, path)  # as long as it is locked
+                _move(temporary, path, replace)  # as long as it is locked
         if fcntl is None:
-            os.replace(temporary, path)
+            _move(temporary, path, replace)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return size
+
+
+def _store(file: IO[bytes]) -> None:
+    """Have it on the disk before it takes a place: network drives tell of a full one no earlier, and power may fail."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+
+
+def _move(temporary: Path, path: Path, replace: bool) -> None:
+    if not replace:
+        try:
+            os.link(temporary, path)  # there is no renaming that leaves what is there
+        except OSError as error:  # one that knows no links
+            if isinstance(error, FileExistsError) or path.exists():
+                raise FileExistsError(errno.EEXIST, EXISTS, str(path)) from None
+        else:
+            temporary.unlink()
+            return
+    os.replace(temporary, path)
 
 
 def _temporary(path: Path) -> IO[bytes]:

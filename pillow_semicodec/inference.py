@@ -55,11 +55,8 @@ class _Sessions:
         names = [value.name for value in session.get_inputs()]  # without those that have a default
         try:
             outputs: Outputs = session.run(wanted, {**dict(zip(names, inputs, strict=True)), **optional})
-        except MemoryError:
-            raise
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
-            if "allocate" in str(error):
-                raise MemoryError(f"graph {name}: {error}") from error
+            _check_memory(name, error)
             raise BundleError(f"graph {name} of {self.owner} failed: {error}") from error
         return outputs
 
@@ -93,7 +90,14 @@ class _Sessions:
         try:
             return onnxruntime.InferenceSession(data, options, providers=list(dict.fromkeys([*wanted, CPU])))
         except Exception as error:
+            _check_memory(name, error)
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error
+
+
+def _check_memory(name: str, error: Exception) -> None:
+    """Raise MemoryError for one that ONNX Runtime has words of its own for."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in ("allocate", "bad_alloc")):
+        raise MemoryError(f"graph {name}: {error}") from error
 
 
 LARGEST_FREED = 31 * 2**20  # bytes; larger ones do not count

@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from .container import write_resolution
+from .files import printable
 
 EXIF_IFDS = (0x8769, 0x8825)  # of the exposure, of the place
 INTEROPERABILITY = 0xA005  # where in the file another directory lies
@@ -35,6 +36,9 @@ def has_default_image(image: Image.Image) -> bool:
 
 def frames(image: Image.Image) -> Iterator[Image.Image]:
     """The picture itself, at one of its frames after the other."""
+    if getattr(image, "n_frames", 1) < 1:  # a PSD without layers: what they make together is there
+        yield image
+        return
     if not has_default_image(image):
         yield from ImageSequence.Iterator(image)
         return
@@ -79,7 +83,7 @@ def _exif(image: Image.Image) -> bytes | None:
         exif = _copied(stored, set(stored) - set(DESCRIPTIVE)) if image.format == "TIFF" else stored
         return exif.tobytes() if exif else None
     except BROKEN as error:
-        warnings.warn(f"{getattr(image, 'filename', '')}: its EXIF cannot be kept: {error}", stacklevel=3)
+        warnings.warn(f"{printable(str(getattr(image, 'filename', '')))}: its EXIF cannot be kept: {error}", stacklevel=3)
         return None
 
 

@@ -176,8 +176,8 @@ def run_squares(
             left_behind(k, axis)
         return
     with ThreadPoolExecutor(workers) as pool:
-        futures = {k: [begun(pool, work, *square) for square in squares] for k, squares in bands.items()}
         try:
+            futures = {k: [begun(pool, work, *square) for square in squares] for k, squares in bands.items()}
             for k, pending in futures.items():
                 for future in pending:
                     future.result()

@@ -58,9 +58,11 @@ def likeness(picture: Path, heads: tuple[str, ...]) -> Callable[[Semantics, Path
 
 
 def search(
-    folder: Path, score: Callable[[Semantics, Path], float], heads: tuple[str, ...], failures: list[str]
-) -> Iterator[tuple[float, Path, Semantics]]:
-    """(score, path, semantics) of every .sgc file below ``folder``; what cannot be read is added to ``failures``."""
+    folder: Path, score: Callable[[Semantics, Path], float], heads: tuple[str, ...], failures: list[str], names: set[str]
+) -> Iterator[tuple[float, Path]]:
+    """(score, path) of every .sgc file below ``folder``; what cannot be read is added to ``failures``, and what labels and
+    maps may be called to ``names``.
+    """
 
     def failed(error: OSError) -> None:
         failures.append(reason(error))
@@ -68,6 +70,7 @@ def search(
     for path, _ in walk([folder], frozenset({SGC}), failed):
         try:
             seen = semantics_of(path, heads)
-            yield score(seen, path), path, seen
+            names.update(seen.names())
+            yield score(seen, path), path
         except (OSError, ValueError, SemicodecError) as error:
             failures.append(named(path, reason(error)))

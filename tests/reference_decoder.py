@@ -157,6 +157,9 @@ def decode_array(coder: RangeDecoder, tables: Tables, indexes: np.ndarray) -> np
 # ---- 5: alpha ----------------------------------------------------------------------------------------------------
 
 
+LARGEST_COUNT = 2**20
+
+
 class Counts:
     """Frequencies of symbols by context, from what was seen before."""
 
@@ -172,9 +175,9 @@ class Counts:
     def add(self, seen: list[tuple[int, int]]) -> None:
         for context, symbol in seen:
             self.counts.setdefault(context, self.start(context))[symbol] += 4
-        for context in {context for context, _ in seen}:
-            if sum(self.counts[context]) > 2**20:
-                self.counts[context] = [(c + 1) // 2 for c in self.counts[context]]
+        for context, counts in self.counts.items():
+            if sum(counts) > LARGEST_COUNT:
+                self.counts[context] = [(c + 1) // 2 for c in counts]
 
 
 def decode_grouped(coder: RangeDecoder, contexts: list[int], counts: Counts) -> list[int]:

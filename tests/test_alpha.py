@@ -7,7 +7,8 @@ import io
 
 import numpy as np
 import pytest
-from conftest import photo
+import reference_decoder
+from conftest import TINY, photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +17,7 @@ from strategies import planes
 import pillow_semicodec as sgc
 from pillow_semicodec import alpha
 from pillow_semicodec.alpha import REACH, VisibleColours, filled, levels_of
+from pillow_semicodec.entropy import lossless
 from pillow_semicodec.entropy.coder import StreamDecoder, StreamEncoder
 from pillow_semicodec.entropy.lossless import decode_plane, encode_plane
 
@@ -152,3 +154,17 @@ def test_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alpha, "is_available", lambda: False)
     monkeypatch.setattr(alpha, "pack", None)
     assert np.array_equal(sgc.decode(sgc.encode(picture))[:, :, 3], picture[:, :, 3])
+
+
+def test_counts_are_halved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every part, even where they are too many still, and where it has none of them; the second decoder agrees."""
+    monkeypatch.setattr(lossless, "LARGEST_COUNT", 1500)
+    monkeypatch.setattr(reference_decoder, "LARGEST_COUNT", 1500)
+    plane = photo(90, 100)[:, :, 0].copy()
+    plane[20:] = 255 * (plane[20:] > 200)
+    picture = plane > 100
+    assert np.array_equal(reference_decoder.decode_black_and_white(sgc.encode(picture)), picture)
+    data = sgc.encode(np.dstack([plane, plane]), 20, indexed=False)
+    pixels, *_ = reference_decoder.decode(data, reference_decoder.Model(TINY))
+    assert np.array_equal(pixels[:, :, -1], plane)
+    assert np.array_equal(sgc.decode(data)[:, :, -1], plane)

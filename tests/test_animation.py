@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +230,23 @@ def test_appended_pictures_may_be_drawn_anew() -> None:
     assert np.allclose(means, [0, 80, 160], atol=12)
 
 
+def test_what_makes_pictures_may_draw_them_anew() -> None:
+    """Whatever it is that can be gone through: not a generator alone hands out one picture again and again."""
+
+    class Film:
+        def __iter__(self) -> Iterator[Image.Image]:
+            canvas = Image.new("L", (30, 20))
+            for level in (80, 160, 240):
+                canvas.paste(level, (0, 0, 30, 20))
+                yield canvas
+
+    file = io.BytesIO()
+    Image.new("L", (30, 20)).save(file, "SGC", save_all=True, append_images=Film())
+    with Image.open(file) as opened:
+        levels = [frame.getpixel((9, 9)) for frame in ImageSequence.Iterator(opened)]
+    assert np.abs(np.subtract(levels, [0, 80, 160, 240])).max() < 3
+
+
 def test_more_frames_than_a_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MAX_FRAMES", 3)
     pictures = [np.asarray(frame) for frame in ball(4)]
@@ -412,3 +431,42 @@ def test_saving_under_its_own_name(tmp_path: Path) -> None:
             assert again.n_frames == 3
             again.seek(2)
             again.load()
+
+
+def test_the_profile_is_that_of_the_picture_that_is_saved(tmp_path: Path) -> None:
+    """Pages of a TIFF have their own; an animation has one."""
+    profiles = [bytes(16) + b"RGB " + bytes(100) + bytes([k]) for k in range(2)]
+    pages = ball(2)
+    for page, profile in zip(pages, profiles, strict=True):
+        page.encoderinfo = {"icc_profile": profile}
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    with Image.open(tmp_path / "x.tif") as film:
+        film.seek(1)
+        assert film.info["icc_profile"] == profiles[1]
+        film.seek(0)
+        film.save(tmp_path / "x.sgc", save_all=True)
+    with Image.open(tmp_path / "x.sgc") as opened:
+        assert opened.n_frames == 2
+        assert opened.info["icc_profile"] == profiles[0]
+
+
+def test_a_cut_file_says_so_however_it_is_read(tmp_path: Path) -> None:
+    """A map of a file refuses to go beyond its end."""
+    whole = saved(ball(3)).getvalue()
+    last = sgc.read_prologue(whole).animation.frames[-1].size
+    (tmp_path / "x.sgc").write_bytes(whole[: -last - 5])
+    with open(tmp_path / "x.sgc", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    for lenient in (False, True):
+        with Image.open(mapped) as opened, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+            opened.seek(2)
+            with contextlib.nullcontext() if lenient else pytest.raises(OSError, match="frame 1: the file ends"):
+                opened.load()
+    mapped.close()
+    picture = photo(300, 300)
+    (tmp_path / "y.sgc").write_bytes(sgc.encode(picture, slice_side=64)[:-3000])
+    with open(tmp_path / "y.sgc", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with mapped, pytest.raises(sgc.TruncatedError):
+        sgc.decode(mapped, box=(250, 250, 300, 300))

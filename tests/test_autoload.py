@@ -28,6 +28,8 @@ def test_on_and_off(tmp_path: Path) -> None:
     assert run(tmp_path, known) == "False None"
     autoload.switch_on(tmp_path)
     assert run(tmp_path, known) == "True SGC"
+    for first in ("from PIL import ImageFile; ", "import PIL.ImageFile; ", "from PIL import ImageFile, ImageDraw; "):
+        assert run(tmp_path, first + known) == "True SGC", first  # it imports PIL.Image before it is there itself
     asked = "import importlib.util; importlib.util.find_spec('PIL.Image'); "  # as those do who only want to know
     assert run(tmp_path, asked + known) == "True SGC"
     assert run(tmp_path, "import json; print([m for m in sys.modules if m.startswith(('PIL', 'pillow'))])") == "[]"

@@ -190,7 +190,15 @@ def test_places_that_cannot_be_looked_at_hold_no_models(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "text", ['{"latent_channels": 1e999}', '{"hyper_channels": 0}', '{"latent_channels": -1}', "[" * 10**5], ids=range(4)
+    "text",
+    [
+        '{"latent_channels": 1e999}',
+        '{"latent_channels": 10000000000, "predicted": [-1], "bundle_version": 3}',
+        '{"hyper_channels": 0}',
+        '{"latent_channels": -1}',
+        "[" * 10**5,
+    ],
+    ids=range(5),
 )
 def test_tampered_manifests(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stands in one, it is passed over, and said to whoever asks for it."""
@@ -229,3 +237,22 @@ def test_rates() -> None:
     assert {bank.band(rate, 8) for rate in range(0, 65536, 17)} == set(range(8))
     middle = bank.interpolate(bank.log_gain, bundle.RATE_UNIT + bundle.RATE_UNIT // 2).ravel()
     assert np.allclose(middle, bank.log_gain[:2].mean(0), atol=1e-6)
+
+
+def test_a_rate_bank_of_another_shape(tmp_path: Path) -> None:
+    """Is told when it is read, not where it is used."""
+    arrays = dict(np.load(TINY / "rates.npz"))
+    for k, changes in enumerate(
+        (
+            {name: array[:1] for name, array in arrays.items() if name != "quality_positions"},
+            {"log_gain": arrays["log_gain"][:, 1:]},
+            {"hyper_condition": arrays["hyper_condition"][1:]},
+        )
+    ):
+        broken = copy_of(tmp_path, f"{k}")
+        np.savez(broken / "rates.npz", **{**arrays, **changes})
+        manifest = json.loads((broken / "manifest.json").read_text())
+        manifest["sha256"]["rates.npz"] = hashlib.sha256((broken / "rates.npz").read_bytes()).hexdigest()
+        (broken / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=r"rates\.npz"):
+            bundle.ModelBundle(broken).rate_bank  # noqa: B018

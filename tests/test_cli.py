@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -10,7 +11,9 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -655,3 +658,49 @@ def test_threads_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(options.THREADS_VARIABLE, said)
         with pytest.warns(UserWarning, match="SGC_THREADS must be"):
             assert options.threads_by_default() == 0
+
+
+def test_what_is_not_on_the_disk_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network drives tell of a full one when a file is stored, not when it is written; some file systems store nothing."""
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+
+    def store(number: int) -> Callable[[int], None]:
+        def fail(_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    monkeypatch.setattr("pillow_semicodec.files.os.fsync", store(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(target, lambda file: file.write(b"new"))
+    assert target.read_bytes() == b"old"
+    monkeypatch.setattr("pillow_semicodec.files.os.fsync", store(errno.EINVAL))
+    write_atomically(target, lambda file: file.write(b"new"))
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_has_come_to_exist_meanwhile(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not replaced unless that is asked for, whether the file system knows links or not."""
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("pillow_semicodec.files.os.link", no_links)
+    target = tmp_path / "x"
+    assert write_atomically(target, lambda file: file.write(b"first"), replace=False) == 5
+    target.unlink()
+
+    def write(file: IO[bytes]) -> None:
+        target.write_bytes(b"somebody's")
+        file.write(b"mine")
+
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        write_atomically(target, write, replace=False)
+    assert target.read_bytes() == b"somebody's"
+    assert os.listdir(tmp_path) == ["x"]
+    write_atomically(target, write)
+    assert target.read_bytes() == b"mine"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from concurrent.futures.process import BrokenProcessPool
@@ -666,3 +670,127 @@ def test_pictures_of_one_run_leave_each_other_alone(tmp_path: Path, capsys: pyte
             found[path.stem] = (image.mode, image.n_frames, image.info.get("dpi"), image.info.get("comment"))
     assert found.pop("b") == ("RGB", 1, (72.0, 72.0), b"said")
     assert found == {"a": ("RGB", 2, None, None), "c": ("1", 1, None, None), "d": ("RGB", 1, None, None)}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many members it has; a compressed tar's in the order in which they lie there; and anew when it is another."""
+    pytest.importorskip("fsspec")
+    source, opened = tmp_path / f"all.{kind}", list[str]()
+
+    def archive(colours: dict[str, int]) -> None:
+        source.unlink(missing_ok=True)
+        with zipfile.ZipFile(source, "w") if kind == "zip" else tarfile.open(source, "w:gz") as file:
+            for name, colour in colours.items():
+                Image.new("L", (9, 9), colour).save(tmp_path / name)
+                (file.write if isinstance(file, zipfile.ZipFile) else file.add)(tmp_path / name, name)
+
+    there = convert._opened_there
+    monkeypatch.setattr(convert, "_opened_there", lambda url: opened.append(url) or there(url))
+    for colours in ({"b.png": 10, "c.png": 20, "a.png": 30}, {"a.png": 99, "b.png": 98, "c.png": 97}):
+        archive(colours)
+        made = convert._archive.cache_info().misses
+        opened.clear()
+        options = ["-o", str(tmp_path / "out"), "--workers", "1", "--overwrite", "--measure"]
+        assert main(["convert", str(source), *options]) == 0
+        assert convert._archive.cache_info().misses == made + 1
+        order = list(colours) if kind == "tar.gz" else sorted(colours)
+        assert [url.partition("://")[2].partition("::")[0] for url in opened] == order
+        for name, colour in colours.items():
+            with Image.open(tmp_path / "out" / name.replace("png", "sgc")) as image:
+                assert abs(image.getpixel((4, 4)) - colour) < 3
+
+
+def test_what_another_run_has_written(tmp_path: Path) -> None:
+    """Since this one was planned, is not replaced; but where that is asked for."""
+    (source,) = pictures(tmp_path, 1)
+    target = tmp_path / "x.sgc"
+    target.write_bytes(b"another's")
+    for name in (str(target), f"file://{target}"):
+        outcome = convert.convert(Job(str(source), name), Settings())
+        assert "--overwrite" in outcome.error
+        assert target.read_bytes() == b"another's"
+    assert not convert.convert(Job(str(source), str(target)), Settings(overwrite=True)).error
+    assert target.read_bytes() != b"another's"
+
+
+def test_paths_that_cannot_be_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link into a folder that one may not enter is told; what a glob finds beside it is converted."""
+    pictures(tmp_path / "in", 3)
+    is_file = Path.is_file
+
+    def forbidden(path: Path) -> bool:
+        if path.name == "001.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    assert main(["convert", str(tmp_path / "in" / "*.png"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "001.png: Permission denied" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert names(tmp_path / "out") == ["000.sgc", "002.sgc"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_report_into_a_pipe(tmp_path: Path) -> None:
+    """Is written, not waited for."""
+    pictures(tmp_path / "in", 1)
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert main(["convert", str(tmp_path / "in"), "--workers", "1", "--report", str(pipe)]) == 0
+    reader.join()
+    assert len(json.loads(read[0])["files"]) == 1
+
+
+def _endless(job: Job, settings: Settings) -> convert.Outcome:
+    if not job.source.endswith("000.png"):
+        write_atomically(Path(job.target), lambda file: time.sleep(600))
+    return convert.Outcome(job, 1, 1)
+
+
+def test_a_run_that_is_left_ends(tmp_path: Path) -> None:
+    """Ctrl-C does not wait for what is being converted, and nothing half written stays."""
+    jobs = [Job(f"{k:03}.png", str(tmp_path / f"{k:03}.sgc")) for k in range(9)]
+    run = run_pool(jobs, Settings(), 2, 1, _endless)
+    assert next(run).job == jobs[0]
+    while not names(tmp_path):
+        time.sleep(0.01)
+    workers = multiprocessing.active_children()
+    assert workers
+    run.close()
+    assert not {process.pid for process in workers} & {process.pid for process in multiprocessing.active_children()}
+    assert not names(tmp_path)
+
+
+def photoshop_file(size: int = 12) -> bytes:
+    """A PSD of one picture and no layers, red."""
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, size, size, 8, 3)
+    return head + bytes(12) + bytes(2) + b"\xf0" * size**2 + bytes(2 * size**2)
+
+
+def test_pictures_without_layers(tmp_path: Path) -> None:
+    """Of a PSD what all layers make together is taken, also where there are none and Pillow knows of no frame."""
+    (tmp_path / "x.psd").write_bytes(photoshop_file())
+    for to in ("sgc", "png"):
+        assert main(["encode" if to == "sgc" else "decode", str(tmp_path / ("x.psd" if to == "sgc" else "x.sgc"))]) == 0
+    with Image.open(tmp_path / "x.psd") as image:
+        image.save(tmp_path / "y.sgc", save_all=True)
+        image.save(tmp_path / "z.sgc", save_all=True, append_images=[Image.new("RGB", image.size)])
+        assert image.getpixel((5, 5)) == (240, 0, 0)
+    for name, frames in (("x", 1), ("y", 1), ("z", 2)):
+        with Image.open(tmp_path / f"{name}.sgc") as image:
+            assert image.n_frames == frames
+            assert np.abs(np.subtract(image.convert("RGB").getpixel((5, 5)), (240, 0, 0))).max() < 9
+
+
+def test_names_in_warnings_drive_no_terminal(tmp_path: Path) -> None:
+    """As in all else that is told of them."""
+    path = tmp_path / "\x1b]0;title\x07.sgc"
+    Image.new("RGB", (9, 9)).save(path, comment=b"x" * 70000)
+    with pytest.warns(UserWarning, match="do not fit") as told:
+        assert main(["decode", str(path), str(tmp_path / "x.jpg")]) == 0
+    assert all(character.isprintable() for warning in told for character in str(warning.message))

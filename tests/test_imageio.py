@@ -63,6 +63,11 @@ def test_frames_as_bytes() -> None:
         first, both = file.write(PICTURE, quality=30), file.write(PICTURE[::-1], quality=30)
     assert first == sgc.encode(PICTURE, 30)
     assert both == sgc.encode_animation([PICTURE, PICTURE[::-1]], quality=30)
+    with iio.imopen("<bytes>", "w", extension=".sgc") as file:  # times of frames, too, that are still to come
+        *_, both = (file.write(picture, duration=[10, 20, 30]) for picture in (PICTURE, PICTURE[::-1]))
+    assert both == sgc.encode_animation([PICTURE, PICTURE[::-1]], durations=[10, 20])
+    with iio.imopen("<bytes>", "w", extension=".sgc") as file, pytest.raises(ValueError, match="3 durations for 2"):
+        file.write([PICTURE, PICTURE[::-1]], duration=[10, 20, 30])
 
 
 def test_the_other_order_of_bytes() -> None:
@@ -338,3 +343,23 @@ def test_registration_may_be_repeated() -> None:
     """Registering again changes nothing."""
     imageio_plugin.register()
     assert [e.extension for e in imageio.config.known_extensions[".sgc"]] == [".sgc"]
+
+
+def test_frames_in_order_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one by one, and where some are left out; going back begins anew. A damaged one stays damaged."""
+    frames = [np.roll(PICTURE, 3 * k, 1) for k in range(6)]
+    data = sgc.encode_animation(frames, quality=30)
+    whole, decoded, decode = list(sgc.decode_frames(data)), list[object](), sgc.codec.decode_picture
+    monkeypatch.setattr(sgc.codec, "decode_picture", lambda *a, **k: decoded.append(a) or decode(*a, **k))
+    for places, cost in (([0, 1, 2, 3, 4, 5], 6), ([1, 3, 5], 6), ([2, 1, 1, 2], 3 + 2 + 2 + 1), ([-1, 0], 6 + 1)):
+        with iio.imopen(data, "r", plugin="sgc") as file:
+            decoded.clear()
+            for place in places:
+                assert np.array_equal(file.read(index=place), whole[place])
+            assert len(decoded) == cost, places
+    with iio.imopen(data[:-20], "r", plugin="sgc") as file:
+        file.read(index=4)
+        for _ in range(2):
+            with pytest.raises(OSError, match="SGC"):
+                file.read(index=5)
+        assert np.array_equal(file.read(index=4), whole[4])

@@ -603,3 +603,31 @@ def test_saving_with_all_that_was_known(more: dict[str, bool], tmp_path: Path, i
         with Image.open(tmp_path / "y.sgc") as again:
             assert (again.info["comment"], again.info["dpi"]) == (b"yes", (72, 72))
             assert again.info["semantics"].names() == opened.info["semantics"].names()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "RGBX"])
+def test_a_transparent_colour_that_is_left_over(image: Image.Image, mode: str) -> None:
+    """Of what a picture was converted from says nothing of it."""
+    image.info["transparency"] = (1, 2, 3)
+    picture = image.convert(mode)
+    assert "transparency" in picture.info
+    with Image.open(saved(picture)) as opened:
+        assert opened.mode == mode
+
+
+def test_texts_of_nothing(image: Image.Image) -> None:
+    """Stand for none, as Pillow's other writers take them."""
+    assert saved(image, icc_profile="", exif="").getvalue() == saved(image).getvalue()
+
+
+def test_saving_while_it_is_saved(image: Image.Image) -> None:
+    """From ``progress`` or another thread, has options of its own."""
+    inner = list[bytes]()
+
+    def save(_: float) -> None:
+        inner.append(saved(image, quality=20).getvalue())
+
+    outer = saved(image, quality=90, progress=save).getvalue()
+    assert inner[-1] == saved(image, quality=20).getvalue()
+    assert outer == saved(image, quality=90).getvalue()
+    assert not getattr(image, "encoderinfo", {})

@@ -163,3 +163,10 @@ def test_where_nothing_differs(low: int, high: int, share: float, goal: float, u
     found = _search(value, goal, 3.0, low, high, 0.05)
     assert found is not None
     assert tried[found] == math.inf
+
+
+def test_a_quality_counts_for_nothing_beside_a_target() -> None:
+    """Neither for a preview nor for what is seen in the picture."""
+    picture = photo(90, 120)
+    files = {sgc.encode(picture, quality, target_size=2500, preview=True, roi="auto") for quality in (10, 90)}
+    assert len(files) == 1

@@ -8,6 +8,8 @@ pixels of the held-out pictures. ARGUMENTs are the trainer's, split as a shell w
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from . import train
 from .commands import one_line
 from .compare import figures
 from .data import Picture, read_split
+from .state import load_checkpoint
 
 
 def ssimulacra2_of(error: float) -> float:
@@ -40,6 +43,18 @@ def curve(checkpoint: Path, pictures: list[Picture]) -> list[Row]:
     return points
 
 
+def _begun(folder: Path, described: dict[str, Any]) -> bool:
+    """Whether a variant's run lies there; ValueError where that is another one."""
+    description = folder / "ablation.json"
+    if not (folder / "checkpoint.pt").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        description.write_text(json.dumps(described))
+        return False
+    if not description.exists() or json.loads(description.read_text()) != described:
+        raise ValueError(f"{folder} holds a run of another start, other steps or other arguments: take another --out")
+    return True
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", metavar="NAME[:ARGUMENTS]")
@@ -49,13 +64,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(arguments)
     validation = read_split(args.data).validation
+    with args.start.open("rb") as file:
+        described = {"start": hashlib.file_digest(file, "sha256").hexdigest(), "steps": args.steps}
     curves: dict[str, Any] = {}
     for variant in args.variants:
         name, _, extra = variant.partition(":")
         common = ["--data", str(args.data), "--out", str(args.out / name), "--minutes", "100000", "--steps", str(args.steps)]
-        begun = (args.out / name / "checkpoint.pt").exists()  # by a run that was killed: go on
-        start = [] if begun else ["--resume", str(args.start), "--restart-clock"]
+        start = ["--resume", str(args.start), "--restart-clock"]
+        if _begun(args.out / name, {**described, "arguments": extra}):  # by a run that was stopped: go on
+            start = []
         train.main([*common, *start, *shlex.split(extra)])
+        if load_checkpoint(args.out / name / "checkpoint.pt")["step"] < args.steps:
+            raise ValueError(f"{name} was stopped before its {args.steps} steps; the same command goes on")
         curves[name] = curve(args.out / name / "checkpoint.pt", validation)
     first = next(iter(curves))
     print(f"| BD-rate against {first}, % | " + " | ".join(METRICS) + " |")

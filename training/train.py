@@ -14,6 +14,7 @@ import copy
 import csv
 import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -226,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     if processes > 1:
         distributed.init_process_group("nccl" if gpu else "gloo")
     stop = threading.Event()
+    terminate = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -369,7 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # ---- the run ----
     start, first_step = time.monotonic(), step
-    elapsed = elapsed_before
+    elapsed = compiled = elapsed_before
     last_log = last_checkpoint = last_validation = elapsed
     sums, count, broken = torch.zeros(6, device=device), 0, 0
     torch.manual_seed(seed)  # noise of its own in every process
@@ -397,7 +399,8 @@ def main(arguments: list[str] | None = None) -> None:
             optimiser.step()
             model.clamp_integer_weights()
             with torch.no_grad():
-                pace = (step + 1 - first_step) / max(elapsed - elapsed_before, 1)
+                timed = step - first_step - 1  # the first one may have been minutes of a compiler's
+                pace = timed / max(elapsed - compiled, 1e-3) if timed > 0 else math.inf
                 left = min(args.steps - step, (args.minutes * 60 - elapsed) * pace)
                 for mean, current, before in averages:
                     kept_of_mean = kept_share(config, before + step - first_step, left)
@@ -418,6 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
         progress_bar.update()
         seconds, leaving = common(time.monotonic() - start, stop.is_set(), processes)
         elapsed = elapsed_before + seconds
+        compiled = elapsed if step == first_step + 1 else compiled
         if elapsed - last_log > LOG_SECONDS and count:
             row = dict(zip(FIELDS, [step, elapsed / 60, lr, *(sums / count).tolist()], strict=False))
             row.update(zip(FIELDS[9:13], [sum(v) / len(semi_rows) for v in zip(*semi_rows, strict=True)], strict=False))
@@ -443,6 +447,8 @@ def main(arguments: list[str] | None = None) -> None:
     if processes > 1:
         distributed.barrier()  # gloo aborts a process whose peers leave first
         distributed.destroy_process_group()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -156,13 +156,21 @@ def test_a_compact_checkpoint_starts_a_run(run: Path, data: Path, tmp_path: Path
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
-def test_ablation(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ablation(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Variants start from one checkpoint and are compared with the first; a change that is none costs nothing."""
     arguments = ["--start", str(run / "checkpoint.pt"), "--data", str(data), "--out", str(tmp_path), "--steps", "2"]
     ablate.main([*arguments, "plain:--threads 1", "same:--threads 1", "slower:--threads 1 --set train.lr=1e-6"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[2] == "| same | +0.00 | +0.00 | +0.00 |"
     assert lines[3].startswith("| slower | ")
+    with pytest.raises(ValueError, match="another start"):
+        ablate.main([*arguments, "plain:--threads 1", "same:--threads 1 --set train.lr=1e-6"])
+    whole = train.main
+    monkeypatch.setattr(train, "main", lambda given: whole([*given, "--steps", "1"]))  # as when it is stopped
+    with pytest.raises(ValueError, match="was stopped"):
+        ablate.main([*arguments, "cut:--threads 1"])
 
 
 def test_settings_are_checked() -> None:

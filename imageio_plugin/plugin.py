@@ -274,8 +274,8 @@ class SemicodecPlugin(PluginV3):
         progress: Callable[[float], object] | None = None,
     ) -> bytes | None:
         """Encode a picture, uint8 or uint16 [H, W] or [H, W, 3], uint8 with alpha [H, W, 2 or 4], or bool [H, W]; options
-        are those of ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the options
-        of the last one count. Until the file is closed a copy of all frames is kept for these.
+        mean what they do for ``pillow_semicodec.encode``. A list or a batch makes an animation; so do further calls, and the
+        options of the last one count. Until the file is closed a copy of all frames is kept for these.
 
         Args:
             is_batch: the first axis counts frames; by default it does in a list, and in an array of four axes, or of three
@@ -288,8 +288,9 @@ class SemicodecPlugin(PluginV3):
 
         Raises:
             TypeError: another dtype; nothing is scaled or rounded silently.
-            ValueError: NaN, a shape that is no picture, frames of different shapes, an option outside its range.
-            OSError: the model is missing or broken.
+            ValueError: NaN, a shape that is no picture, frames of different shapes, an option outside its range, a model
+                that is not installed.
+            OSError: no model at all, or a broken one.
         """
         options = {
             "quality": quality,

@@ -34,14 +34,14 @@ def analyze(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Semantics:
     """Labels with probabilities, a map of segments and an embedding, from a file, by its name, its bytes or open, without
-    decoding pixels (but of indexed pictures and overlays).
+    decoding pixels (but of indexed pictures and overlays). Of an animation, those of its first frame.
 
     Heads read a picture at its own scale; they know things of the size that they were trained on.
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes.
         heads: names of installed heads; none named takes what the file itself says, or else all heads of its model;
-            ``INSTALLED``, all heads of its model, whatever the file says.
+            ``"*"``, all heads of its model, whatever the file says.
         threads: CPU threads; 0 takes one per core.
 
     Raises:
@@ -102,6 +102,9 @@ def describe(
 ) -> Semantics:
     """The semantics of pixels uint8 [H, W] or [H, W, 3], or one band more for alpha, or bool, or of more than 8 bits, like
     ``encode``'s, as of a file of this quality.
+
+    Args:
+        heads: names of installed heads; none named takes all heads of the model.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shape or range.

@@ -646,6 +646,7 @@ def decode(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Any:
     """Decompress a file to uint8 [H, W] or [H, W, 3], with alpha [H, W, 2] or [H, W, 4], or whatever dtype was given.
+    Of an animation the first frame; ``decode_frames`` gives all of them.
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes and seekable.

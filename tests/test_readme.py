@@ -39,7 +39,7 @@ def test_python_examples(code: str) -> None:
     if '"small"' in code:
         Path("small/deep").mkdir(parents=True)
         Image.open("photo.png").save("small/deep/a.sgc")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
 
 def test_commands() -> None:

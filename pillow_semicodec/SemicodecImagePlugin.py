@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from PIL._util import DeferredError
 
 from . import container, options
-from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
+from .errors import BundleError, FormatError, LimitExceededError, SemicodecError, UnsupportedError
 from .semantics import Semantics, read_semantics
 
 if TYPE_CHECKING:
@@ -227,9 +227,7 @@ class SgcImageFile(ImageFile.ImageFile):
             raise self._fp.ex
         frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
         with contextlib.suppress(SemicodecError) if lenient else self._translated(f"frame {k}: "):
-            if self._places[k] > container.size_of(self.fp):
-                raise TruncatedError("the file ends before it")
-            self.fp.seek(self._places[k])
+            container.seek(self.fp, self._places[k])
             read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")
             data = read(self.fp.read, frame.size)
             prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
@@ -569,7 +567,8 @@ def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
                 frame.load()  # some formats know the duration only then
                 yield _source(frame.copy())
         finally:
-            image.seek(source.place)
+            if image.tell() != source.place:
+                image.seek(source.place)
 
 
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:

@@ -447,10 +447,10 @@ def _convert(args: argparse.Namespace) -> int:
         run = convert.run_pool(jobs, settings, workers, threads)
     outcomes = failures
     try:
-        for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
-            outcomes.append(outcome)
-    finally:  # what an interrupted run has done is told, when it does no more
-        run.close()
+        with contextlib.closing(run):  # before it is told: an interrupted run does no more
+            for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
+                outcomes.append(outcome)
+    finally:  # what it has done is told
         print(convert.summary(outcomes, len(skipped)))
         _tell(outcomes)
         if args.report:

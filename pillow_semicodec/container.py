@@ -8,6 +8,7 @@ and metadata are known without reading its slices, and allocate no more than has
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import math
 import struct
@@ -134,13 +135,14 @@ def read_exactly(read: Read, size: int, what: str) -> bytes:
     return data
 
 
-def size_of(file: IO[bytes]) -> int:
-    """Bytes of a seekable file, which stays where it is. To seek beyond them is refused by some files and not by others."""
-    here = file.tell()
-    file.seek(0, 2)
-    size = file.tell()
-    file.seek(here)
-    return size
+def seek(file: IO[bytes], place: int) -> None:
+    """TruncatedError where a file ends before; most let one go there, and give nothing."""
+    try:
+        file.seek(place)
+    except (ValueError, OSError) as error:
+        if file.closed or getattr(error, "errno", errno.EINVAL) != errno.EINVAL:
+            raise
+        raise TruncatedError(f"the file ends before byte {place}") from error
 
 
 def write_varint(value: int) -> bytes:
@@ -589,7 +591,7 @@ class SliceReader(Sequence[bytes]):
     def __init__(self, file: IO[bytes], index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> None:
         self._places = list(itertools.accumulate(map(chunk_size, index.stream_sizes), initial=file.tell()))
         self._file, self._index, self._limits = file, index, limits
-        self._end, self._lock = size_of(file), threading.Lock()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._index.stream_sizes)
@@ -601,10 +603,8 @@ class SliceReader(Sequence[bytes]):
     def __getitem__(self, k: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(k, slice):
             return [self[n] for n in range(len(self))[k]]
-        if self._places[k + 1] > self._end:
-            raise TruncatedError(f"the file ends before slice {k} does")
         with self._lock:
-            self._file.seek(self._places[k])
+            seek(self._file, self._places[k])
             chunk = read_chunk(self._file.read, self._limits, self._index.stream_sizes[k])
         if chunk.type != SLICE:
             raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")

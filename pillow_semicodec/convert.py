@@ -16,6 +16,7 @@ import json
 import math
 import os
 import signal
+import stat
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,7 +24,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,13 +58,15 @@ class Settings:
     Attributes:
         save: keywords of ``Image.save`` for SGC; other formats take the quality, and their defaults.
         flatten: put transparent pictures on white. measure: decode what was written and compare it with the source.
-        overwrite: replace a result that has come to exist since the run was planned.
+        overwrite: replace a result that has come to exist since the run was planned. run: tells it from others, for which
+            archives are read anew.
     """
 
     save: dict[str, Any] = dataclasses.field(default_factory=dict)
     flatten: bool = False
     measure: bool = False
     overwrite: bool = False
+    run: bytes = dataclasses.field(default_factory=partial(os.urandom, 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,12 +278,19 @@ def convert(job: Job, settings: Settings) -> Outcome:
     """One job; whatever goes wrong is told in the outcome."""
     try:
         name = format_of(job.target)
-        with _opened(job.source) as (source, before):
-            if not is_url(job.target) and isinstance(source, Path) and _same_file(source, Path(job.target)):
-                raise ValueError("source and target are the same file")
-            write = partial(recode, source, name, settings.save, settings.flatten)
-            after = _written(job.target, write, settings.overwrite)
-            quality = _measured(source, job.target) if settings.measure else {}
+        source, before = _opened(job.source, settings.run)
+        if not is_url(job.target) and isinstance(source, Path) and _same_file(source, Path(job.target)):
+            raise ValueError("source and target are the same file")
+        quality: dict[str, float] = {}
+
+        def write(file: IO[bytes]) -> None:
+            result = io.BytesIO()
+            recode(_readable(source), name, settings.save, settings.flatten, result)
+            if settings.measure:
+                quality.update(_measured(_readable(source), result))
+            file.write(result.getbuffer())
+
+        after = _written(job.target, write, settings.overwrite)
         return Outcome(job, before, after, quality)
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them; the others go on
         return Outcome(job, error=reason(error))
@@ -291,38 +300,40 @@ def _same_file(a: Path, b: Path) -> bool:
     return b.exists() and b.samefile(a)
 
 
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[tuple[Path | IO[bytes], int]]:
-    """(what Pillow can open, its bytes)."""
+def _opened(name: str, run: bytes) -> tuple[Path | bytes, int]:
+    """(where it lies or what it holds, its bytes)."""
     if not is_url(name):
         path = Path(name)
-        yield path, path.stat().st_size
-        return
-    with _opened_there(name) as file:
+        return path, path.stat().st_size
+    with _opened_there(name, run) as file:
         data = io.BytesIO()
         while block := file.read(2**20):  # of which a server may give less
             data.write(block)
             if data.tell() > MOST_BYTES:  # a few kilobytes of an archive may unfold to that
                 raise ValueError(f"it has more than {MOST_BYTES} bytes, the most that is read from archives and URLs")
-    size = data.tell()
-    data.seek(0)
-    yield data, size
+    return data.getvalue(), data.tell()
 
 
-def _opened_there(url: str) -> Any:
+def _readable(source: Path | bytes) -> Path | IO[bytes]:
+    """For Pillow, some readers of which close what they are given."""
+    return source if isinstance(source, Path) else io.BytesIO(source)
+
+
+@contextlib.contextmanager
+def _opened_there(url: str, run: bytes) -> Iterator[Any]:
     member, chained, archive = url.partition("::")
     kind, _, place = member.partition("://")
-    if kind not in ARCHIVES.values() or not chained:
-        return _fsspec().open(url, "rb")
-    version: tuple[int, ...] = ()
-    with contextlib.suppress(OSError):
-        there = os.stat(archive)
-        version = (there.st_ino, there.st_size, there.st_mtime_ns)
-    return _archive(f"{kind}://::{archive}", version, threading.get_ident()).open(place, "rb")
+    if kind in ARCHIVES.values() and chained:
+        filesystem = _archive(f"{kind}://::{archive}", run, threading.get_ident())  # which has to outlive the file
+        with filesystem.open(place, "rb") as file:
+            yield file
+    else:
+        with _fsspec().open(url, "rb") as file:
+            yield file
 
 
 @functools.lru_cache(maxsize=1)
-def _archive(url: str, version: tuple[int, ...], thread: int) -> Any:
+def _archive(url: str, run: bytes, thread: int) -> Any:
     """Its file system. Made anew for every member it would read the list of all, and of a compressed one all there is."""
     return _fsspec().core.url_to_fs(url)[0]
 
@@ -347,21 +358,19 @@ def _written(name: str, write: Callable[[IO[bytes]], None], replace: bool) -> in
     return buffer.tell()
 
 
-def _measured(source: Path | IO[bytes], target: str) -> dict[str, float]:
+def _measured(source: Path | IO[bytes], result: IO[bytes]) -> dict[str, float]:
     import numpy as np
 
     from .metrics import psnr, ssimulacra2
 
     images = []
-    with _opened(target) as (result, _):
-        for file in (source, result):
-            if not isinstance(file, Path):
-                file.seek(0)
-            with Image.open(file) as image:
-                if metadata.has_default_image(image):
-                    image.seek(1)
-                # On white: of what is transparent nobody sees the colour.
-                images.append(on_white(image) if image.has_transparency_data else image.copy())
+    result.seek(0)
+    for file in (source, result):
+        with Image.open(file) as image:
+            if metadata.has_default_image(image):
+                image.seek(1)
+            # On white: of what is transparent nobody sees the colour.
+            images.append(on_white(image) if image.has_transparency_data else image.copy())
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
     if images[1].mode[0] in "IF":  # in 8 bits of the source's range
         numbers = np.asarray(images[0]).astype(np.float64)
@@ -411,24 +420,24 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     found = sorted(base.glob(str(Path(*rest)))) if rest else []
     if not found:
         raise FileNotFoundError("no such file, folder or glob")
-    files = {path: None for path in found if path.suffix.lower() in extensions and _holds(path.is_file, failed)}
+    modes = {path: _mode(path, failed) for path in found}
+    files = {path: None for path in found if path.suffix.lower() in extensions and stat.S_ISREG(modes[path])}
     deepest = fixed + (rest.index("**") if "**" in rest else len(rest))  # where links to folders are followed
-    folders = {
-        path for path in found if _holds(path.is_dir, failed) and not (len(path.parts) > deepest and path.is_symlink())
-    }
+    folders = {path for path in found if stat.S_ISDIR(modes[path]) and not (len(path.parts) > deepest and path.is_symlink())}
     outermost = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
     files |= {path: None for path, _ in walk(outermost, extensions, failed)}
     for path in files:
         yield str(path), str(path.relative_to(base))
 
 
-def _holds(asked: Callable[[], bool], failed: Callable[[OSError], None]) -> bool:
-    """What a path says of itself; links may lead where one may not look."""
+def _mode(path: Path, failed: Callable[[OSError], None]) -> int:
+    """Of what it leads to; 0 where that is nothing, or where one may not look, which is told."""
     try:
-        return asked()
+        return os.stat(path).st_mode
     except OSError as error:
-        failed(error)
-        return False
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            failed(error)
+        return 0
 
 
 def _failed(failures: list[Outcome], error: BaseException, name: str = "") -> None:
@@ -593,10 +602,10 @@ def end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _start_worker(threads: int, providers: tuple[str, ...], stop: Event) -> None:
+def _start_worker(threads: int, providers: tuple[str, ...], stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     end_with_parent()
-    threading.Thread(target=lambda: stop.wait() and os._exit(1), daemon=True).start()
+    threading.Thread(target=lambda: stop.acquire() and os._exit(1), daemon=True).start()
     options.THREADS, options.PROVIDERS = threads, providers
 
 
@@ -608,7 +617,7 @@ def run_pool(
     """
     waiting, suspects, deaths = deque(jobs), deque[Job](), Counter[Job]()
     context = get_context("spawn")
-    stop = context.Event()
+    stop = context.Semaphore(0)  # one worker that ends takes the others along
     while waiting or suspects:
         running: dict[Future[Outcome], Job] = {}
         alone = False
@@ -639,7 +648,7 @@ def run_pool(
                 else:
                     yield Outcome(job, error="the process that converted it died, twice: out of memory?")
         except BaseException:  # Ctrl-C: what is not done by now is left, for nobody hears of it any more
-            stop.set()
+            stop.release()
             pool.shutdown(wait=True, cancel_futures=True)
             sweep_targets(jobs)
             raise

@@ -64,6 +64,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None], *, replace:
         replace: take the place of a file that is there, or has come to be there meanwhile; else that is a FileExistsError.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            buffer = io.BytesIO()
+            write(buffer)
+            return path.write_bytes(buffer.getvalue())  # by this name: that of a shell's pipe leads nowhere
         return _written_atomically(path.resolve(), write, replace)
     except OSError as error:
         if isinstance(error.filename, str) and os.path.basename(error.filename).startswith(PREFIX):
@@ -81,10 +85,6 @@ def write_text(path: Path, text: str) -> int:
 
 
 def _written_atomically(path: Path, write: Callable[[IO[bytes]], None], replace: bool) -> int:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        buffer = io.BytesIO()
-        write(buffer)
-        return path.write_bytes(buffer.getvalue())
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     file = _temporary(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import mmap
 import pickle
@@ -167,8 +168,8 @@ def test_frames_may_be_changed_in_place() -> None:
     """What becomes of one is nothing to the next; and an unpickled frame is a picture of one."""
     file = saved(ball(3))
     with Image.open(file) as opened:
-        for k, frame in enumerate(ImageSequence.Iterator(opened)):
-            assert (frame.size, frame.mode, frame.im.size if k < 0 else frame.size) == ((90, 70), "RGB", (90, 70))
+        for frame in ImageSequence.Iterator(opened):
+            assert (frame.size, frame.mode) == ((90, 70), "RGB")
             frame.thumbnail((30, 30))
             assert frame.im.size == frame.size == (30, 23)
         opened.seek(0)
@@ -461,7 +462,7 @@ def test_a_cut_file_says_so_however_it_is_read(tmp_path: Path) -> None:
         with Image.open(mapped) as opened, pytest.MonkeyPatch.context() as patch:
             patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
             opened.seek(2)
-            with contextlib.nullcontext() if lenient else pytest.raises(OSError, match="frame 1: the file ends"):
+            with contextlib.nullcontext() if lenient else pytest.raises(OSError, match=r"frame 1: .* ends"):
                 opened.load()
     mapped.close()
     picture = photo(300, 300)
@@ -470,3 +471,41 @@ def test_a_cut_file_says_so_however_it_is_read(tmp_path: Path) -> None:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with mapped, pytest.raises(sgc.TruncatedError):
         sgc.decode(mapped, box=(250, 250, 300, 300))
+
+
+@pytest.mark.parametrize("change", [{"left": 80}, {"top": 60}])
+def test_frames_beyond_the_picture_are_damage(change: dict[str, int]) -> None:
+    """Of that frame alone: those before it are shown."""
+    data = saved(ball(2)).getvalue()
+    animation = sgc.read_prologue(data).animation
+    first, second = animation.frames
+    moved = container.Animation(animation.loop, (first, dataclasses.replace(second, **change)))
+    broken = with_chunks(data, {container.ANIMATION: container.write_animation(moved)}) + data[-second.size :]
+    with pytest.raises(sgc.FormatError, match="does not fit"):
+        list(decode_frames(broken))
+    with Image.open(io.BytesIO(broken)) as opened:
+        opened.load()
+        opened.seek(1)
+        with pytest.raises(OSError, match="frame 1"):
+            opened.load()
+
+
+def test_later_frames_hold_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to the whole is said once, and there is no preview."""
+    monkeypatch.setattr("pillow_semicodec.codec.PREVIEW_FROM", 1)
+    texts = {"exif": b"Exif\0\0x", "icc_profile": b"p", "comment": "c", "xmp": "x", "dpi": (72, 72)}
+    frames = [np.asarray(frame) for frame in ball(3)]
+    data = encode_animation(frames, roi=[(0, 0, 80, 60)], semantics=True, indexed=False, **texts)
+    first, at = sgc.read_prologue(data), len(data)
+    assert first.metadata.keys() >= {b"m", b"e", b"c", b"t", b"x", b"d", b"a"}
+    assert container.PREVIEW not in first.metadata
+    for frame in reversed(first.animation.frames[1:]):
+        at -= frame.size
+        assert not sgc.read_prologue(data[at : at + frame.size]).metadata
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
+def test_frames_of_other_modes_stay_rgb(mode: str) -> None:
+    """As the README says."""
+    with Image.open(saved([frame.convert(mode) for frame in ball(2)])) as opened:
+        assert (opened.n_frames, opened.mode) == (2, "RGB")

@@ -16,8 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 def run(folder: Path, code: str) -> str:
     """What a fresh interpreter prints that has the folder among its packages."""
-    start = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(folder)!r})\n"
-    result = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=120, check=False)
+    start = f"import site, sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; site.addsitedir({str(folder)!r})\n"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", start + code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert not result.stderr, result.stderr
     return result.stdout.strip()
 

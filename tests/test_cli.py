@@ -13,8 +13,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import photo
@@ -704,3 +705,29 @@ def test_what_has_come_to_exist_meanwhile(links: bool, tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == ["x"]
     write_atomically(target, write)
     assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("--alpha-quality 10", {"alpha_quality": 10}),
+        ("--exact", {"exact": True}),
+        ("--preview", {"preview": True}),
+        ("--heads tiny-heads", {"semantics": ("tiny-heads",)}),
+        ("--target-bpp 4", {"target_bpp": 4.0}),
+        ("--target-psnr 24", {"target_psnr": 24.0}),
+        ("--effort 3", {"effort": 3}),
+    ],
+)
+def test_options_are_those_of_encode(flags: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """On the command line and through imageio."""
+    picture = photo(128, 192, 2)
+    if {"alpha_quality", "exact"} & set(options):
+        picture = np.dstack([picture, np.minimum(picture[..., 1] // 4 * 4, 252)])
+        picture[:40, :, 3] = 0
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert main(["encode", str(tmp_path / "a.png"), *flags.split()]) == 0
+    expected = sgc.encode(picture, **options)
+    assert expected != sgc.encode(picture)
+    assert (tmp_path / "a.sgc").read_bytes() == expected
+    assert iio.imwrite("<bytes>", picture, extension=".sgc", **options) == expected

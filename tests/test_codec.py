@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -356,3 +357,32 @@ def _forged() -> None:
 
 
 FORGED = b""
+
+
+def test_tables_are_chosen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the others run: all machines have to choose the same."""
+    built, build = set(), inference._Sessions._build
+    monkeypatch.setattr(
+        inference._Sessions,
+        "_build",
+        lambda self, name, wanted: built.add((name, bool(wanted))) or build(self, name, wanted),
+    )
+    monkeypatch.setattr(inference, "_cache", {})
+    monkeypatch.setattr(sgc.options, "PROVIDERS", (inference.CPU,))
+    data = sgc.encode(photo(40, 50), 40, effort=2)
+    assert sgc.decode(data).shape == (40, 50, 3)
+    assert len(built) > 4
+    assert {name for name, elsewhere in built if elsewhere} == {"analysis", "synthesis"}
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_words_behind_any_stream_are_refused(data: st.DataObject) -> None:
+    """FORMAT.md, section 5: of whatever layer it is, or of alpha."""
+    picture = np.dstack([photo(100, 128), photo(100, 128, 1)[:, :, 0]])
+    file = BytesIO(sgc.encode(picture, 60, slice_side=64, indexed=False))
+    prologue = container.read_prologue(file.read)
+    streams = list(container.read_slices(file.read, prologue.index))
+    streams[data.draw(st.integers(0, len(streams) - 1))] += bytes(range(1, 41))
+    with pytest.raises(sgc.FormatError):
+        sgc.decode(container.write_container(prologue.header, prologue.index.rate, streams, prologue.metadata, 64))

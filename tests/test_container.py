@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from io import BytesIO
 
+import numpy as np
 import pytest
+from conftest import photo, with_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import headers, metadata
 
+import pillow_semicodec as sgc
 from pillow_semicodec import container
 from pillow_semicodec.errors import (
     ChecksumError,
@@ -184,3 +188,21 @@ def test_the_wrong_checksum_names_its_chunk() -> None:
     damaged = FILE.replace(b"payload!", b"payloadX")
     with pytest.raises(ChecksumError, match="chunk S"):
         read(damaged)
+
+
+def test_slices_of_latents_too_large_for_a_reader() -> None:
+    """A small file must not ask networks for more than they have memory for."""
+    for height, fits in ((1024, True), (2048, False)):
+        data = container.write_container(container.Header(4096, height, "RGB", b"12345678"), 0, (b"",), {})
+        with contextlib.nullcontext() if fits else pytest.raises(LimitExceededError):
+            container.read_prologue(BytesIO(data).read)
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "kind"),
+    [(photo()[..., 0] > 100, {}, b"R"), (photo(), {"indexed": False}, b"P"), (photo()[..., 0].astype(np.uint16), {}, b"O")],
+)
+def test_where_chunks_must_not_be(picture: np.ndarray, options: dict[str, bool], kind: bytes) -> None:
+    """Regions, a palette or an overlay in a mode that has none."""
+    with pytest.raises(sgc.FormatError, match=r"regions|palette|overlay"):
+        sgc.read_prologue(with_chunks(sgc.encode(picture, **options), {kind: b""}))

@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
-    for line in (TESTS.parent / "FEATURES.md").read_text().splitlines()
+    for line in (TESTS.parent / "FEATURES.md").read_text("utf-8").splitlines()
     if line.startswith("| ")
 ][1:]
 

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from pillow_semicodec import bundle, container, head_bundle, latent_path, semantics
-from pillow_semicodec.entropy import coder, tables
+from pillow_semicodec.entropy import coder, lossless, repetition, tables
+from pillow_semicodec.limits import Limits
 
-TEXT = (Path(__file__).parent.parent / "pillow_semicodec" / "FORMAT.md").read_text()
+TEXT = (Path(__file__).parent.parent / "pillow_semicodec" / "FORMAT.md").read_text("utf-8")
 
 
 def test_header_table() -> None:
@@ -55,3 +56,25 @@ def test_numbers() -> None:
     assert f"version, {semantics.VERSION}" in TEXT
     assert f"cells of {semantics.CELL}x{semantics.CELL} pixels" in TEXT
     assert f"`heads_version` {head_bundle.HEADS_VERSION}" in TEXT
+
+
+def power(number: int) -> str:
+    """As FORMAT.md writes it."""
+    assert number.bit_count() == 1
+    return "2" + "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(number.bit_length() - 1))
+
+
+def test_limits() -> None:
+    """What both directions share, and no round trip could tell."""
+    limits = Limits()
+    for stated in (
+        f"at most {power(limits.max_latent_slice_pixels)} pixels of latents",
+        f"or {power(limits.max_slice_pixels)} of other things",
+        f"at most {power(limits.max_side)} pixels, {power(limits.max_pixels)} pixels in all",
+        f"at most {power(limits.max_index_bytes)} bytes and other chunks of at most {power(limits.max_metadata_bytes)}",
+        f"a dictionary of {power(repetition.DICTIONARY)} bytes",
+        f"sum to more than {power(lossless.LARGEST_COUNT)}",
+        f"number of frames, 2 to {container.MAX_FRAMES}",
+        f"pictures of at most {power(container.MOST_OVERLAID)} pixels only",
+    ):
+        assert stated in TEXT, stated

@@ -21,9 +21,10 @@ def test_mutated_files_raise_typed_errors_only(seed: int, monkeypatch: pytest.Mo
         monkeypatch.setattr(pillow_semicodec.options, name, getattr(pillow_semicodec.options, name))
     outcomes = mutate.fuzz(150, seed)
     assert outcomes.keys() >= {
-        "codec: decoded",
-        "codec: FormatError",
+        "sealed, codec: decoded",
+        "sealed, codec: FormatError",
         "codec: ChecksumError",
         "Pillow: OSError",
         "imageio: OSError",
     }
+    assert {key.split(":")[0] for key in outcomes} == {kind + way for kind in ("", "sealed, ") for way in mutate.WAYS_IN}

@@ -283,10 +283,11 @@ def test_a_preview_that_cannot_be_decoded(mode: str, scale: int) -> None:
 
 
 def test_a_preview_with_a_preview_is_none() -> None:
-    """FORMAT.md, section 3."""
+    """FORMAT.md, section 3; nor is one of another mode."""
     picture = Image.fromarray(photo(150, 200))
     small = saved(picture.resize((50, 38)), preview=False).getvalue()
-    for preview, taken in ((small, True), (with_chunks(small, {container.PREVIEW: small}), False)):
+    grey = saved(picture.convert("L").resize((50, 38)), preview=False).getvalue()
+    for preview, taken in ((small, True), (with_chunks(small, {container.PREVIEW: small}), False), (grey, False)):
         file = with_chunks(saved(picture, preview=False).getvalue(), {container.PREVIEW: preview})
         with Image.open(io.BytesIO(file)) as opened:
             opened.draft(None, (50, 38))
@@ -317,6 +318,9 @@ def test_what_has_arrived_is_shown(part: float, mode: str, sliced: bool) -> None
     assert shown.shape == expected.shape
     if end == len(data):
         assert np.array_equal(shown, expected)
+    if mode in ("RGBA", "1"):  # exact, or else opaque, or white
+        plane, wanted = (shown[..., 3], expected[..., 3]) if mode == "RGBA" else (shown, expected)
+        assert ((plane == wanted) | (plane == plane.dtype.type(255))).all()
     if sliced and mode == "RGB":  # the last stream is that of the last slice: what is far from it has arrived
         size = container.read_prologue(io.BytesIO(data).read).index.stream_sizes[-1]
         if end >= len(data) - size - 6:
@@ -631,3 +635,50 @@ def test_saving_while_it_is_saved(image: Image.Image) -> None:
     assert inner[-1] == saved(image, quality=20).getvalue()
     assert outer == saved(image, quality=90).getvalue()
     assert not getattr(image, "encoderinfo", {})
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "kept"),
+    [
+        ("threads", 3, 3),
+        ("limits", Limits(max_pixels=10), Limits(max_pixels=10)),
+        ("providers", "A", ("A",)),
+        ("providers", ["A", "B"], ("A", "B")),
+    ],
+)
+def test_registered_options_are_kept(option: str, given: object, kept: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all that Pillow opens from then on."""
+    monkeypatch.setattr(pillow_semicodec.options, option.upper(), None)
+    pillow_semicodec.register(**{option: given})  # type: ignore[arg-type]
+    assert getattr(pillow_semicodec.options, option.upper()) == kept
+
+
+@settings(max_examples=5)
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_threads_are_those_that_were_asked_for(image: Image.Image, registered: int, asked: int) -> None:
+    """By ``save``, or else of the package."""
+    heard = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pillow_semicodec.options, "THREADS", registered)
+        for name in ("encode", "decode_picture"):
+            real = getattr(codec, name)
+            patch.setattr(codec, name, lambda *a, real=real, **k: heard.append(k["threads"]) or real(*a, **k))
+        Image.open(saved(image, threads=asked)).load()
+        saved(image)
+    assert heard == [asked, registered, registered]
+
+
+def test_threads_of_a_process() -> None:
+    """Are those of its environment."""
+    code = "import pillow_semicodec; print(pillow_semicodec.options.THREADS)"
+    environment = os.environ | {"SGC_THREADS": "3"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "3"
+
+
+@given(st.sampled_from(["L", "LA", "RGB", "RGBA"]), st.sampled_from([*container.VIEWS, "", "XYZ", "P"]))
+def test_views_that_do_not_fit_are_ignored(image: Image.Image, mode: str, view: str) -> None:
+    """FORMAT.md, section 3: such a chunk says nothing."""
+    data = with_chunks(saved(image.convert(mode)).getvalue(), {container.SHOWN_AS: view.encode()})
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.load()
+        assert opened.mode == (view if container.VIEWS.get(view) == mode else mode)

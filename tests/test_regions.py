@@ -125,7 +125,7 @@ def test_auto_needs_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_regions_are_told_apart() -> None:
     """Boxes outside, masks of another size and words are ValueErrors; other things TypeErrors."""
     for roi in ([(0, 0, 200, 10)], [(5, 5, 5, 9)], np.zeros((4, 4, 4)), "automatic", [(1, 2, 3)], (0, 0, 1, 2, 3)):
-        with pytest.raises((ValueError, TypeError), match=r"roi|box"):
+        with pytest.raises(ValueError, match=r"roi|box"):
             sgc.encode(photo(), 50, roi=roi)
     with pytest.raises(TypeError, match="roi"):
         sgc.encode(photo(), 50, roi=object())

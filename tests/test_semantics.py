@@ -107,8 +107,12 @@ def test_any_number_in_the_header(case: tuple[Semantics, int, int], number: int,
     places = [m.span() for m in re.finditer(r"-?[0-9.]+", header)]
     low, high = data.draw(st.sampled_from(places)) if places else (0, 0)
     changed = (header[:low] + str(number) + header[high:]).encode()
+    seen = None
     with contextlib.suppress(sgc.FormatError):
-        read_semantics(b"\x01" + container.write_varint(len(changed)) + changed + payload[start + size :], width, height)
+        seen = read_semantics(
+            b"\x01" + container.write_varint(len(changed)) + changed + payload[start + size :], width, height
+        )
+    assert seen is None or all(0 <= label.probability <= 1 for label in seen.labels)
 
 
 def test_reading_from_a_file_and_its_bytes(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _begun(folder: Path, described: dict[str, Any]) -> bool:
         description.write_text(json.dumps(described))
         return False
     if not description.exists() or json.loads(description.read_text()) != described:
-        raise ValueError(f"{folder} holds a run of another start, other steps or other arguments: take another --out")
+        raise ValueError(f"{folder} holds a run of another start, other data, steps or arguments: take another --out")
     return True
 
 
@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     validation = read_split(args.data).validation
     with args.start.open("rb") as file:
         described = {"start": hashlib.file_digest(file, "sha256").hexdigest(), "steps": args.steps}
+        described["data"] = str(args.data.resolve())
     curves: dict[str, Any] = {}
     for variant in args.variants:
         name, _, extra = variant.partition(":")

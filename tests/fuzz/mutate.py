@@ -112,7 +112,9 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """Decode ``count`` mutated files, every fourth in the other ways too; any other exception is raised on."""
+    """Decode ``count`` mutated files, a quarter of them in the other ways too; any other exception is raised on. Every
+    second one has its checksums right, and its outcomes are counted as "sealed".
+    """
     random = np.random.default_rng(seed)
     originals = [path.read_bytes() for path in sorted((TESTS / "golden" / "v0").glob("*.sgc"))]
     sgc.options.LIMITS, sgc.options.THREADS = LIMITS, 1
@@ -120,8 +122,8 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     for k in range(count):
         original = originals[int(random.integers(len(originals)))]
         data = sealed(original, random) if k % 2 else mutate(original, random)
-        for name in ["codec"] if k % 4 else WAYS_IN:
-            decode, errors = WAYS_IN[name]
+        for way in ["codec"] if k // 2 % 4 else WAYS_IN:
+            (decode, errors), name = WAYS_IN[way], "sealed, " * (k % 2) + way
             try:
                 decode(data)
                 outcomes[f"{name}: decoded"] += 1

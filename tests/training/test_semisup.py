@@ -392,9 +392,9 @@ def test_hidden_labels_are_not_shown(labelled: list[str]) -> None:
     assert batch.labels.shape == (4,)
 
 
-def in_two_processes(port: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def in_two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What torchrun made of a script or module, which must end well."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     said = f"{done.stderr[:3000]} … {done.stderr[-2000:]}"  # a process says why first, the launcher last
@@ -416,7 +416,7 @@ def test_two_processes_train_one_model(labelled: list[str], pictures: Path, tmp_
         "--set",
         "semi.every=2",
     ]
-    done = in_two_processes("29617", "-m", "training.train", *arguments, "--steps", "3", *SETTINGS)
+    done = in_two_processes("-m", "training.train", *arguments, "--steps", "3", *SETTINGS)
     assert "2 x cpu" in done.stdout
     train.main([*arguments, "--steps", "5"])
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 5
@@ -450,7 +450,7 @@ def test_gradients_are_those_of_both(tmp_path: Path) -> None:
         "d.destroy_process_group()\n"
         "import os; os._exit(0)  # threads of the group may abort what an interpreter does at its end\n"
     )
-    done = in_two_processes("29618", str(script))
+    done = in_two_processes(str(script))
     assert done.stdout.count("agreed") == 2
 
 

@@ -707,7 +707,6 @@ def test_pickle(mode: str, loaded: bool, tmp_path: Path) -> None:
         lambda image: ImageOps.fit(image, (11, 11)),
         ImageOps.autocontrast,
     ],
-    ids=str,
 )
 def test_lazy_or_not(use: Callable[[Image.Image], Image.Image]) -> None:
     """Whatever is asked first of a picture that is not loaded, it gives what a loaded one gives."""

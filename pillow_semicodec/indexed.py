@@ -38,6 +38,7 @@ WORTH_COLOURS = 2**13  # of a picture for which an encoder tries
 WORTH_REPEATS = 0.3  # share of the pixels that are equal to the one on their left; most photographs have 0.02 to 0.25
 LONG_RUN = 32  # pixels of one colour in a row
 WORTH_RUNS = 0.2  # share of the pixels in such runs, if a picture of more colours is a screen with photographs
+FEW_COLOURS = 16  # of a dithered picture, which need repeat nothing
 PROBE_ROWS = 32
 FREQUENT = 256  # colours whose numbers have one byte
 EXACT_FROM = 95  # quality
@@ -80,14 +81,18 @@ def is_worth_trying(picture: Any) -> bool:
     if height * width > container.MOST_OVERLAID or not is_available():
         return False
     probe = _probe(picture)
+    colours = len(np.unique(probe))
+    if width > 1 and (probe[:, 1:] == probe[:, :-1]).mean() < WORTH_REPEATS:
+        return colours <= FEW_COLOURS
+    return colours <= WORTH_COLOURS or _share_of_runs(probe) >= WORTH_RUNS
+
+
+def _share_of_runs(probe: Numbers) -> float:
+    """Of the pixels of some rows, those in long runs of one colour."""
     begins = np.ones(probe.shape, np.bool_)
     begins[:, 1:] = probe[:, 1:] != probe[:, :-1]
-    if width > 1 and (~begins[:, 1:]).mean() < WORTH_REPEATS:
-        return False
-    if len(np.unique(probe)) <= WORTH_COLOURS:
-        return True
     runs = np.diff(np.append(np.flatnonzero(begins), probe.size))
-    return bool(runs[runs >= LONG_RUN].sum() >= WORTH_RUNS * probe.size)
+    return float(runs[runs >= LONG_RUN].sum() / probe.size)
 
 
 def _probe(picture: Any) -> Numbers:
@@ -158,8 +163,11 @@ class Colours:
 
     @lazily
     def contrasts(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(the least along every run, the mean around every colour)."""
-        around = _contrast(self.picture, self.grey, self.seen).ravel()
+        """(the least along every run, the mean around every colour); of what is seen through, that of its whole colour."""
+        around = _contrast(self.picture, self.grey, self.seen)
+        if self.picture.ndim == 3 and self.picture.shape[2] in (2, 4):
+            around *= 255 / np.maximum(self.picture[:, :, -1], 1, dtype=np.float32)
+        around = around.ravel()
         sums = np.add.reduceat(around, self.starts, dtype=np.float64)
         mean = np.bincount(self.which, sums) / np.bincount(self.which, self.lengths)
         return np.minimum.reduceat(around, self.starts), mean
@@ -181,12 +189,22 @@ class Colours:
             takes[0] = takes[counts.argmax()]
             moves = moves | (which == 0)
         which = np.where(moves, takes[which], which)
-        counts = np.bincount(which, self.lengths, len(values))
+        counts = np.bincount(which, self.lengths * (self.which >= unseen), len(values))
+        counts[which[0]] += not counts.any()  # nobody sees anything
         kept = np.flatnonzero(counts)
         order = kept[_order(counts[kept])]
         rank = np.zeros(len(values), np.uint16)
         rank[order] = np.arange(len(order))
         return Indexed(palette[order], np.repeat(rank[which], self.lengths).reshape(self.shape))
+
+    def fillings(self, indexed: Indexed) -> list[Indexed]:
+        """What ``indexed`` gave; and with what nobody sees like the last that is seen before it, which may take less."""
+        unseen = self.which == 0 if self.values[0] < 0 else np.zeros(1, np.bool_)
+        if not unseen.any() or unseen.all():
+            return [indexed]
+        before = np.maximum.accumulate(np.where(unseen, unseen.argmin(), np.arange(len(unseen))))
+        runs = indexed.numbers.ravel()[self.starts]
+        return [indexed, indexed._replace(numbers=np.repeat(runs[before], self.lengths).reshape(self.shape))]
 
 
 def _order(counts: NDArray[Any]) -> NDArray[np.intp]:
@@ -445,7 +463,10 @@ class Drawing:
         if self.hopeless:
             return None
         indexed = self.indexed(share)
-        streams = encode_numbers(indexed, self.layout, self.threads, stage(way, self.layout.slices, 1 / 2))
+        fillings = self.colours.fillings(indexed)
+        step = stage(way, len(fillings) * self.layout.slices, 1 / 2)
+        ways = [encode_numbers(filled, self.layout, self.threads, step) for filled in fillings]
+        streams = min(ways, key=lambda streams: sum(map(len, streams)))
         if sum(map(len, streams)) >= below:
             return None
         palette = write_palette(indexed.palette)

@@ -101,7 +101,8 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     packed = zlib.compress(cells.astype(np.uint8).tobytes(), 9)
     palette = write_palette(indexed.palette)
     parts = (container.write_varint(len(packed)), packed, container.write_varint(len(palette)), palette)
-    payload = b"".join((*parts, pack_numbers(indexed.numbers, len(indexed.palette))))
+    ways = [pack_numbers(filled.numbers, len(filled.palette)) for filled in colours.fillings(indexed)]
+    payload = b"".join((*parts, min(ways, key=len)))
     bands = 1 if picture.ndim == 2 else picture.shape[2]
     own = picture.reshape(height, width, bands)
     own, alpha = (own[:, :, :-1], own[:, :, -1]) if bands in (2, 4) else (own, np.full((height, width), 255, np.uint8))

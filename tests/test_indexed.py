@@ -413,3 +413,32 @@ def test_what_they_show_is_seen() -> None:
     """By heads, from the pixels."""
     for data in (sgc.encode(screen(), 90, indexed=True), sgc.encode(screen()[..., 0] > 127)):
         assert sgc.analyze(data).labels
+
+
+@pytest.mark.model
+def test_few_colours_need_not_return() -> None:
+    """A dithered picture of two colours is noise to networks."""
+    grey = Image.fromarray(photo(120, 160)).convert("L")
+    dithered = np.asarray(grey.convert("1").convert("L"))
+    assert indexed.is_worth_trying(dithered)
+    data = sgc.encode(dithered, 50)
+    assert len(data) < dithered.size / 8 + 200
+    assert np.array_equal(sgc.decode(data), dithered)
+    assert not indexed.is_worth_trying(np.asarray(grey))
+
+
+@given(few_colours, planes(40), st.integers(1, 94))
+def test_what_nobody_sees_may_be_anything(picture: np.ndarray, alpha: np.ndarray, quality: int) -> None:
+    """However it is filled, what is seen is the same."""
+    height, width = (min(n) for n in zip(picture.shape[:2], alpha.shape, strict=True))
+    colour = picture[:height, :width].reshape(height, width, -1)
+    picture = np.dstack([colour if colour.shape[2] in (1, 3) else colour[:, :, :-1], alpha[:height, :width] // 64 * 85])
+    colours = indexed.Colours(picture)
+    first, *others = colours.fillings(colours.indexed(indexed.share_of(quality)))
+    assert len(others) == int(colours.seen is not None and colours.seen.any())
+    for other in others:
+        assert np.array_equal(other.palette, first.palette)
+        assert np.array_equal(other.numbers[colours.seen], first.numbers[colours.seen])
+    data = sgc.encode(picture, quality, indexed=True)
+    seen = picture[..., -1] > 0
+    assert np.array_equal(sgc.decode(data)[seen], np.dstack([first.palette[first.numbers], picture[..., -1]])[seen])

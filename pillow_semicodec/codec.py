@@ -344,7 +344,7 @@ class _Job(NamedTuple):
     def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan, effort: int) -> bytes:
         """``data``, or the picture as a palette, which may take a little more, or with one on top, which may not."""
         plain = len(data)
-        latents = plain - sum(map(len, (*self.metadata.values(), *self.planes)))
+        latents = plain - sum(map(len, (*container.packed(self.metadata).values(), *self.planes)))
         data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
         most = min(plain, len(data))
         if job := self.overlaid(drawing, quality, below=most):

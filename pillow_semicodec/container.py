@@ -7,6 +7,7 @@ and metadata are known without reading its slices, and allocate no more than has
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
@@ -34,6 +35,9 @@ _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True)
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
 INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL = b"I", b"S", b"R", b"N", b"P", b"O", b"G"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
+PACKED = b"z"
+PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT)
+MOST_PACKED = 2**22  # bytes, of all of them: a small file must not unfold to much when it is opened
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
 _NUMBERS = struct.Struct(">Bdd")  # kind, and what level 0 and level 255 stand for
@@ -508,10 +512,48 @@ class Prologue:
         return read_resolution(payload) if len(payload) == _RESOLUTION.size else None
 
 
+def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """As it is written: with texts and profile in one chunk, where that takes fewer bytes."""
+    texts = {kind: payload for kind, payload in metadata.items() if kind in PACKABLE}
+    plain = b"".join(kind + write_varint(len(payload)) + payload for kind, payload in texts.items())
+    if not texts or len(plain) > MOST_PACKED:
+        return metadata
+    folded = zlib.compress(plain, 9)
+    if chunk_size(len(folded)) >= sum(chunk_size(len(payload)) for payload in texts.values()):
+        return metadata
+    return {kind: payload for kind, payload in metadata.items() if kind not in texts} | {PACKED: folded}
+
+
+def read_packed(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[bytes, bytes]:
+    """What one such chunk holds; no more than ``MOST_PACKED`` bytes are ever allocated.
+
+    Raises:
+        FormatError: it holds anything else.
+        LimitExceededError: one of them is larger than it may be as a chunk.
+    """
+    unfold = zlib.decompressobj()
+    try:
+        plain = unfold.decompress(payload, MOST_PACKED + 1)
+    except zlib.error as error:
+        raise FormatError(f"packed metadata are damaged: {error}") from error
+    if len(plain) > MOST_PACKED or not unfold.eof or unfold.unused_data:
+        raise FormatError("packed metadata are too large, cut off or followed by something else")
+    texts: dict[bytes, bytes] = {}
+    stream = BytesIO(plain)
+    while kind := stream.read(1):
+        size = read_varint(stream.read)[0]
+        if kind not in PACKABLE or kind in texts:
+            raise FormatError(f"packed metadata of type {kind!r}")
+        if size > limits.max_metadata_bytes:
+            raise LimitExceededError(f"{size} bytes of metadata exceed the limit of {limits.max_metadata_bytes}")
+        texts[kind] = read_exactly(stream.read, size, "packed metadata")
+    return texts
+
+
 def write_container(
     header: Header, rate: int, streams: Sequence[bytes], metadata: dict[bytes, bytes], side: int = 0
 ) -> bytes:
-    chunks = [Chunk(kind, payload) for kind, payload in metadata.items()]
+    chunks = [Chunk(kind, payload) for kind, payload in packed(metadata).items()]
     chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side))))
     chunks += [Chunk(SLICE, payload) for payload in streams]
     return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
@@ -544,9 +586,13 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
             if header.deep:
                 read_numbers(metadata[NUMBERS], header)
             return Prologue(header, index, metadata)
-        if chunk.type in metadata:
-            raise FormatError(f"two chunks of type {chunk.type.decode()}")
-        metadata[chunk.type] = chunk.payload
+        found = {chunk.type: chunk.payload}
+        if chunk.type == PACKED:
+            with contextlib.suppress(FormatError):  # an ancillary chunk never keeps a picture from being read
+                found = read_packed(chunk.payload, limits)
+        if twice := found.keys() & metadata.keys():
+            raise FormatError(f"two chunks of type {min(twice).decode()}")
+        metadata |= found
     raise LimitExceededError(f"more than {limits.max_chunks} chunks before the slice index")
 
 

@@ -206,3 +206,43 @@ def test_where_chunks_must_not_be(picture: np.ndarray, options: dict[str, bool],
     """Regions, a palette or an overlay in a mode that has none."""
     with pytest.raises(sgc.FormatError, match=r"regions|palette|overlay"):
         sgc.read_prologue(with_chunks(sgc.encode(picture, **options), {kind: b""}))
+
+
+texts = st.dictionaries(
+    st.sampled_from([*container.PACKABLE, container.RESOLUTION]),
+    st.builds(lambda piece, times: piece * times, st.binary(max_size=40), st.integers(0, 60)),
+)
+
+
+@given(texts)
+def test_texts_are_packed_where_that_takes_less(said: dict[bytes, bytes]) -> None:
+    """And come back as they were, whatever was packed; a file is never larger for it."""
+    data = container.write_container(HEADER, 4096, (b"payload!",), said)
+    assert read(data)[0].metadata == said
+    plain = sum(container.chunk_size(len(payload)) for payload in said.values())
+    packed = container.packed(said)
+    assert sum(container.chunk_size(len(payload)) for payload in packed.values()) <= plain
+    assert packed == said or packed.keys() - said.keys() == {container.PACKED}
+    assert len(container.packed({container.XMP: b" " * 5000})[container.PACKED]) < 50
+
+
+def test_packed_texts_that_are_none() -> None:
+    """An ancillary chunk never keeps a picture from being read, and never unfolds to more than it may."""
+    whole = container.packed({container.XMP: b"x" * 5000, container.EXIF: b"e" * 500})[container.PACKED]
+    huge = zlib.compress(b"x" + container.write_varint(2**30) + bytes(container.MOST_PACKED))
+    twice = zlib.compress(b"x\x01ax\x01b")
+    others = [zlib.compress(text) for text in (b"P\x01a", b"x\x05a", b"x", b"\xff")]
+    for payload in (whole[:-1], whole + b"!", b"", b"none", huge, twice, *others):
+        prologue, _ = read(container.write_container(HEADER, 4096, (b"payload!",), {container.PACKED: payload}))
+        assert prologue.metadata == {container.PACKED: payload}
+    with pytest.raises(FormatError, match="two chunks of type e"):
+        read(FILE[: container.HEADER_SIZE] + chunk(b"z", whole) + FILE[container.HEADER_SIZE :])
+    file = container.write_container(HEADER, 4096, (b"payload!",), {container.PACKED: whole})
+    with pytest.raises(LimitExceededError, match="5000 bytes of metadata"):
+        container.read_prologue(BytesIO(file).read, Limits(max_metadata_bytes=4999))
+
+
+def test_much_text_is_not_packed() -> None:
+    """What readers would not unfold."""
+    said = {container.XMP: bytes(container.MOST_PACKED)}
+    assert container.packed(said) == said

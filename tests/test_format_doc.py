@@ -32,7 +32,7 @@ def test_chunk_table() -> None:
     """Every chunk type of the code stands in the table, and no other."""
     stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
     metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS, container.XMP, container.COMMENT)
-    metadata += (container.PALETTE, container.OVERLAY, container.NEUTRAL)
+    metadata += (container.PALETTE, container.OVERLAY, container.NEUTRAL, container.PACKED)
     metadata += (container.RESOLUTION, container.SHOWN_AS, container.PREVIEW, container.ANIMATION, container.UNSEEN_KEPT)
     assert all(f"`{view}`" in TEXT for view in container.VIEWS)
     assert stated == {
@@ -72,6 +72,7 @@ def test_limits() -> None:
         f"or {power(limits.max_slice_pixels)} of other things",
         f"at most {power(limits.max_side)} pixels, {power(limits.max_pixels)} pixels in all",
         f"at most {power(limits.max_index_bytes)} bytes and other chunks of at most {power(limits.max_metadata_bytes)}",
+        f"at most {power(container.MOST_PACKED)} bytes when it is unfolded",
         f"a dictionary of {power(repetition.DICTIONARY)} bytes",
         f"sum to more than {power(lossless.LARGEST_COUNT)}",
         f"number of frames, 2 to {container.MAX_FRAMES}",

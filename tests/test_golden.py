@@ -30,6 +30,17 @@ def test_good_files(path: Path) -> None:
         assert np.abs(np.stack(list(sgc.decode_frames(path.read_bytes()))).astype(int) - expected["frames"]).max() <= 1
 
 
+def test_metadata() -> None:
+    """Packed or not, byte for byte."""
+    said = {
+        "metadata": {b"e": b"Exif\0\0some", b"c": b"profile"},
+        "metadata-more": {b"x": b"<x/>", b"t": b"said", b"v": b"HSV", b"d": (300_000).to_bytes(4) + (72_000).to_bytes(4)},
+        "metadata-packed": {b"x": b"<x/>" * 50, b"t": b"said", b"c": bytes(200)},
+    }
+    for name, expected in said.items():
+        assert sgc.read_prologue(GOLDEN / "v0" / f"{name}.sgc").metadata == expected
+
+
 @pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*.sgc")), ids=lambda p: p.stem)
 def test_bad_files(path: Path) -> None:
     """The codec raises exactly the error in the file's name; Pillow an OSError, UnidentifiedImageError counted in."""

@@ -61,6 +61,7 @@ def good() -> None:
     cases["float"] = (np.sin(i / 9) * j).astype(np.float32), 80, {}
     cases["preview"] = photo(90, 140, 11), 50, {"preview": True}
     cases["metadata-more"] = photo(20, 20, 9), 40, {"xmp": b"<x/>", "comment": "said", "dpi": (300, 72), "shown_as": "HSV"}
+    cases["metadata-packed"] = photo(20, 20, 16), 40, {"xmp": b"<x/>" * 50, "comment": "said", "icc_profile": bytes(200)}
     bilevel = sgc.encode(disc[:, :, 0] > 128, slice_side=64)
     (GOLDEN / "v0" / "black-and-white.sgc").write_bytes(bilevel)
     np.savez_compressed(GOLDEN / "v0" / "black-and-white.npz", pixels=disc[:, :, 0] > 128)

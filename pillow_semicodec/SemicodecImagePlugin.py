@@ -230,9 +230,8 @@ class SgcImageFile(ImageFile.ImageFile):
             container.seek(self.fp, self._places[k])
             read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")
             data = read(self.fp.read, frame.size)
-            prologue, streams = animation.read_part(data, frame, self._first, options.LIMITS, lenient)
-            target = _Canvas(canvas.im, prologue, frame.left, frame.top)
-            _decode(prologue, streams, target)
+            for part, prologue, streams in animation.read_parts(data, frame, self._first, options.LIMITS, lenient):
+                _decode(prologue, streams, _Canvas(canvas.im, prologue, part.left, part.top))
 
     # ---- parts ----
 
@@ -358,9 +357,10 @@ class SgcImageFile(ImageFile.ImageFile):
             container.read_slices(self.fp.read, prologue.index, options.LIMITS)
             for frame in prologue.animation.frames if prologue.animation else ():
                 if frame.size:
-                    from .animation import read_part
+                    from .animation import read_parts
 
-                    read_part(container.read_exactly(self.fp.read, frame.size, "a frame"), frame, prologue, options.LIMITS)
+                    data = container.read_exactly(self.fp.read, frame.size, "a frame")
+                    list(read_parts(data, frame, prologue, options.LIMITS))
         super().verify()
 
 

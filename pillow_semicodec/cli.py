@@ -306,7 +306,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _describe(source: Path, held: Path | bytes) -> None:
-    from .animation import read_part
+    from .animation import read_parts
     from .bundle import list_models
 
     with opened(held) as file:
@@ -317,7 +317,8 @@ def _describe(source: Path, held: Path | bytes) -> None:
         frames = prologue.animation.frames if prologue.animation else ()
         for frame in frames:
             if frame.size:
-                read_part(container.read_exactly(file.read, frame.size, "a frame"), frame, prologue, options.LIMITS)
+                data = container.read_exactly(file.read, frame.size, "a frame")
+                list(read_parts(data, frame, prologue, options.LIMITS))
         end = file.tell()
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}

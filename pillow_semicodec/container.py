@@ -33,7 +33,7 @@ INDEXED_MODES = {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}  # with a palette
 _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True): code for code, m in INDEXED_MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL = b"I", b"S", b"R", b"N", b"P", b"O", b"G"
+INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS = b"I", b"S", b"R", b"N", b"P", b"O", b"G", b"K"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 PACKED = b"z"
 PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT)
@@ -250,7 +250,7 @@ def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | No
     elif kind == INDEX:
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
-    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL):
+    elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
@@ -397,6 +397,21 @@ def read_animation(payload: bytes) -> Animation:
         left, top = (read_varint(read)[0], read_varint(read)[0]) if size else (0, 0)
         frames.append(Frame(duration, left, top, size))
     return Animation(loop, tuple(frames))
+
+
+def write_parts(parts: Sequence[Frame]) -> bytes:
+    """What a frame of an animation changes beside its first box. Durations are not written."""
+    return b"".join(write_varint(number) for part in parts for number in (part.left, part.top, part.size))
+
+
+def read_parts(payload: bytes) -> tuple[Frame, ...]:
+    """Raises FormatError for anything else."""
+    stream, parts = BytesIO(payload), list[Frame]()
+    while stream.tell() < len(payload):
+        parts.append(Frame(0, *(read_varint(stream.read)[0] for _ in range(3))))
+    if not parts or not all(part.size for part in parts):
+        raise FormatError(f"parts of a frame that are none, in {len(payload)} bytes")
+    return tuple(parts)
 
 
 def read_map(packed: bytes, size: int, levels: int) -> bytes:
@@ -559,8 +574,11 @@ def write_container(
     return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
 
 
-def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
+def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = False) -> Prologue:
     """Read header, metadata and slice index; leaves the reader at the first slice.
+
+    Args:
+        frame: it is that of a frame behind the first one, which may have parts.
 
     Raises:
         FormatError, UnsupportedError, LimitExceededError: see ``read_header``; also a slice before the index, an
@@ -585,6 +603,8 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS) -> Prologue:
                 raise FormatError(f"a chunk that says neutral, of {len(metadata[NEUTRAL])} bytes, in mode {header.mode}")
             if header.deep:
                 read_numbers(metadata[NUMBERS], header)
+            if PARTS in metadata and not frame:
+                raise FormatError("parts of a frame where there is none")
             return Prologue(header, index, metadata)
         found = {chunk.type: chunk.payload}
         if chunk.type == PACKED:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageSequence
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container
+from pillow_semicodec import animation, container
 from pillow_semicodec.animation import decode_frames, encode_animation
 from pillow_semicodec.errors import LimitExceededError
 from pillow_semicodec.limits import Limits
@@ -509,3 +509,94 @@ def test_frames_of_other_modes_stay_rgb(mode: str) -> None:
     """As the README says."""
     with Image.open(saved([frame.convert(mode) for frame in ball(2)])) as opened:
         assert (opened.n_frames, opened.mode) == (2, "RGB")
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 6), st.integers(0, 2**32 - 1))
+def test_boxes_hold_what_differs(height: int, width: int, spots: int, seed: int) -> None:
+    """All of it, each pixel once, and no box is larger than it has to be."""
+    random = np.random.default_rng(seed)
+    differs = np.zeros((height, width), np.bool_)
+    for _ in range(spots):
+        top, left = random.integers(height), random.integers(width)
+        differs[top : top + random.integers(1, 30), left : left + random.integers(1, 30)] = random.random() < 0.9
+    before = np.zeros((height, width, 3), np.uint8)
+    boxes = animation._changed(before, before + differs[:, :, None], False)
+    covered = np.zeros((height, width), int)
+    for box in boxes:
+        part = differs[box.top : box.bottom, box.left : box.right]
+        assert all(part.any(axis)[edge] for axis in (0, 1) for edge in (0, -1))
+        covered[box.top : box.bottom, box.left : box.right] += 1
+    assert covered.max(initial=0) <= 1
+    assert (covered[differs] == 1).all()
+    assert len(boxes) <= animation.MOST_BOXES
+
+
+def scattered(count: int = 3, mode: str = "RGB") -> list[Image.Image]:
+    """Two squares far apart that change."""
+    frames = []
+    for k in range(count):
+        frame = Image.fromarray(photo(200, 260)).convert(mode)
+        for place in ((10 + 3 * k, 8, 25 + 3 * k, 20), (220, 150 + 4 * k, 240, 170 + 4 * k)):
+            frame.paste({"L": 250}.get(mode, (250, 20, 60, 255)[: len(mode)]), place)
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_changes_far_apart_are_stored_apart(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fewer bytes than in one box, and come back the same through arrays and Pillow, in any order."""
+    frames = scattered(mode=mode)
+    file = saved(frames, quality=80)
+    data = file.getvalue()
+    shown = list(decode_frames(data))
+    for picture, frame in zip(shown, frames, strict=True):
+        assert np.abs(picture.astype(int) - np.asarray(frame)).mean() < 12
+        assert np.array_equal(picture[60:140], shown[0][60:140])
+    assert len(sgc.read_prologue(data).animation.frames) == 3
+    with Image.open(file) as opened:
+        assert opened.n_frames == 3
+        for place in (2, 0, 1):
+            opened.seek(place)
+            assert np.array_equal(np.asarray(opened), shown[place])
+    with Image.open(file) as opened:
+        opened.verify()
+    monkeypatch.setattr(animation, "LEAST_SPARED", 10**9)
+    assert len(saved(frames, quality=80).getvalue()) > len(data) + 300
+
+
+def test_damaged_parts() -> None:
+    """Every byte of a frame is checked; what stands before the damage is shown to lenient readers; parts have no parts."""
+    data = saved(scattered()).getvalue()
+    last = sgc.read_prologue(data).animation.frames[-1]
+    for at in range(len(data) - last.size, len(data), 7):
+        broken = bytearray(data)
+        broken[at] ^= 4
+        with pytest.raises(sgc.SemicodecError):
+            list(decode_frames(bytes(broken)))
+        with Image.open(io.BytesIO(broken)) as opened, pytest.raises(OSError, match=r"frame 2|SGC"):
+            opened.verify()
+    with Image.open(io.BytesIO(data[:-5])) as opened, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        opened.seek(2)
+        shown = np.asarray(opened)
+    whole = list(decode_frames(data))
+    assert np.array_equal(shown[:60], whole[2][:60])
+    assert not np.array_equal(shown[:60], whole[1][:60])
+
+
+@pytest.mark.parametrize(
+    "parts", [b"", b"\x01", bytes([0, 0, 0]), bytes([0, 0, 5]), container.write_parts([container.Frame(0, 0, 0, 10**6)])]
+)
+def test_parts_that_are_none(parts: bytes) -> None:
+    """Are damage of their frame; a picture that is no frame, or the first one, must not have any."""
+    frames, small = [np.asarray(frame) for frame in ball(2)], sgc.encode(photo(8, 9))
+    broken = with_chunks(small, {container.PARTS: parts})
+    with pytest.raises(sgc.FormatError, match="parts"):
+        sgc.decode(broken)
+    described = container.Animation(0, (container.Frame(0, 0, 0, 0), container.Frame(0, 3, 4, len(broken))))
+    head = with_chunks(sgc.encode(frames[0]), {container.ANIMATION: container.write_animation(described)})
+    with pytest.raises(sgc.FormatError):
+        list(decode_frames(head + broken))
+    with Image.open(io.BytesIO(head + broken)) as opened, pytest.raises(OSError, match="frame 1"):
+        opened.seek(1)
+        opened.load()

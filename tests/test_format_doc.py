@@ -32,7 +32,7 @@ def test_chunk_table() -> None:
     """Every chunk type of the code stands in the table, and no other."""
     stated = set(re.findall(r"^\| `(\w)` \|", TEXT, re.M))
     metadata = (container.EXIF, container.ICC_PROFILE, container.SEMANTICS, container.XMP, container.COMMENT)
-    metadata += (container.PALETTE, container.OVERLAY, container.NEUTRAL, container.PACKED)
+    metadata += (container.PALETTE, container.OVERLAY, container.NEUTRAL, container.PACKED, container.PARTS)
     metadata += (container.RESOLUTION, container.SHOWN_AS, container.PREVIEW, container.ANIMATION, container.UNSEEN_KEPT)
     assert all(f"`{view}`" in TEXT for view in container.VIEWS)
     assert stated == {

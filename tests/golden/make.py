@@ -54,6 +54,15 @@ def good() -> None:
         pixels=sgc.decode((GOLDEN / "v0" / "animation.sgc").read_bytes()),
         **latents_of((GOLDEN / "v0" / "animation.sgc").read_bytes())._asdict(),
     )
+    far = [photo(120, 200, 17) for _ in range(2)]
+    far[1][3:9, 5:14], far[1][100:110, 180:190] = 200, 30
+    (GOLDEN / "v0" / "animation-parts.sgc").write_bytes(sgc.encode_animation(far, 50, threads=1))
+    np.savez_compressed(
+        GOLDEN / "v0" / "animation-parts.npz",
+        frames=list(sgc.decode_frames((GOLDEN / "v0" / "animation-parts.sgc").read_bytes())),
+        pixels=sgc.decode((GOLDEN / "v0" / "animation-parts.sgc").read_bytes()),
+        **latents_of((GOLDEN / "v0" / "animation-parts.sgc").read_bytes())._asdict(),
+    )
     i, j = np.mgrid[:50, :70]
     cases["16-bits"] = (i * 300 + j * 500).astype(np.uint16), 80, {}
     cases["16-bits-rgb"] = photo(30, 40, 12).astype(np.uint16) * 257, 60, {}

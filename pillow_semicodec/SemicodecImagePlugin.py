@@ -231,7 +231,8 @@ class SgcImageFile(ImageFile.ImageFile):
             read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")
             data = read(self.fp.read, frame.size)
             for part, prologue, streams in animation.read_parts(data, frame, self._first, options.LIMITS, lenient):
-                _decode(prologue, streams, _Canvas(canvas.im, prologue, part.left, part.top))
+                with contextlib.suppress(SemicodecError) if lenient else contextlib.nullcontext():
+                    _decode(prologue, streams, _Canvas(canvas.im, prologue, part.left, part.top))
 
     # ---- parts ----
 
@@ -360,7 +361,8 @@ class SgcImageFile(ImageFile.ImageFile):
                     from .animation import read_parts
 
                     data = container.read_exactly(self.fp.read, frame.size, "a frame")
-                    list(read_parts(data, frame, prologue, options.LIMITS))
+                    for _ in read_parts(data, frame, prologue, options.LIMITS):  # one at a time
+                        pass
         super().verify()
 
 

@@ -7,6 +7,7 @@ first frame.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import codec, container
 from .container import Animation, Frame, Prologue
-from .errors import FormatError
+from .errors import FormatError, LimitExceededError, SemicodecError
 from .files import Source, opened
 from .limits import DEFAULT_LIMITS, Limits
 from .options import TARGETS
@@ -105,6 +106,11 @@ def _file_of(picture: Pixels, boxes: list[Box], quality: float, options: dict[st
         parts = [Frame(0, box.left, box.top, len(file)) for box, file in zip(boxes[1:], files[1:], strict=True)]
         limits = options.get("limits", DEFAULT_LIMITS)
         files[0] = _with_chunk(files[0], container.PARTS, container.write_parts(parts), limits)
+        try:
+            container.read_prologue(BytesIO(files[0]).read, limits, frame=True)
+        except LimitExceededError:  # which one box need not do
+            top, left, bottom, right = zip(*boxes, strict=True)
+            return _file_of(picture, [Box(min(top), min(left), max(bottom), max(right))], quality, options)
     return b"".join(files)
 
 
@@ -167,7 +173,7 @@ def _changed(before: Pixels, picture: Pixels, exact: bool) -> list[Box]:
         alpha = picture.shape[2] in (2, 4) and not exact
         differs = differs.any(2) & ((before[:, :, -1] > 0) | (picture[:, :, -1] > 0)) if alpha else differs.any(2)
     least = LEAST_SPARED
-    while len(boxes := _boxes(differs, least)) > MOST_BOXES:
+    while (boxes := _boxes(differs, least)) is None:
         least *= 4
     return boxes
 
@@ -179,12 +185,14 @@ def _tight(differs: NDArray[np.bool_], box: Box) -> Box:
     return Box(box.top + top, box.left + left, box.top + bottom + 1, box.left + right + 1)
 
 
-def _boxes(differs: NDArray[np.bool_], least: int) -> list[Box]:
+def _boxes(differs: NDArray[np.bool_], least: int) -> list[Box] | None:
     """Cut along whatever rows or columns spare most, again and again, while that is ``least`` pixels or more: so text is
-    found on pages (Nagy & Seth, 1984).
+    found on pages (Nagy & Seth, 1984). None where that makes too many.
     """
     waiting, boxes = [Box(0, 0, *differs.shape)] if differs.any() else [], list[Box]()
     while waiting:
+        if len(waiting) + len(boxes) > MOST_BOXES:
+            return None
         box = _tight(differs, waiting.pop())
         part = differs[box.top : box.bottom, box.left : box.right]
         gaps = []
@@ -212,25 +220,23 @@ def read_parts(
     Raises:
         FormatError: it is no part of the first frame; and others, see ``container``.
     """
-    prologue, streams = _read_part(data, frame, first, limits, arrived)
+    stream = BytesIO(data)
+    prologue, streams = _read_part(stream, frame, first, limits, arrived, False)
     yield frame, prologue, streams
     others = container.read_parts(prologue.metadata[container.PARTS]) if container.PARTS in prologue.metadata else ()
     at = frame.size - sum(part.size for part in others)
-    if at < 0:
-        raise FormatError(f"parts of {frame.size - at} bytes in a frame of {frame.size}")
+    if others and at != stream.tell() and not arrived:
+        raise FormatError(f"parts that begin at byte {at} of a frame whose first one ends at {stream.tell()}")
     for part in others:
-        prologue, streams = _read_part(data[at : at + part.size], part, first, limits, arrived)
-        if container.PARTS in prologue.metadata:
-            raise FormatError("a part of a frame that has parts")
-        yield part, prologue, streams
+        with contextlib.suppress(SemicodecError) if arrived else contextlib.nullcontext():
+            yield part, *_read_part(BytesIO(data[max(at, 0) : max(at + part.size, 0)]), part, first, limits, arrived, True)
         at += part.size
 
 
 def _read_part(
-    data: bytes, frame: Frame, first: Prologue, limits: Limits, arrived: bool
+    stream: BytesIO, frame: Frame, first: Prologue, limits: Limits, arrived: bool, further: bool
 ) -> tuple[Prologue, tuple[bytes, ...]]:
-    stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read, limits, frame=True)
+    prologue = container.read_prologue(stream.read, limits, frame=not further)
     header, whole = prologue.header, first.header
     if header.mode != whole.mode or frame.left + header.width > whole.width or frame.top + header.height > whole.height:
         raise FormatError(

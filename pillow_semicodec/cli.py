@@ -318,7 +318,8 @@ def _describe(source: Path, held: Path | bytes) -> None:
         for frame in frames:
             if frame.size:
                 data = container.read_exactly(file.read, frame.size, "a frame")
-                list(read_parts(data, frame, prologue, options.LIMITS))
+                for _ in read_parts(data, frame, prologue, options.LIMITS):  # one at a time
+                    pass
         end = file.tell()
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}

@@ -53,6 +53,7 @@ SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
 MOST_OVERLAID = 2**25  # pixels of a picture with an overlay, which is read as a whole
+MAX_PARTS = 255  # of a frame, beside the first one
 MAX_FRAMES = 2**16
 PREVIEW_SCALES = tuple(2**k for k in range(1, 16))
 REACH = 128  # pixels beyond a box that it depends on: two hyper positions (FORMAT.md section 5)
@@ -407,10 +408,10 @@ def write_parts(parts: Sequence[Frame]) -> bytes:
 def read_parts(payload: bytes) -> tuple[Frame, ...]:
     """Raises FormatError for anything else."""
     stream, parts = BytesIO(payload), list[Frame]()
-    while stream.tell() < len(payload):
+    while stream.tell() < len(payload) and len(parts) <= MAX_PARTS:
         parts.append(Frame(0, *(read_varint(stream.read)[0] for _ in range(3))))
-    if not parts or not all(part.size for part in parts):
-        raise FormatError(f"parts of a frame that are none, in {len(payload)} bytes")
+    if not 1 <= len(parts) <= MAX_PARTS or not all(part.size for part in parts):
+        raise FormatError(f"parts of a frame that are none, or more than {MAX_PARTS}, in {len(payload)} bytes")
     return tuple(parts)
 
 
@@ -534,7 +535,8 @@ def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
     if not texts or len(plain) > MOST_PACKED:
         return metadata
     folded = zlib.compress(plain, 9)
-    if chunk_size(len(folded)) >= sum(chunk_size(len(payload)) for payload in texts.values()):
+    sizes = [len(payload) for payload in texts.values()]
+    if len(folded) > max(sizes) or chunk_size(len(folded)) >= sum(map(chunk_size, sizes)):  # or more than one may have
         return metadata
     return {kind: payload for kind, payload in metadata.items() if kind not in texts} | {PACKED: folded}
 
@@ -559,9 +561,9 @@ def read_packed(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[bytes, 
         size = read_varint(stream.read)[0]
         if kind not in PACKABLE or kind in texts:
             raise FormatError(f"packed metadata of type {kind!r}")
+        texts[kind] = read_exactly(stream.read, size, "packed metadata")
         if size > limits.max_metadata_bytes:
             raise LimitExceededError(f"{size} bytes of metadata exceed the limit of {limits.max_metadata_bytes}")
-        texts[kind] = read_exactly(stream.read, size, "packed metadata")
     return texts
 
 
@@ -586,6 +588,7 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
     """
     header = read_header(read, limits)
     metadata: dict[bytes, bytes] = {}
+    met = set[bytes]()
     for _ in range(limits.max_chunks):
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
@@ -610,8 +613,9 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
         if chunk.type == PACKED:
             with contextlib.suppress(FormatError):  # an ancillary chunk never keeps a picture from being read
                 found = read_packed(chunk.payload, limits)
-        if twice := found.keys() & metadata.keys():
+        if twice := ({chunk.type} | found.keys()) & met:
             raise FormatError(f"two chunks of type {min(twice).decode()}")
+        met |= {chunk.type} | found.keys()
         metadata |= found
     raise LimitExceededError(f"more than {limits.max_chunks} chunks before the slice index")
 

@@ -602,10 +602,16 @@ def end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
+def _end_at(stop: Any) -> None:
+    stop.acquire()
+    stop.release()  # for all others: one that ends alone may take a lock with it that they wait for
+    os._exit(1)
+
+
 def _start_worker(threads: int, providers: tuple[str, ...], stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     end_with_parent()
-    threading.Thread(target=lambda: stop.acquire() and os._exit(1), daemon=True).start()
+    threading.Thread(target=_end_at, args=(stop,), daemon=True).start()
     options.THREADS, options.PROVIDERS = threads, providers
 
 
@@ -617,7 +623,7 @@ def run_pool(
     """
     waiting, suspects, deaths = deque(jobs), deque[Job](), Counter[Job]()
     context = get_context("spawn")
-    stop = context.Semaphore(0)  # one worker that ends takes the others along
+    stop = context.Semaphore(0)
     while waiting or suspects:
         running: dict[Future[Outcome], Job] = {}
         alone = False

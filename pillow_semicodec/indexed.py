@@ -146,7 +146,7 @@ class Colours:
     """
 
     def __init__(self, picture: NDArray[np.uint8], exact: bool = False, where: NDArray[np.bool_] | None = None) -> None:
-        self.picture, self.grey = picture, picture.ndim == 2 or picture.shape[2] == 2
+        self.picture, self.grey, self.exact = picture, picture.ndim == 2 or picture.shape[2] == 2, exact
         flat, self.seen = visible(picture, exact)
         if where is not None:
             flat, self.seen = np.where(where, flat, -1), where if self.seen is None else self.seen & where
@@ -163,13 +163,13 @@ class Colours:
 
     @lazily
     def contrasts(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(the least along every run, the mean around every colour); of what is seen through, that of its whole colour."""
-        around = _contrast(self.picture, self.grey, self.seen)
-        if self.picture.ndim == 3 and self.picture.shape[2] in (2, 4):
-            around *= 255 / np.maximum(self.picture[:, :, -1], 1, dtype=np.float32)
-        around = around.ravel()
-        sums = np.add.reduceat(around, self.starts, dtype=np.float64)
-        mean = np.bincount(self.which, sums) / np.bincount(self.which, self.lengths)
+        """(the least along every run, the mean around every colour), so much more as they are seen through."""
+        around: NDArray[Any] = _contrast(self.picture, self.grey, self.seen).ravel()
+        sums, shown = np.add.reduceat(around, self.starts, dtype=np.float64), self.lengths.astype(np.float64)
+        if self.picture.ndim == 3 and self.picture.shape[2] in (2, 4) and not self.exact:
+            alpha = np.maximum(self.picture[:, :, -1], 1).ravel() / np.float32(255)
+            around, shown = around / alpha, np.add.reduceat(alpha, self.starts, dtype=np.float64)
+        mean = np.bincount(self.which, sums) / np.bincount(self.which, shown)
         return np.minimum.reduceat(around, self.starts), mean
 
     def indexed(self, share: float) -> Indexed:

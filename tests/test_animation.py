@@ -575,17 +575,30 @@ def test_damaged_parts() -> None:
             list(decode_frames(bytes(broken)))
         with Image.open(io.BytesIO(broken)) as opened, pytest.raises(OSError, match=r"frame 2|SGC"):
             opened.verify()
-    with Image.open(io.BytesIO(data[:-5])) as opened, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-        opened.seek(2)
-        shown = np.asarray(opened)
     whole = list(decode_frames(data))
-    assert np.array_equal(shown[:60], whole[2][:60])
-    assert not np.array_equal(shown[:60], whole[1][:60])
+    harmed = bytearray(data)
+    stream = io.BytesIO(data[-last.size :])
+    container.read_slices(stream.read, container.read_prologue(stream.read, frame=True).index)
+    harmed[len(data) - last.size + stream.tell() - 6] ^= 4  # in the first part
+    for broken, intact in ((data[:-5], slice(0, 60)), (bytes(harmed), slice(140, None))):
+        with Image.open(io.BytesIO(broken)) as opened, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+            opened.seek(2)
+            shown = np.asarray(opened)
+        assert np.array_equal(shown[intact], whole[2][intact])
+        assert not np.array_equal(shown[intact], whole[1][intact])
 
 
 @pytest.mark.parametrize(
-    "parts", [b"", b"\x01", bytes([0, 0, 0]), bytes([0, 0, 5]), container.write_parts([container.Frame(0, 0, 0, 10**6)])]
+    "parts",
+    [
+        b"",
+        b"\x01",
+        bytes([0, 0, 0]),
+        bytes([0, 0, 5]),
+        container.write_parts([container.Frame(0, 0, 0, 10**6)]),
+        bytes([0, 0, 1]) * 256,
+    ],
 )
 def test_parts_that_are_none(parts: bytes) -> None:
     """Are damage of their frame; a picture that is no frame, or the first one, must not have any."""
@@ -600,3 +613,18 @@ def test_parts_that_are_none(parts: bytes) -> None:
     with Image.open(io.BytesIO(head + broken)) as opened, pytest.raises(OSError, match="frame 1"):
         opened.seek(1)
         opened.load()
+
+
+def test_parts_within_the_limits_of_readers() -> None:
+    """Where they would take too long a list, one box does."""
+    frames = [np.full((640, 640), 90, np.uint8) for _ in range(2)]
+    for top in range(0, 640, 160):
+        for left in range(0, 640, 80):
+            frames[1][top : top + 4, left : left + 4] = 200
+    for most, parts in ((1000, True), (14, False)):
+        limits = Limits(max_metadata_bytes=most)
+        data = encode_animation(frames, indexed=True, limits=limits)
+        shown = list(decode_frames(data, limits=limits))
+        assert np.array_equal(shown[1], frames[1])
+        part = data[-sgc.read_prologue(data).animation.frames[1].size :]
+        assert (container.PARTS in container.read_prologue(io.BytesIO(part).read, frame=True).metadata) is parts

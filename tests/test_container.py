@@ -231,12 +231,15 @@ def test_packed_texts_that_are_none() -> None:
     whole = container.packed({container.XMP: b"x" * 5000, container.EXIF: b"e" * 500})[container.PACKED]
     huge = zlib.compress(b"x" + container.write_varint(2**30) + bytes(container.MOST_PACKED))
     twice = zlib.compress(b"x\x01ax\x01b")
-    others = [zlib.compress(text) for text in (b"P\x01a", b"x\x05a", b"x", b"\xff")]
+    others = [zlib.compress(text) for text in (b"P\x01a", b"x\x05a", b"x", b"\xff", b"x" + container.write_varint(2**27))]
     for payload in (whole[:-1], whole + b"!", b"", b"none", huge, twice, *others):
         prologue, _ = read(container.write_container(HEADER, 4096, (b"payload!",), {container.PACKED: payload}))
         assert prologue.metadata == {container.PACKED: payload}
     with pytest.raises(FormatError, match="two chunks of type e"):
         read(FILE[: container.HEADER_SIZE] + chunk(b"z", whole) + FILE[container.HEADER_SIZE :])
+    apart = [container.packed({kind: b"x" * 500})[container.PACKED] for kind in (container.XMP, container.EXIF)]
+    with pytest.raises(FormatError, match="two chunks of type z"):
+        read(FILE[: container.HEADER_SIZE] + b"".join(chunk(b"z", one) for one in apart) + FILE[-40:])
     file = container.write_container(HEADER, 4096, (b"payload!",), {container.PACKED: whole})
     with pytest.raises(LimitExceededError, match="5000 bytes of metadata"):
         container.read_prologue(BytesIO(file).read, Limits(max_metadata_bytes=4999))
@@ -246,3 +249,6 @@ def test_much_text_is_not_packed() -> None:
     """What readers would not unfold."""
     said = {container.XMP: bytes(container.MOST_PACKED)}
     assert container.packed(said) == said
+    noise = np.random.default_rng(0).bytes(1800)
+    said = {container.XMP: noise[:900] + b" " * 90, container.EXIF: noise[900:] + b" " * 90}
+    assert container.packed(said) == said  # no chunk becomes larger than those that were given

@@ -442,3 +442,23 @@ def test_what_nobody_sees_may_be_anything(picture: np.ndarray, alpha: np.ndarray
     data = sgc.encode(picture, quality, indexed=True)
     seen = picture[..., -1] > 0
     assert np.array_equal(sgc.decode(data)[seen], np.dstack([first.palette[first.numbers], picture[..., -1]])[seen])
+
+
+def test_exact_colours_move_no_farther_for_being_unseen() -> None:
+    """Below quality 95, too: what nobody sees counts as if it were seen."""
+    levels = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 64, 0)
+    picture = np.dstack([levels, levels, levels, np.zeros_like(levels)])
+    decoded = sgc.decode(sgc.encode(picture, 75, indexed=True, exact=True))
+    assert np.abs(decoded.astype(int) - picture).max() < 9
+
+
+def test_transparent_pixels_move_no_opaque_ones() -> None:
+    """A colour goes as far as it can be seen through where it is, in the mean of all of its places."""
+    opaque = np.full((40, 60, 4), (0, 0, 0, 255), np.uint8)
+    opaque[20:30, :, :3] = 20
+    opaque[2:18:4, 2:58:4, :3] = 40
+    clear = opaque.copy()
+    clear[36, 10:16:2] = 40, 40, 40, 1
+    for picture in (opaque, clear):
+        decoded = sgc.decode(sgc.encode(picture, 75, indexed=True))
+        assert np.array_equal(decoded[:34], picture[:34])

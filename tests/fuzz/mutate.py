@@ -6,6 +6,7 @@ entropy decoder and the networks.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import struct
@@ -85,12 +86,22 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(out)
 
 
-def sealed(data: bytes, random: np.random.Generator) -> bytes:
-    """A file whose header, rate or stream is changed, with every checksum right."""
+def sealed(data: bytes, random: np.random.Generator, frame: bool = False) -> bytes:
+    """A file whose header, rate, metadata or stream is changed, or that of one of its frames, with every checksum right."""
     stream = io.BytesIO(data)
-    prologue = container.read_prologue(stream.read)
+    prologue = container.read_prologue(stream.read, frame=frame)
     payloads = list(container.read_slices(stream.read, prologue.index))
-    behind = stream.read()  # frames
+    behind, said = stream.read(), dict(prologue.metadata)  # frames, or other parts of one
+    if prologue.animation and random.random() < 0.7:
+        (first, *others), at, frames = prologue.animation.frames, 0, []
+        for k, one in enumerate(others):
+            part = behind[at : at + one.size]
+            at += one.size
+            frames.append(sealed(part, random, True) if part and random.random() < 0.5 else part)
+            others[k] = dataclasses.replace(one, size=len(frames[-1]))
+        changed = container.Animation(prologue.animation.loop, (first, *others))
+        said[container.ANIMATION], behind = container.write_animation(changed), b"".join(frames)
+        return container.write_container(prologue.header, prologue.index.rate, payloads, said, prologue.index.side) + behind
     header = bytearray(container.write_header(prologue.header)[:22])
     if random.random() < 0.5:
         at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
@@ -102,10 +113,8 @@ def sealed(data: bytes, random: np.random.Generator) -> bytes:
     rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
     side = prologue.index.side if random.random() < 0.9 else 2 ** int(random.integers(6, 9))
     index = container.write_index(container.SliceIndex(rate, tuple(map(len, payloads)), side))
-    before = [
-        container.Chunk(kind, mutate(value, random) if random.random() < 0.5 else value)
-        for kind, value in prologue.metadata.items()
-    ]
+    said = {kind: mutate(value, random) if random.random() < 0.5 else value for kind, value in said.items()}
+    before = [container.Chunk(kind, value) for kind, value in container.packed(said).items()]
     chunks = [*before, container.Chunk(b"I", index), *(container.Chunk(b"S", p) for p in payloads)]
     head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
     return head + b"".join(container.write_chunk(chunk) for chunk in chunks) + behind

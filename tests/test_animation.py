@@ -618,10 +618,10 @@ def test_parts_that_are_none(parts: bytes) -> None:
 def test_parts_within_the_limits_of_readers() -> None:
     """Where they would take too long a list, one box does."""
     frames = [np.full((640, 640), 90, np.uint8) for _ in range(2)]
-    for top in range(0, 640, 160):
+    for top in range(0, 640, 40):
         for left in range(0, 640, 80):
             frames[1][top : top + 4, left : left + 4] = 200
-    for most, parts in ((1000, True), (14, False)):
+    for most, parts in ((1000, True), (20, False)):
         limits = Limits(max_metadata_bytes=most)
         data = encode_animation(frames, indexed=True, limits=limits)
         shown = list(decode_frames(data, limits=limits))

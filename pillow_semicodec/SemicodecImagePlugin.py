@@ -526,8 +526,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         _write(fp, lambda: animation.encode_animation(pictures, **settings))
     finally:
         for source in sources:
-            if source.image.tell() != source.place:  # of a PSD without layers no place can be sought
-                source.image.seek(source.place)
+            metadata.seek(source.image, source.place)
 
 
 class _Counted:
@@ -558,6 +557,8 @@ def _source(image: Image.Image) -> _Source:
 
 def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
     """What makes its pictures one by one may draw into the same one again, or close it."""
+    from . import metadata
+
     passing = not isinstance(images, Sequence)
     for image in images:
         source = _source(image)
@@ -569,8 +570,7 @@ def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
                 frame.load()  # some formats know the duration only then
                 yield _source(frame.copy())
         finally:
-            if image.tell() != source.place:
-                image.seek(source.place)
+            metadata.seek(image, source.place)
 
 
 def _frames(sources: list[_Source]) -> Iterator[Image.Image]:

@@ -421,14 +421,21 @@ def read_map(packed: bytes, size: int, levels: int) -> bytes:
     Raises:
         FormatError: it holds anything else.
     """
-    unfold = zlib.decompressobj()
-    try:
-        cells = unfold.decompress(packed, size + 1)
-    except zlib.error as error:
-        raise FormatError(f"a map is damaged: {error}") from error
-    if len(cells) != size or not unfold.eof or unfold.unused_data or max(cells, default=0) >= levels:
+    cells = _unfolded(packed, size, "a map")
+    if len(cells) != size or max(cells, default=0) >= levels:
         raise FormatError(f"a map does not hold {size} positions of {levels} levels")
     return cells
+
+
+def _unfolded(packed: bytes, most: int, what: str) -> bytes:
+    unfold = zlib.decompressobj()
+    try:
+        plain = unfold.decompress(packed, most + 1)
+    except zlib.error as error:
+        raise FormatError(f"{what} is damaged: {error}") from error
+    if len(plain) > most or not unfold.eof or unfold.unused_data:
+        raise FormatError(f"{what} has more than {most} bytes, is cut off or followed by something else")
+    return plain
 
 
 # ---- regions ---------------------------------------------------------------------------------------------------
@@ -548,15 +555,8 @@ def read_packed(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[bytes, 
         FormatError: it holds anything else.
         LimitExceededError: one of them is larger than it may be as a chunk.
     """
-    unfold = zlib.decompressobj()
-    try:
-        plain = unfold.decompress(payload, MOST_PACKED + 1)
-    except zlib.error as error:
-        raise FormatError(f"packed metadata are damaged: {error}") from error
-    if len(plain) > MOST_PACKED or not unfold.eof or unfold.unused_data:
-        raise FormatError("packed metadata are too large, cut off or followed by something else")
     texts: dict[bytes, bytes] = {}
-    stream = BytesIO(plain)
+    stream = BytesIO(_unfolded(payload, MOST_PACKED, "what is packed"))
     while kind := stream.read(1):
         size = read_varint(stream.read)[0]
         if kind not in PACKABLE or kind in texts:

@@ -128,8 +128,7 @@ def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: b
             save |= {"save_all": True, "duration": durations, "loop": _loop_of(image, name)}
             if name == "GIF" and holes and not flatten:
                 save["disposal"] = CLEARED
-        if image.tell() != place:  # of a PSD without layers no place can be sought
-            image.seek(place)
+        metadata.seek(image, place)
         flatten_one = flatten and image.has_transparency_data
         picture = on_white(image) if flatten_one else _without_default_image(image) if aside else image
         if (flatten or aside) and "save_all" in save:

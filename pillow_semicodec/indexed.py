@@ -81,10 +81,9 @@ def is_worth_trying(picture: Any) -> bool:
     if height * width > container.MOST_OVERLAID or not is_available():
         return False
     probe = _probe(picture)
-    colours = len(np.unique(probe))
     if width > 1 and (probe[:, 1:] == probe[:, :-1]).mean() < WORTH_REPEATS:
-        return colours <= FEW_COLOURS
-    return colours <= WORTH_COLOURS or _share_of_runs(probe) >= WORTH_RUNS
+        return all(len(np.unique(rows)) <= FEW_COLOURS for rows in (probe[:1], probe))  # one row tells of photographs
+    return len(np.unique(probe)) <= WORTH_COLOURS or _share_of_runs(probe) >= WORTH_RUNS
 
 
 def _share_of_runs(probe: Numbers) -> float:

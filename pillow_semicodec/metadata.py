@@ -47,6 +47,12 @@ def frames(image: Image.Image) -> Iterator[Image.Image]:
         yield image
 
 
+def seek(image: Image.Image, place: int) -> None:
+    """Of a PSD without layers no place can be sought, not even where it is."""
+    if image.tell() != place:
+        image.seek(place)
+
+
 def loop(image: Image.Image) -> int:
     """What an animation says of how often it is shown; where it says nothing, 0, for ever, and 1, once, of a GIF."""
     said: int = image.info.get("loop", 1 if image.format == "GIF" else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import struct
@@ -30,6 +31,24 @@ def _turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         picture = picture[::-1]
     return np.ascontiguousarray(picture)
+
+
+def _can_seek(file: Any) -> bool:
+    return bool(getattr(file, "seekable", lambda: False)())  # some that can be written to do not even say
+
+
+def _hold(request: Request) -> None:
+    """Read what cannot seek, pipes and responses of servers, at once: its first bytes are looked at before the others."""
+    try:
+        file = request.get_file()
+    except OSError:  # a folder
+        return
+    try:
+        file.seek(file.tell())
+    except (AttributeError, OSError):
+        request._file = io.BytesIO(file.read())  # type: ignore[attr-defined]
+        if request._uri_type != URI_FILE:
+            file.close()
 
 
 def _rewound(request: Request) -> bool:
@@ -71,7 +90,9 @@ class SemicodecPlugin(PluginV3):
         if request.mode.io_mode == IOMode.write:
             if request.extension is not None and request.extension.lower() != EXTENSION:
                 raise InitializationError(f"SGC files end in {EXTENSION}, not in {request.extension}")
-        elif request.firstbytes[: len(SIGNATURE)] != SIGNATURE and not _rewound(request):
+            return
+        _hold(request)
+        if request.firstbytes[: len(SIGNATURE)] != SIGNATURE and not _rewound(request):
             raise InitializationError(f"{request.raw_uri!r} is not an SGC file")
 
     # ---- reading ----
@@ -127,7 +148,7 @@ class SemicodecPlugin(PluginV3):
             index: a frame, counted from 0 or, below 0, from the end; ``...`` for all of them; None (the default) for the
                 one picture of a file, or all frames of an animation.
             mode: Pillow mode to convert to, as with imageio's Pillow plugin.
-            rotate: turn the picture as its EXIF orientation says.
+            rotate: turn the picture as the orientation in its EXIF, or else XMP, says.
             pilmode, exifrotate: names of these two in imageio 2.
             writeable_output, apply_gamma: accepted for that plugin's sake; the array can always be written to, and SGC files
                 state no gamma.
@@ -180,12 +201,11 @@ class SemicodecPlugin(PluginV3):
             return picture
         from PIL import Image
 
-        exif = self.metadata().get("exif")
-        if rotate and exif:
-            found = Image.Exif()
+        if rotate:
+            told = Image.Image()  # Pillow finds the orientation in EXIF or XMP
+            told.info.update(self.metadata())
             with contextlib.suppress(SyntaxError, ValueError, OSError, struct.error):  # EXIF that says nothing
-                found.load(exif)
-                picture = _turned(picture, found.get(ORIENTATION, 1))
+                picture = _turned(picture, told.getexif().get(ORIENTATION, 1))
         if not mode:
             return picture
         if picture.dtype == np.uint16:  # which Pillow has in grey alone, and would cut
@@ -328,7 +348,7 @@ class SemicodecPlugin(PluginV3):
         if self._frames_written and len({(p.dtype, p.shape) for p in (self._frames_written[0], *frames)}) > 1:
             raise ValueError("frames must be alike, in shape and dtype")  # now, for the end would lose those before it, too
         to_bytes = self.request._uri_type == URI_BYTES
-        if self._frames_written and not self.request.get_file().seekable():
+        if self._frames_written and not _can_seek(self.request.get_file()):
             raise ValueError("further frames cannot be added where nothing can be written anew: give all of them at once")
         if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
             sgc.animation.check_settings(len(self._frames_written) + len(frames), **options)  # then it would be too late
@@ -357,7 +377,7 @@ class SemicodecPlugin(PluginV3):
         if self._frames_written:
             file.seek(self._start)
             file.truncate()
-        self._start = file.tell() if file.seekable() else 0
+        self._start = file.tell() if _can_seek(file) else 0
         file.write(data)
         if hasattr(file, "flush"):
             file.flush()

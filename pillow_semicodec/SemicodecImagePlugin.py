@@ -262,6 +262,7 @@ class SgcImageFile(ImageFile.ImageFile):
                 return None
         box = (0, 0, self.width / scale, self.height / scale)
         self._size = -(-self.width // scale), -(-self.height // scale)
+        self._im = None  # of the size that it had when loading failed
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self._size), self.tile[0].offset, (prologue, scale, preview))]
         return self.mode, box
 
@@ -394,10 +395,10 @@ class SgcDecoder(ImageFile.PyDecoder):
             self._read(prologue, self.fd, picture.im, 16)
             self.im.paste(picture.resize(self.im.size, Image.Resampling.BOX).im, (0, 0, *self.im.size))
 
-    def _read(self, prologue: container.Prologue, file: IO[bytes], im: Any, scale: int = 1, **what: Any) -> None:
+    def _read(self, prologue: container.Prologue, file: IO[bytes], im: Any, scale: int = 1) -> None:
         read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
         streams = read(file.read, prologue.index, options.LIMITS)
-        _decode(prologue, streams, _Canvas(im, prologue), scale=scale, **what)
+        _decode(prologue, streams, _Canvas(im, prologue), scale=scale)
 
 
 def _decode(
@@ -486,7 +487,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         OSError: a mode that cannot be written.
         ValueError, TypeError: an option outside its range; an empty picture; ``lossless``, which this version does not have.
     """
-    boxes = _pixels_of(im)
+    boxes = _Boxes(im, _mode_of(im))
     from . import codec
 
     settings = _options(im, boxes.mode)
@@ -664,10 +665,6 @@ def _mode_of(im: Image.Image) -> str:
     if mode == "I;16" and im.has_transparency_data:  # F and I may have it left over from what they were converted from
         raise OSError("SGC has no transparent colour in 16 bits; delete info['transparency'] to write the picture without")
     return mode
-
-
-def _pixels_of(im: Image.Image) -> _Boxes:
-    return _Boxes(im, _mode_of(im))
 
 
 def register() -> None:

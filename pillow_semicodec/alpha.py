@@ -26,7 +26,7 @@ from .planes import Box
 LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
 CELL = 2**LEVELS
 REACH = 2 * CELL  # no filled colour depends on what is farther away
-BY_CONTEXT, BY_REPETITION = 0, 1  # first byte of a stream of alpha
+BY_CONTEXT, BY_REPETITION, CONSTANT = 0, 1, 2  # first byte of a stream of alpha
 COSTLY = 16  # pixels a byte of a stream: where fewer are coded, patterns that repeat are looked for
 UNSEEN = 127.5  # where nothing visible is near
 
@@ -68,13 +68,10 @@ def filled(colours: Pixels, alpha: Pixels) -> Pixels:
         weights.append(_sum_of_fours(weights[-1][:, :, None])[:, :, 0])
         sums.append(_sum_of_fours(sums[-1]))
     guess = np.full(sums[-1].shape, UNSEEN)
-    for weight, total in zip(weights[::-1], sums[::-1], strict=True):
-        if guess.shape != total.shape:
-            guess = _twice(guess)
-        if weight is weights[0]:  # where something is seen of these, it is not guessed
-            break
+    for weight, total in zip(weights[:0:-1], sums[:0:-1], strict=True):  # what is seen of the finest is not guessed
         seen = weight > 0
         guess[seen] = total[seen] / weight[seen, None]
+        guess = _twice(guess)
     result: Pixels = np.where(alpha[:, :, None] > 0, colours, np.rint(guess[:height, :width]).astype(np.uint8))
     return result
 
@@ -124,6 +121,8 @@ def encode_alpha(
 
 
 def _coded(plane: Pixels, bilevel: bool = False) -> bytes:
+    if not bilevel and (plane == plane[0, 0]).all():
+        return bytes([CONSTANT, plane[0, 0]])
     encoder = StreamEncoder()
     encode_plane(encoder, plane, bilevel)
     stream = encoder.finish()
@@ -147,6 +146,8 @@ def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -
         if stream[:1] == bytes([BY_REPETITION]):
             steps = np.frombuffer(unpack(stream[1:], shape[0] * shape[1]), np.uint8).reshape(shape)
             return np.cumsum(steps, 0, np.uint8)
+        if stream[:1] == bytes([CONSTANT]) and len(stream) == 2:
+            return np.full(shape, stream[1], np.uint8)
         if stream[:1] != bytes([BY_CONTEXT]):
             raise FormatError("alpha of an unknown kind")
         stream = stream[1:]

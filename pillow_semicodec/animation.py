@@ -93,7 +93,7 @@ def encode_animation(
     frames_of_file = tuple(Frame(t, f.left, f.top, f.size) for t, f in zip(times, described, strict=True))
     limits = options.get("limits", DEFAULT_LIMITS)
     description = container.write_animation(Animation(loop, frames_of_file))
-    head = _with_chunk(files[0], container.ANIMATION, description, limits)
+    head = container.with_chunks(files[0], {container.ANIMATION: description}, limits)
     container.read_prologue(BytesIO(head).read, limits)  # what is written can be read within the same limits
     return head + b"".join(files[1:])
 
@@ -105,20 +105,13 @@ def _file_of(picture: Pixels, boxes: list[Box], quality: float, options: dict[st
     if len(files) > 1:
         parts = [Frame(0, box.left, box.top, len(file)) for box, file in zip(boxes[1:], files[1:], strict=True)]
         limits = options.get("limits", DEFAULT_LIMITS)
-        files[0] = _with_chunk(files[0], container.PARTS, container.write_parts(parts), limits)
+        files[0] = container.with_chunks(files[0], {container.PARTS: container.write_parts(parts)}, limits)
         try:
             container.read_prologue(BytesIO(files[0]).read, limits, frame=True)
         except LimitExceededError:  # which one box need not do
             top, left, bottom, right = zip(*boxes, strict=True)
             return _file_of(picture, [Box(min(top), min(left), max(bottom), max(right))], quality, options)
     return b"".join(files)
-
-
-def _with_chunk(file: bytes, kind: bytes, payload: bytes, limits: Limits) -> bytes:
-    stream = BytesIO(file)
-    prologue = container.read_prologue(stream.read, limits)
-    streams, metadata = container.read_slices(stream.read, prologue.index, limits), {**prologue.metadata, kind: payload}
-    return container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
 
 
 def check_settings(

@@ -92,6 +92,14 @@ class RateBank:
         return min(inside * bands // ((self.anchors - 1) * RATE_UNIT), bands - 1)
 
 
+def identity(description: bytes) -> bytes:
+    """The id that files name a model or heads by: 8 bytes of the SHA-256 of their JSON, whatever ends its lines.
+
+    Git for Windows, by default, checks texts out with other ends of lines.
+    """
+    return hashlib.sha256(description.replace(b"\r\n", b"\n")).digest()[:8]
+
+
 def read_verified(path: Path, sha256: str, what: str) -> bytes:
     """The bytes of a file that are known by their hash; BundleError where they are not those, or cannot be read."""
     try:
@@ -131,7 +139,7 @@ class ModelBundle:
             raise BundleError(f"{directory}: bundle version {version}; this build reads versions {known}")
         if len(set(self.predicted)) < len(self.predicted) or not all(0 <= c < self.latent_channels for c in self.predicted):
             raise BundleError(f"{directory}: predicted channels {self.predicted} of {self.latent_channels}")
-        self.model_id = hashlib.sha256(raw).digest()[:8]
+        self.model_id = identity(raw)
         self._lock = threading.Lock()
 
     def part(self, name: str) -> bytes:

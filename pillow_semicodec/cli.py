@@ -21,11 +21,11 @@ from typing import IO, Any
 
 from PIL import Image, ImageOps
 
-from . import container, options
+from . import container, convert, options
 from ._version import __version__
 from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
-from .files import opened, printable, write_atomically, write_text
+from .files import opened, printable, walk, write_atomically, write_text
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -222,7 +222,7 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
 # ---- one file --------------------------------------------------------------------------------------------------
 
 
-def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool = False, overwrite: bool = True) -> int:
+def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool, overwrite: bool) -> int:
     """Read one picture, write another; returns the bytes written."""
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
@@ -413,13 +413,11 @@ def _readable_extensions() -> frozenset[str]:
 def _convert(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from . import convert
-
     if args.measure and importlib.util.find_spec("ssimulacra2") is None:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     _check_places(args.output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
-    convert.format_of(suffix.join(("x", "")))
+    convert.format_of(f"x{suffix}")
     given = {name for name, value in _settings(args).items() if value is not None and value is not False}
     if suffix != SGC and (unused := [f"--{name.replace('_', '-')}" for name in sorted(given - {"quality"})]):
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
@@ -443,7 +441,7 @@ def _convert(args: argparse.Namespace) -> int:
     threads = options.THREADS or max(1, options.cores() // workers)
     if args.dask is not None:
         run = convert.run_dask(jobs, settings, args.dask, workers, threads)
-    elif workers == 1:
+    elif workers == 1 or not convert.has_processes():
         run = (convert.convert(job, settings) for job in jobs)
     else:
         run = convert.run_pool(jobs, settings, workers, threads)
@@ -489,13 +487,11 @@ def _tell(outcomes: list[Outcome]) -> None:
 
 
 def _write_report(path: Path, outcomes: list[Outcome], planned: list[Job]) -> None:
-    from .convert import report
-
     before = ""
     if path.is_file():  # a pipe would have us wait for ourselves
         before = path.read_text("utf-8", "replace")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, report(outcomes, planned, before))
+    write_text(path, convert.report(outcomes, planned, before))
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -508,7 +504,6 @@ def _bench(args: argparse.Namespace) -> int:
         raise ValueError(f'the benchmark needs {error.name}: pip install "pillow-semicodec[bench]"') from error
     from .bench import codecs, curves, report
     from .bench.run import Plan, run
-    from .files import walk
 
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output} is a file; the results go into a folder")

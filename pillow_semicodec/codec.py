@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from functools import partial
@@ -145,11 +146,10 @@ def encode(
     mode, colours = _colours(picture, exact, metadata)
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
-    error = SquaredError(colours if mode.endswith(";16") else picture)
     if indexed:
         if semantics:
             _describe(colours, find_model(model), quality, semantics, metadata, threads)
-        return _encode_indexed(draw(metadata, must=True), quality, target, error, way)
+        return _encode_indexed(draw(metadata, must=True), quality, target, way)
     bundle = find_model(model)
     header = Header(width, height, mode, bundle.model_id)
     if preview or (preview is None and target is None and height * width >= PREVIEW_FROM):
@@ -172,34 +172,32 @@ def encode(
         latents = Encoder(y, plan, bundle, layout, threads).semantic_latents()
         cells = _look(latents, bundle, roi, cells, semantics, metadata, threads)
     drawing = draw(metadata) if indexed is None and target else None
-    palette = drawing.file_for(quality, target, error) if drawing else None
+    palette = drawing.file_for(quality, target) if drawing else None
     if palette is not None and target is not None and target.size is not None:
         return _finished(palette, way, limits)
     planes: Streams = ()
     if header.alpha:
         planes = encode_alpha(picture, layout, levels_of(alpha_quality), threads, stage(way, layout.slices, 1 / 4))
     marked = _marked(metadata, pixels.is_neutral(picture, exact))
-    job = _Job(header, marked, y, colours, planes, bundle, layout, threads, way, {})
+    original, wanted = colours if header.deep else picture, target or Target()
+    job = _Job(header, marked, y, colours, original, planes, wanted, cells, effort, bundle, layout, threads, way, {})
     if target is None:
         if indexed is None:
             stage(way, 1, 1 / 2)  # reserved for what is drawn on top
-        data = job.data(plan, cells, effort)
-        return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan, effort), way, limits)
-    return _finished(job.met(target, error, drawing, palette, cells, effort), way, limits)
+        data = job.data(plan)
+        return _finished(data if indexed is False else job.drawn(data, draw(metadata), quality, plan), way, limits)
+    return _finished(job.met(drawing, palette), way, limits)
 
 
 def _with_grounds(data: bytes, picture: pixels.Pixels, limits: Limits) -> bytes:
     """The file with its flat grounds kept exactly, if it is one of latents alone and that costs next to nothing."""
-    stream = BytesIO(data)
-    prologue = container.read_prologue(stream.read, limits)
+    prologue = container.read_prologue(BytesIO(data).read, limits)
     if not prologue.header.latents or not {container.OVERLAY, container.UNSEEN_KEPT}.isdisjoint(prologue.metadata):
         return data
     parts = take_apart(picture, 0, flat=True)
     if parts is None or len(parts.payload) > min(GROUND_COST * len(data), limits.max_metadata_bytes):
         return data
-    metadata = _marked(prologue.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
-    streams = container.read_slices(stream.read, prologue.index, limits)
-    return container.write_container(prologue.header, prologue.index.rate, streams, metadata, prologue.index.side)
+    return container.with_chunks(data, _marked({}, parts.neutral) | {container.OVERLAY: parts.payload}, limits)
 
 
 def _plan(bundle: ModelBundle, quality: float) -> RatePlan:
@@ -218,10 +216,8 @@ def _finished(data: bytes, way: Progress | None, limits: Limits) -> bytes:
     return data
 
 
-def _encode_indexed(
-    drawing: Drawing, quality: float, target: Target | None, error: SquaredError, way: Progress | None
-) -> bytes:
-    data = drawing.file_for(quality, target, error, way)
+def _encode_indexed(drawing: Drawing, quality: float, target: Target | None, way: Progress | None) -> bytes:
+    data = drawing.file_for(quality, target, way)
     if data is None:
         raise ValueError("the target is out of reach of an indexed picture")
     return _finished(data, way, drawing.limits)
@@ -261,94 +257,82 @@ def _look(
 
 
 class _Job(NamedTuple):
-    """A picture that is coded at one rate or another."""
+    """A picture that is coded at one rate or another.
+
+    Attributes:
+        colours: what y was made of. original: what PSNR is measured from. planes: of alpha.
+        target: an empty one is always met. cells: of the region of interest.
+        tried: streams by rate, of trials for a target.
+    """
 
     header: Header
     metadata: dict[bytes, bytes]
     y: Plane
-    colours: Any  # what y was made of
-    planes: Streams  # of alpha
+    colours: Any
+    original: Any
+    planes: Streams
+    target: Target
+    cells: Cells | None
+    effort: int
     bundle: ModelBundle
     layout: Layout
     threads: int
     way: Progress | None
-    tried: dict[int, Streams]  # by rate, of trials for a target
+    tried: dict[int, Streams]
 
-    def data(
-        self,
-        plan: RatePlan,
-        cells: Cells | None,
-        effort: int,
-        target: Target | None = None,
-        error: SquaredError | None = None,
-    ) -> bytes:
+    def data(self, plan: RatePlan) -> bytes:
         """The file; what effort makes of it, if that meets the target."""
-        plan, streams = self.coded(plan, cells, effort, target, error)
+        plan, streams = self.coded(plan)
         return self.file(plan.rate, streams)
 
-    def met(
-        self,
-        target: Target,
-        error: SquaredError,
-        drawing: Drawing | None,
-        palette: bytes | None,
-        cells: Cells | None,
-        effort: int,
-    ) -> bytes:
-        """The smallest file that meets a target: of latents, with what is drawn on top or not, or ``palette``, that of a
+    def met(self, drawing: Drawing | None, palette: bytes | None) -> bytes:
+        """The smallest file that meets the target: of latents, with what is drawn on top or not, or ``palette``, that of a
         picture of few colours, which meets it. Of many colours only where nothing else meets it.
 
         Raises:
             OutOfReachError: none does.
         """
         try:
-            job, plan = self.planned(target, error, drawing)
+            job, plan = self.planned(drawing)
         except OutOfReachError:
-            palette = palette or (drawing.costly(target, error) if drawing and target.psnr is not None else None)
+            palette = palette or (drawing.costly(self.target) if drawing and self.target.psnr is not None else None)
             if palette is None:
                 raise
             return palette
-        data = job.data(plan, cells, effort, target, error)
+        data = job.data(plan)
         return min(palette or data, data, key=len)
 
-    def planned(self, target: Target, error: SquaredError, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
-        """How a target is met: by this job, or with what is drawn on top where that leaves more of a size for the rest, or
+    def planned(self, drawing: Drawing | None) -> tuple[_Job, RatePlan]:
+        """How the target is met: by this job, or with what is drawn on top where that leaves more of a size for the rest, or
         takes fewer bytes for a PSNR. What is drawn is as exact as at the quality that the target allows without it.
 
         Raises:
             OutOfReachError: by neither.
         """
-        plan, missed = None, None
+        plan, missed, size = None, None, self.target.size
         try:
-            plan = self.plan_for(target, error)
+            plan = self.plan_for()
         except OutOfReachError as failure:
             missed = failure
-        quality = self.bundle.rate_bank.quality_of_rate(plan.rate) if plan else 1.0 if target.size else 100.0
-        if drawing and (laid := self.overlaid(drawing, quality, below=target.size or math.inf)):
-            try:
-                other = laid.plan_for(target, error)
-            except OutOfReachError:
-                pass
-            else:
-                if plan is None or laid.is_better(other, self, plan, target):
+        quality = self.bundle.rate_bank.quality_of_rate(plan.rate) if plan else 1.0 if size else 100.0
+        if drawing and (laid := self.overlaid(drawing, quality, below=size or math.inf)):
+            with contextlib.suppress(OutOfReachError):
+                other = laid.plan_for()
+                if plan is None or (other.rate >= plan.rate if size else laid.size_at(other.rate) < self.size_at(plan.rate)):
                     return laid, other
         if plan is None:
             assert missed is not None
             raise missed
         return self, plan
 
-    def is_better(self, plan: RatePlan, than: _Job, at: RatePlan, target: Target) -> bool:
-        """Of two that meet a target: a higher rate for a size, fewer bytes for a PSNR."""
-        return plan.rate >= at.rate if target.size else self.size_at(plan.rate) < than.size_at(at.rate)
-
-    def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan, effort: int) -> bytes:
+    def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan) -> bytes:
         """``data``, or the picture as a palette, which may take a little more, or with one on top, which may not."""
         plain = len(data)
         latents = plain - sum(map(len, (*container.packed(self.metadata).values(), *self.planes)))
         data = drawing.file(share_of(quality), below=plain + (PALETTE_WORTH - 1) * latents) or data
         most = min(plain, len(data))
         if job := self.overlaid(drawing, quality, below=most):
-            laid = job.data(plan, None, effort)
+            laid = job.data(plan)
             data = laid if len(laid) < most else data
         return _with_grounds(data, drawing.pixels, drawing.limits)
 
@@ -359,12 +343,14 @@ class _Job(NamedTuple):
         parts = take_apart(drawing.pixels, share_of(quality))
         if parts is None or len(parts.payload) >= below or len(parts.payload) > drawing.limits.max_metadata_bytes:
             return None
+        if not (parts.simpler or any(self.target)):  # as many bytes of latents, and those on top
+            return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = _marked(self.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
         return self._replace(metadata=metadata, y=y, colours=parts.rest, tried={})
 
     def file(self, rate: int, streams: Streams) -> bytes:
-        return _file(self.header, rate, (*streams, *self.planes), self.metadata, self.layout)
+        return container.write_container(self.header, rate, (*streams, *self.planes), self.metadata, self.layout.side)
 
     def trial(self, rate: int, share: float) -> Streams:
         if rate not in self.tried:
@@ -375,12 +361,11 @@ class _Job(NamedTuple):
         encoder = Encoder(self.y, plan, self.bundle, self.layout, self.threads, refined)
         return encoder.streams(keep, stage(self.way, self.layout.slices, share))
 
-    def coded(
-        self, plan: RatePlan, cells: Cells | None, effort: int, target: Target | None, error: SquaredError | None
-    ) -> tuple[RatePlan, Streams]:
+    def coded(self, plan: RatePlan) -> tuple[RatePlan, Streams]:
         """Streams at a rate, with regions if there are any, and with effort, unless its streams miss the target."""
-        harder = effort > 1 and has_companion(self.bundle, GRADIENT)
+        harder = self.effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
+        cells, size = self.cells, self.target.size
         if cells is not None and cells.any() and not cells.all():
             streams = self.trial(plan.rate, 1 / 8)
             plan, streams = balance(self.y, plan.rate, cells, streams, self.bundle, self.layout, self.threads)
@@ -388,54 +373,52 @@ class _Job(NamedTuple):
                 self.metadata[container.REGIONS] = regions
         elif not harder:
             streams = self.tried.get(plan.rate) or self.streams(plan, keep=False, share=1.0)
-        elif target is not None:  # what is kept if the refined ones do not meet it
+        elif any(self.target):  # what is kept if the refined ones do not meet it
             streams = self.trial(plan.rate, 1 / 8)
         if not harder:
             return plan, streams
-        again = target is not None and target.size is not None and plan.levels is None
-        if target is not None and target.psnr is not None:
+        again = size is not None and plan.levels is None
+        if self.target.psnr is not None:
             stage(self.way, 1, 1 / 4)  # reserved for a look at what comes out
-        better = self.refined(plan, effort, keep=again)
-        if target is None or error is None or self.meets(target, error, plan, better):
+        better = self.refined(plan, keep=again)
+        if self.meets(plan, better):
             return plan, better
-        if again and target.size is not None:  # at the same rate they may take a little more
-            lower = RatePlan(lowered(plan.rate, len(self.file(plan.rate, better)), target.size))
-            better = self.refined(lower, effort, keep=False)
-            if self.meets(target, error, lower, better):
+        if size is not None and again:  # at the same rate they may take a little more
+            lower = RatePlan(lowered(plan.rate, len(self.file(plan.rate, better)), size))
+            better = self.refined(lower, keep=False)
+            if self.meets(lower, better):
                 return lower, better
         return plan, streams
 
-    def refined(self, plan: RatePlan, effort: int, *, keep: bool) -> Streams:
+    def refined(self, plan: RatePlan, *, keep: bool) -> Streams:
         """Args: keep: there may be another try, at a lower rate."""
-        step = stage(self.way, self.layout.slices * ROUNDS[effort], 1 / 2 if keep else 9 / 10)
-        latents = refine(self.y, self.colours, plan, self.bundle, self.layout, effort, self.threads, step)
+        step = stage(self.way, self.layout.slices * ROUNDS[self.effort], 1 / 2 if keep else 9 / 10)
+        latents = refine(self.y, self.colours, plan, self.bundle, self.layout, self.effort, self.threads, step)
         return self.streams(plan, latents, keep=keep, share=1 / 10 if keep else 1.0)
 
-    def psnr(self, plan: RatePlan, streams: Streams, error: SquaredError, share: float = 0.0) -> float:
-        """Args: error: of this picture; its sums are not touched."""
-        found = error.anew()
+    def psnr(self, plan: RatePlan, streams: Streams, share: float = 0.0) -> float:
+        found = SquaredError(self.original)
         out: Any = found
         if self.header.deep:
             out = AsRead(found, container.read_numbers(self.metadata[container.NUMBERS], self.header))
-        if (overlay := self.metadata.get(container.OVERLAY)) is not None:
-            out = Overlaid(overlay, self.header, 0, 0, found)
         decoder = Decoder(streams, plan, self.bundle, self.layout, self.threads, found.deep)
-        decoder.picture(out=_in_bands(out, self.header, self.metadata), step=stage(self.way, self.layout.slices, share))
+        decoder.picture(out=_shown(out, self.header, self.metadata), step=stage(self.way, self.layout.slices, share))
         return found.psnr
 
     def size_at(self, rate: int) -> int:
         return len(self.file(rate, self.trial(rate, TRIAL_SHARE)))
 
-    def plan_for(self, target: Target, error: SquaredError) -> RatePlan:
+    def plan_for(self) -> RatePlan:
         def psnr_at(rate: int) -> float:
-            return self.psnr(RatePlan(rate), self.trial(rate, TRIAL_SHARE / 2), error, TRIAL_SHARE / 2)
+            return self.psnr(RatePlan(rate), self.trial(rate, TRIAL_SHARE / 2), TRIAL_SHARE / 2)
 
-        return RatePlan(rate_for(target, self.bundle, self.size_at, psnr_at))
+        return RatePlan(rate_for(self.target, self.bundle, self.size_at, psnr_at))
 
-    def meets(self, target: Target, error: SquaredError, plan: RatePlan, streams: Streams) -> bool:
-        if target.size is not None:
-            return len(self.file(plan.rate, streams)) <= target.size
-        return target.psnr is None or self.psnr(plan, streams, error) >= target.psnr
+    def meets(self, plan: RatePlan, streams: Streams) -> bool:
+        size, psnr = self.target
+        if size is not None:
+            return len(self.file(plan.rate, streams)) <= size
+        return psnr is None or self.psnr(plan, streams) >= psnr
 
 
 def _encode_bilevel(
@@ -447,7 +430,7 @@ def _encode_bilevel(
     way: Progress | None,
 ) -> bytes:
     streams = encode_alpha(picture, layout, 256, threads, stage(way, layout.slices))
-    data = _file(Header(layout.width, layout.height, "1", bytes(8)), 0, streams, metadata, layout)
+    data = container.write_container(Header(layout.width, layout.height, "1", bytes(8)), 0, streams, metadata, layout.side)
     if target is not None and target.size is not None and len(data) > target.size:
         raise ValueError(f"{target.size} bytes are too few: this picture, which is kept exactly, takes {len(data)}")
     return data
@@ -491,10 +474,10 @@ def check_settings(
     """
     check_quality(quality)
     check_threads(threads)
-    check_alpha_quality(alpha_quality)
+    _check_within("alpha_quality", alpha_quality, 0, 100)
     if slice_side is not None:
         check_slice_side(slice_side)
-    check_effort(effort)
+    _check_within("effort", effort, 1, max(ROUNDS))
     check_progress(progress)
     _check_flags(exact=exact, preview=preview, indexed=indexed)
 
@@ -511,10 +494,6 @@ def _preview_scale(height: int, width: int) -> int:
     while -(-max(height, width) // scale) > PREVIEW_SIDE:
         scale *= 2
     return scale
-
-
-def _file(header: Header, rate: int, streams: Streams, metadata: dict[bytes, bytes], layout: Layout) -> bytes:
-    return container.write_container(header, rate, streams, metadata, layout.side if layout.slices > 1 else 0)
 
 
 def _metadata(
@@ -604,20 +583,11 @@ def check_quality(quality: float) -> None:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
 
 
-def check_alpha_quality(quality: int) -> None:
-    """Raise TypeError or ValueError unless ``quality`` is a whole number from 0 to 100."""
-    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)):
-        raise TypeError(f"alpha_quality must be a whole number from 0 to 100, not {type(quality).__name__}")
-    if not 0 <= quality <= 100:
-        raise ValueError(f"alpha_quality must be from 0 to 100, not {quality}")
-
-
-def check_effort(effort: int) -> None:
-    """Raise TypeError or ValueError unless ``effort`` is a whole number from 1 to 9."""
-    if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)):
-        raise TypeError(f"effort must be a whole number from 1 to 9, not {type(effort).__name__}")
-    if effort not in ROUNDS:
-        raise ValueError(f"effort must be from 1 to 9, not {effort}")
+def _check_within(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number from {least} to {most}, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value}")
 
 
 def read_prologue(source: Source, limits: Limits = DEFAULT_LIMITS) -> Prologue:
@@ -662,7 +632,7 @@ def decode(
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
         TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for; a box that is
-            empty or leaves the picture; another scale.
+            empty or leaves the picture; another scale; an ``out`` of another shape, or without one.
     """
     with opened(source) as file:
         prologue = container.read_prologue(file.read, limits)
@@ -685,8 +655,10 @@ class _Luma:
         self.out[at] = np.stack(bands, 2) if len(bands) > 1 else bands[0]
 
 
-def _in_bands(out: Any, header: Header, metadata: dict[bytes, bytes]) -> Any:
-    """What takes the networks' RGB and gives ``out`` the colours that the picture has."""
+def _shown(out: Any, header: Header, metadata: dict[bytes, bytes], left: int = 0, top: int = 0, scale: int = 1) -> Any:
+    """What takes the networks' RGB and gives ``out``, whose corner lies there, the colours that the picture has."""
+    if (overlay := metadata.get(container.OVERLAY)) is not None:
+        out = Overlaid(overlay, header, left, top, out, scale)
     if header.grey:
         return _Luma(out, 1)
     return _Luma(out, 3) if container.NEUTRAL in metadata else out
@@ -740,21 +712,20 @@ def decode_picture(
         decode_bilevel(streams, layout, area, out, threads, step)
     else:
         target = FromLevels(out, numbers, shown) if numbers else out
-        if (overlay := prologue.metadata.get(container.OVERLAY)) is not None:
-            target = Overlaid(overlay, header, area.left, area.top, target, scale)
-        target = _in_bands(target, header, prologue.metadata)
+        target = _shown(target, header, prologue.metadata, area.left, area.top, scale)
         decoder = Decoder(streams, RatePlan.of_file(prologue), bundle, layout, threads, numbers is not None, scale)
         decoder.picture(area, target, step)
     return out
 
 
 def can_reduce(prologue: Prologue) -> bool:
-    """Whether a picture can be decoded smaller without its synthesis.
+    """Whether a picture can be decoded smaller without its synthesis: not where that would mix in colours that nobody sees.
 
     Raises:
         UnknownModelError, BundleError: its model is not installed, or broken.
     """
-    if not prologue.header.latents or container.UNSEEN_KEPT in prologue.metadata:
+    header, kept = prologue.header, {container.UNSEEN_KEPT, container.OVERLAY}
+    if not header.latents or (header.alpha and not kept.isdisjoint(prologue.metadata)):
         return False
     return has_companion(find_model(prologue.header.model_id), REDUCED)
 

@@ -1,4 +1,4 @@
-"""Container: bytes ↔ header and chunks, as FORMAT.md sections 1 to 4 say.
+"""Container: bytes ↔ header and chunks, as FORMAT.md says.
 
 Strategy: this module knows bytes and checksums only: no NumPy, no model, no entropy coding. Every writer has a reader
 beside it, and both state the layout once. Readers pull bytes through a ``read(n)`` callable, so that a picture's size
@@ -22,6 +22,7 @@ from typing import IO, overload
 from .errors import ChecksumError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
 from .lazy import lazily
 from .limits import DEFAULT_LIMITS, Limits
+from .preset import dictionary
 
 MAGIC = b"\x8aSGC"
 FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
@@ -36,7 +37,7 @@ _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True)
 INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS = b"I", b"S", b"R", b"N", b"P", b"O", b"G", b"K"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 PACKED = b"z"
-PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT)
+PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT, SEMANTICS)
 MOST_PACKED = 2**22  # bytes, of all of them: a small file must not unfold to much when it is opened
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
@@ -427,8 +428,8 @@ def read_map(packed: bytes, size: int, levels: int) -> bytes:
     return cells
 
 
-def _unfolded(packed: bytes, most: int, what: str) -> bytes:
-    unfold = zlib.decompressobj()
+def _unfolded(packed: bytes, most: int, what: str, at_hand: bytes = b"") -> bytes:
+    unfold = zlib.decompressobj(zdict=at_hand)
     try:
         plain = unfold.decompress(packed, most + 1)
     except zlib.error as error:
@@ -438,7 +439,7 @@ def _unfolded(packed: bytes, most: int, what: str) -> bytes:
     return plain
 
 
-# ---- regions ---------------------------------------------------------------------------------------------------
+# ---- numbers and regions ---------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -536,12 +537,13 @@ class Prologue:
 
 
 def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """As it is written: with texts and profile in one chunk, where that takes fewer bytes."""
+    """As it is written: with texts, profile and semantics in one chunk, where that takes fewer bytes."""
     texts = {kind: payload for kind, payload in metadata.items() if kind in PACKABLE}
     plain = b"".join(kind + write_varint(len(payload)) + payload for kind, payload in texts.items())
     if not texts or len(plain) > MOST_PACKED:
         return metadata
-    folded = zlib.compress(plain, 9)
+    folder = zlib.compressobj(9, zdict=dictionary())
+    folded = min(zlib.compress(plain, 9), folder.compress(plain) + folder.flush(), key=len)
     sizes = [len(payload) for payload in texts.values()]
     if len(folded) > max(sizes) or chunk_size(len(folded)) >= sum(map(chunk_size, sizes)):  # or more than one may have
         return metadata
@@ -556,7 +558,7 @@ def read_packed(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[bytes, 
         LimitExceededError: one of them is larger than it may be as a chunk.
     """
     texts: dict[bytes, bytes] = {}
-    stream = BytesIO(_unfolded(payload, MOST_PACKED, "what is packed"))
+    stream = BytesIO(_unfolded(payload, MOST_PACKED, "what is packed", dictionary()))
     while kind := stream.read(1):
         size = read_varint(stream.read)[0]
         if kind not in PACKABLE or kind in texts:
@@ -574,6 +576,14 @@ def write_container(
     chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side))))
     chunks += [Chunk(SLICE, payload) for payload in streams]
     return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
+
+
+def with_chunks(data: bytes, chunks: dict[bytes, bytes], limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The file with these chunks, too, or instead of its own ones of the same type."""
+    stream = BytesIO(data)
+    prologue = read_prologue(stream.read, limits)
+    streams, index = read_slices(stream.read, prologue.index, limits), prologue.index
+    return write_container(prologue.header, index.rate, streams, prologue.metadata | chunks, index.side)
 
 
 def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = False) -> Prologue:

@@ -15,9 +15,12 @@ import io
 import json
 import math
 import os
+import posixpath
 import signal
 import stat
+import sys
 import threading
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,7 +34,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import metadata, options
 from .container import FLOAT, VIEWS, Numbers
-from .files import EXISTS, ignores_case, printable, sweep, walk, write_atomically
+from .files import EXISTS, ignores_case, is_picture, printable, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
@@ -420,7 +423,7 @@ def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError
     if not found:
         raise FileNotFoundError("no such file, folder or glob")
     modes = {path: _mode(path, failed) for path in found}
-    files = {path: None for path in found if path.suffix.lower() in extensions and stat.S_ISREG(modes[path])}
+    files = {path: None for path in found if is_picture(path.name, extensions) and stat.S_ISREG(modes[path])}
     deepest = fixed + (rest.index("**") if "**" in rest else len(rest))  # where links to folders are followed
     folders = {path for path in found if stat.S_ISDIR(modes[path]) and not (len(path.parts) > deepest and path.is_symlink())}
     outermost = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
@@ -469,13 +472,13 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
         raise FileNotFoundError("nothing found")
     index = getattr(filesystem, "index", None) or {}  # of a tar, which is read forwards alone where it is compressed
     for member in sorted(found, key=lambda name: (index[name][1] if name in index else 0, name)):
-        if os.path.splitext(member)[1].lower() not in extensions:
+        if not is_picture(member, extensions):
             continue
         whole = filesystem.unstrip_protocol(member) + chained + rest
         if "::" in member:  # it would lead elsewhere
             failed(ValueError("a name with :: in it is not read"), whole)
         else:
-            yield whole, os.path.relpath(member, base or ".").lstrip("/")
+            yield whole, posixpath.relpath(member, base or ".").lstrip("/")
 
 
 def plan(
@@ -508,7 +511,7 @@ def plan(
         if os.path.isabs(place) or ".." in Path(place).parts:
             failures.append(Outcome(Job(source, ""), error=f"its place {place} lies outside the folder of the results"))
             continue
-        beside = source if output is None else f"{output.rstrip('/')}/{place}"
+        beside = source if output is None else f"{output.rstrip('/')}/{place.replace(os.sep, '/')}"
         target = (beside if keep_extension else os.path.splitext(beside)[0]) + suffix
         job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
         result = _identity(job.target)
@@ -529,10 +532,12 @@ def plan(
 
 
 def _identity(name: str) -> str:
-    """The same for a file by whatever links, or capital letters where these make no difference, it is reached."""
+    """The same for a file by whatever links, or ways to write its name that make no difference there, it is reached."""
     if is_url(name):
         return name
     path = os.path.realpath(name)
+    if sys.platform == "darwin":  # an é is found as an e with an accent, too
+        path = unicodedata.normalize("NFC", path)
     return path.lower() if ignores_case(path) else path
 
 
@@ -614,6 +619,15 @@ def _start_worker(threads: int, providers: tuple[str, ...], stop: Any) -> None:
     options.THREADS, options.PROVIDERS = threads, providers
 
 
+def has_processes() -> bool:
+    """Whether they can be given work here: some containers know no semaphores."""
+    try:
+        get_context("spawn").Semaphore(0)
+    except (OSError, ImportError):
+        return False
+    return True
+
+
 def run_pool(
     jobs: list[Job], settings: Settings, workers: int, threads: int, work: Callable[[Job, Settings], Outcome] = convert
 ) -> Outcomes:
@@ -637,7 +651,8 @@ def run_pool(
                 while queue and len(running) < most:
                     running[pool.submit(work, queue[0], asked)] = queue[0]
                     queue.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                # Windows hears Ctrl-C in between.
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
                         raise error

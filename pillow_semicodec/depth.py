@@ -74,7 +74,6 @@ class FromLevels:
 
     def __init__(self, out: Any, numbers: Numbers, shown: Numbers | None = None) -> None:
         self.out, self.numbers, self.shown = out, numbers, shown
-        self.shape = out.shape
 
     def __setitem__(self, at: Any, levels: NDArray[np.float32]) -> None:
         low, high, dtype = self.numbers.low, self.numbers.high, DTYPES[self.numbers.kind]
@@ -93,7 +92,6 @@ class AsRead:
 
     def __init__(self, out: Any, numbers: Numbers) -> None:
         self.out, self.numbers = out, numbers
-        self.shape = out.shape
 
     def __setitem__(self, at: Any, levels: NDArray[np.float32]) -> None:
         read = np.empty(levels.shape, DTYPES[self.numbers.kind])

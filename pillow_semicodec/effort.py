@@ -55,8 +55,10 @@ class _State(NamedTuple):
     cost: float  # bits and weighted errors
     shift: NDArray[np.int8]  # steps that residuals were moved by
     steps: Tensor  # the latents, in quantisation steps
-    gain: Tensor  # promised by the better step of every latent; 0 where there is none
-    better: NDArray[np.int8]  # -1 or 1
+    residual: NDArray[np.int32]
+    indexes: NDArray[np.uint8]
+    bits: Tensor  # that residuals cost
+    error: Tensor  # of the picture around the slice, in levels
 
 
 @functools.lru_cache(maxsize=16)
@@ -144,19 +146,21 @@ class _Slice:
     def refined(self, rounds: int, step: Callable[[], None]) -> Tensor:
         """Latents in steps, [M, rows, columns]; ``step`` is called for every round, also for those that are not needed."""
         best = self._state(np.zeros(self.mean1.shape, np.int8))
+        promise: tuple[Tensor, NDArray[np.int8]] | None = None
         share = FIRST_SHARE
         for _ in range(rounds):
             step()
             if share < LEAST_SHARE:
                 continue
-            count = int(share * np.count_nonzero(best.gain))
+            gain, better = promise = promise or self._promise(best)
+            count = int(share * np.count_nonzero(gain))
             if not count:
                 share = 0.0
                 continue
-            least = np.partition(best.gain, -count, None)[-count] if count < best.gain.size else 0
-            state = self._state(best.shift + np.where(best.gain >= max(least, 1e-6), best.better, np.int8(0)))
+            least = np.partition(gain, -count, None)[-count] if count < gain.size else 0
+            state = self._state(best.shift + np.where(gain >= max(least, 1e-6), better, np.int8(0)))
             if state.cost < best.cost:
-                best = state
+                best, promise = state, None
             else:
                 share /= 2
         return best.steps
@@ -180,14 +184,25 @@ class _Slice:
         steps = mean + residual.astype(np.float32)
         self.y_hat[:, *box.within(self.wide)] = steps * self.inverse
         error = base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels
-        gradient = base.transforms.gradient(self.y_hat[None], self.condition, error)
         squares = float(np.square(error).sum(dtype=np.float64))
-        slope = gradient[0][:, *box.within(self.wide)] * (self.inverse * self.weight)
+        bits = np.where(self.fixed, np.float32(0), self.bits[indexes, _inside(residual)])
+        cost = float(bits.sum(dtype=np.float64)) + self.weight_around * squares
+        return _State(cost, shift, steps, residual, indexes, bits, error)
+
+    def _promise(self, state: _State) -> tuple[Tensor, NDArray[np.int8]]:
+        """What the better step, -1 or 1, of every latent should win; 0 where there is none. Of the latest state alone, for
+        the gradient is that of its latents.
+        """
+        gradient = self.base.transforms.gradient(self.y_hat[None], self.condition, state.error)
+        slope = gradient[0][:, *self.box.within(self.wide)] * (self.inverse * self.weight)
         curve = 255**2 * self.weight * self.inverse**2  # half of the second derivative, of an orthonormal transform
-        inside = np.clip(residual, -LARGEST, LARGEST) + (LARGEST + 1)
-        now = np.where(self.fixed, np.float32(0), self.bits[indexes, inside])
-        up, down = (self.bits[indexes, inside + sign] - now + curve + sign * slope for sign in (1, -1))
+        inside = _inside(state.residual)
+        up, down = (self.bits[state.indexes, inside + sign] - state.bits + curve + sign * slope for sign in (1, -1))
         gain = np.maximum(-np.minimum(up, down), 0)
-        gain[(np.abs(residual) >= LARGEST) | self.fixed] = 0
-        cost = float(now.sum(dtype=np.float64)) + self.weight_around * squares
-        return _State(cost, shift, steps, gain, np.where(up < down, np.int8(1), np.int8(-1)))
+        gain[(np.abs(state.residual) >= LARGEST) | self.fixed] = 0
+        return gain, np.where(up < down, np.int8(1), np.int8(-1))
+
+
+def _inside(residual: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Places in a row of ``_bits``, with one more on either side."""
+    return np.clip(residual, -LARGEST, LARGEST) + (LARGEST + 1)

@@ -93,20 +93,33 @@ def _written_atomically(path: Path, write: Callable[[IO[bytes]], None], replace:
         with file:
             rights = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
             if rights is not None:  # nobody may read this who may not read that; it may be removed
-                temporary.chmod(rights | stat.S_IWUSR)
+                _allow(temporary, rights | stat.S_IWUSR)
             write(file)
             size = file.tell()
             if rights is not None:
-                temporary.chmod(rights)
+                _allow(temporary, rights)
             _store(file)
             if fcntl is not None:
                 _move(temporary, path, replace)  # as long as it is locked
         if fcntl is None:
             _move(temporary, path, replace)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
     return size
+
+
+def _allow(path: Path, rights: int) -> None:
+    """On drives where all files have the same rights, nobody but the owner may set even those."""
+    if stat.S_IMODE(path.stat().st_mode) != rights:
+        path.chmod(rights)
+
+
+def _remove(path: Path) -> None:
+    if fcntl is None:
+        with contextlib.suppress(OSError):  # Windows removes no file that may not be written
+            path.chmod(stat.S_IREAD | stat.S_IWRITE)
+    path.unlink(missing_ok=True)
 
 
 def _store(file: IO[bytes]) -> None:
@@ -115,7 +128,8 @@ def _store(file: IO[bytes]) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that knows no such thing
+        unknown = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # to this file system
+        if error.errno not in (unknown if os.name == "posix" else (*unknown, errno.EBADF)):  # Windows says nothing else
             raise
 
 
@@ -150,7 +164,7 @@ def sweep(folders: Iterable[Path]) -> None:
         for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
             with contextlib.suppress(OSError):  # somebody writes it, or it may not be removed
                 if fcntl is None:
-                    path.unlink()
+                    _remove(path)
                     continue
                 with path.open("r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,6 +190,11 @@ def _folder_ignores_case(folder: str) -> bool:
     return above != folder and _folder_ignores_case(above)
 
 
+def is_picture(name: str, extensions: frozenset[str]) -> bool:
+    """By what its name ends in. macOS keeps, on other systems' drives and in archives, notes on ``a.jpg`` in ``._a.jpg``."""
+    return os.path.splitext(name)[1].lower() in extensions and not os.path.basename(name).startswith("._")
+
+
 def walk(
     sources: list[Path], extensions: frozenset[str], failed: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, Path]]:
@@ -190,7 +209,7 @@ def walk(
                 children.sort()
                 for name in sorted(names):
                     path = Path(folder, name)
-                    if path.suffix.lower() in extensions and _readable(path, failed):
+                    if is_picture(name, extensions) and _readable(path, failed):
                         yield path, path.relative_to(source)
         else:
             yield source, Path(source.name)

@@ -7,13 +7,12 @@ Heads lie in the folder of their model or in a folder of their own, in any direc
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .bundle import MALFORMED, model_directories, read_verified
+from .bundle import MALFORMED, identity, model_directories, read_verified
 from .errors import BundleError
 
 HEADS_VERSION = 1
@@ -62,7 +61,7 @@ class HeadBundle:
             raise BundleError(f"{directory}: no valid {DESCRIPTION} ({error})") from error
         if version != HEADS_VERSION:
             raise BundleError(f"{directory}: heads of version {version}; this build reads version {HEADS_VERSION}")
-        self.head_id = hashlib.sha256(raw).digest()[:8]
+        self.head_id = identity(raw)
 
     def graph(self) -> bytes:
         """The bytes of ``heads.onnx``, verified."""

@@ -245,18 +245,16 @@ def _merged(
         own = order[start : start + BATCH]
         near, squares = _nearest(wide[own], wide[kept])
         near = kept[near] if len(kept) else near
-        fresh: list[int] = []
-        for k, colour in enumerate(own):
-            best, name = squares[k], near[k]
-            if fresh:
-                among = np.square(wide[fresh] - wide[colour]).sum(1)
-                if among.min() < best:
-                    best, name = among.min(), fresh[int(among.argmin())]
-            if best <= reach[colour] ** 2:
-                takes[colour], distances[colour] = name, best**0.5
+        among = np.square(wide[own][:, None] - wide[own]).sum(2)
+        stays = np.zeros(len(own), np.bool_)
+        for k, limit in enumerate(reach[own] ** 2):
+            if squares[k] > limit:
+                stays[k] = True
+                nearer = among[k] < squares
+                squares[nearer], near[nearer] = among[k][nearer], own[k]
             else:
-                fresh.append(int(colour))
-        kept = np.concatenate([kept, np.array(fresh, np.intp)])
+                takes[own[k]], distances[own[k]] = near[k], squares[k] ** 0.5
+        kept = np.concatenate([kept, own[stays]])
     return takes, distances
 
 
@@ -430,7 +428,7 @@ class Drawing:
             while side**2 > limits.max_slice_pixels and side > LEAST_SIDE:
                 side //= 2
             side = side if max(height, width) > side else 0
-        self.picture, self.threads, self.alpha_levels, self.limits = picture, threads, alpha_levels, limits
+        self.threads, self.alpha_levels, self.limits = threads, alpha_levels, limits
         self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
         self.header = Header(width, height, mode, bytes(8), indexed=True)
         self.layout = Layout(height, width, side, self.header.alpha)
@@ -450,7 +448,7 @@ class Drawing:
 
     @lazily
     def alpha(self) -> Streams:
-        return encode_alpha(self.picture, self.layout, self.alpha_levels, self.threads) if self.header.alpha else ()
+        return encode_alpha(self.pixels, self.layout, self.alpha_levels, self.threads) if self.header.alpha else ()
 
     def indexed(self, share: float) -> Indexed:
         if self._last is None or self._last[0] != share:  # a share is often looked at twice
@@ -473,21 +471,17 @@ class Drawing:
             return None
         metadata = {**self.metadata, container.PALETTE: palette}
         streams = (*streams, *self.alpha)
-        side = self.layout.side if self.layout.slices > 1 else 0
-        data = container.write_container(self.header, 0, streams, metadata, side)
+        data = container.write_container(self.header, 0, streams, metadata, self.layout.side)
         return data if len(data) < below else None
 
-    def psnr(self, share: float, error: SquaredError) -> float:
-        """Args: error: of the picture; its sums are not touched."""
-        indexed, found = self.indexed(share), error.anew()
+    def psnr(self, share: float) -> float:
+        indexed, found = self.indexed(share), SquaredError(self.pixels)
         decoded = indexed.palette[indexed.numbers]
         rows, columns = (slice(0, n) for n in decoded.shape[:2])
         found[rows, columns] = decoded
         return found.psnr
 
-    def file_for(
-        self, quality: float, target: Target | None, error: SquaredError, way: Progress | None = None
-    ) -> bytes | None:
+    def file_for(self, quality: float, target: Target | None, way: Progress | None = None) -> bytes | None:
         """The best file that is not too large, or the smallest one that is good enough; None if there is none."""
         if self.hopeless:
             return None
@@ -497,11 +491,11 @@ class Drawing:
             files = (self.file(share, target.size + 1, way) for share in SHARES)
             return next((data for data in files if data), None)
         assert target.psnr is not None
-        good = (share for share in reversed(SHARES) if self.psnr(share, error) >= target.psnr)
+        good = (share for share in reversed(SHARES) if self.psnr(share) >= target.psnr)
         share = next(good, None)
         return None if share is None else self.file(share, way=way)
 
-    def costly(self, target: Target, error: SquaredError) -> bytes | None:
+    def costly(self, target: Target) -> bytes | None:
         """A file that meets a target, however many colours that takes; None where no palette has so many."""
         self.hopeless = self.colours.found > MOST_COLOURS
-        return self.file_for(0, target, error)
+        return self.file_for(0, target)

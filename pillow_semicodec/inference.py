@@ -29,6 +29,11 @@ CPU = "CPUExecutionProvider"
 CELL = 8  # pixels of a side of what the first and last layers of the transforms see as one
 ON_PROVIDERS = ("analysis", "synthesis")  # what other processors may run: nothing that chooses tables, or means of latents
 
+ONE_AT_A_TIME = frozenset({"DmlExecutionProvider"})  # DirectML takes calls of one thread, as its documentation says
+# What a transform keeps in float32, and sums of bytes on steps of it, do not fit the 10 bits of TF32.
+PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_alone = threading.Lock()
+
 # Execution settings that tests and tools vary; results must not depend on them.
 GRAPH_OPTIMISATION = True
 
@@ -53,8 +58,10 @@ class _Sessions:
         """Args: optional: inputs by name that have a default."""
         session = self._session(name)
         names = [value.name for value in session.get_inputs()]  # without those that have a default
+        alone = name in ON_PROVIDERS and not ONE_AT_A_TIME.isdisjoint(package_options.PROVIDERS)
         try:
-            outputs: Outputs = session.run(wanted, {**dict(zip(names, inputs, strict=True)), **optional})
+            with _alone if alone else contextlib.nullcontext():
+                outputs: Outputs = session.run(wanted, {**dict(zip(names, inputs, strict=True)), **optional})
         except Exception as error:  # ONNX Runtime's own exceptions derive from Exception directly
             _check_memory(name, error)
             raise BundleError(f"graph {name} of {self.owner} failed: {error}") from error
@@ -88,7 +95,8 @@ class _Sessions:
             raise BundleError(f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(available)}")
         data = self.read(name)
         try:
-            return onnxruntime.InferenceSession(data, options, providers=list(dict.fromkeys([*wanted, CPU])))
+            providers = [(name, PROVIDER_OPTIONS.get(name, {})) for name in dict.fromkeys([*wanted, CPU])]
+            return onnxruntime.InferenceSession(data, options, providers=providers)
         except Exception as error:
             _check_memory(name, error)
             raise BundleError(f"graph {name} of {self.owner} cannot be loaded: {error}") from error

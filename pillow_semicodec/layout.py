@@ -68,12 +68,13 @@ class Layout:
     """
 
     def __init__(self, height: int, width: int, side: int = 0, alpha: bool = False) -> None:
-        self.height, self.width, self.side, self.alpha = height, width, side, alpha
+        self.height, self.width, self.alpha = height, width, alpha
         rows, columns = pixels.latent_shape(height, width)
         unit = side // pixels.LATENT_STRIDE or max(rows, columns)
         unit = -(-unit // pixels.HYPER_STRIDE) * pixels.HYPER_STRIDE
         self.latents = Grid(rows, columns, unit)
         self.hyper = Grid(*pixels.hyper_shape(height, width), unit // pixels.HYPER_STRIDE)
+        self.side = side if self.slices > 1 else 0
 
     @property
     def slices(self) -> int:

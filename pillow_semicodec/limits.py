@@ -15,7 +15,7 @@ class Limits:
         max_slice_pixels: pixels of one slice; a side counts 16 at least.
         max_latent_slice_pixels: likewise where networks make them, which takes some 200 bytes each.
         max_analysed_pixels: pixels of a picture that heads look at anew, which takes some 10 bytes each.
-        max_chunks: chunks of a file; a file of this version needs at most a dozen.
+        max_chunks: chunks before the slices, their index counted in; each kind is met once, so twenty are many.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
         max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
             profiles reach a few MB.

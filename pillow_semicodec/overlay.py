@@ -50,6 +50,7 @@ class Parts(NamedTuple):
     payload: bytes
     rest: VisibleColours
     neutral: bool  # whether all that can be seen of the rest is grey, and given in colour
+    simpler: bool  # whether the rest is anything but the picture itself
 
 
 def drawn_cells(colours: NDArray[np.signedinteger[Any]], flat: bool = False) -> tuple[Mask, NDArray[np.signedinteger[Any]]]:
@@ -110,7 +111,7 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     rest = np.where(plain[:, :, None], bytes_of(_pixels(grounds, height, width), colours.grey), own)
     photographed = ~where if seen is None else ~where & seen
     neutral = bands > 2 and not (coloured(own) & photographed).any()
-    return Parts(payload, VisibleColours(np.dstack([rest, alpha])), neutral)
+    return Parts(payload, VisibleColours(np.dstack([rest, alpha])), neutral, not np.array_equal(rest, own))
 
 
 def _pixels(cells: NDArray[Any], height: int, width: int) -> NDArray[Any]:

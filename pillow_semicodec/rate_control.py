@@ -135,7 +135,7 @@ class SquaredError:
 
     def __init__(self, picture: Any) -> None:
         self.picture = picture
-        self.shape, self.deep = picture.shape, picture.dtype.kind == "f"
+        self.deep = picture.dtype.kind == "f"
         self._sum, self._count, self._lock = 0.0, 0, threading.Lock()
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
@@ -149,10 +149,6 @@ class SquaredError:
         with self._lock:
             self._sum += float(squares.sum())
             self._count += bands * (int(alpha.sum()) if alpha is not None else original.shape[0] * original.shape[1])
-
-    def anew(self) -> SquaredError:
-        """For the same picture, with nothing added up."""
-        return SquaredError(self.picture)
 
     @property
     def psnr(self) -> float:

@@ -190,5 +190,4 @@ def _read_map(row: tuple[str, tuple[str, ...], int, int, int], stream: BytesIO, 
 def _exactly(stream: BytesIO, size: int) -> bytes:
     if not 0 <= size <= len(stream.getbuffer()) - stream.tell():
         raise TruncatedError(f"the semantics end too early: a part of {size} bytes is missing")
-    data = stream.read(size)
-    return data
+    return stream.read(size)

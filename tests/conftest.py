@@ -90,15 +90,6 @@ def latents_of(data: bytes, threads: int = 1) -> slices.Latents:
     return slices.Decoder(streams, plan, bundle.find_model(header.model_id), layout, threads).latents()
 
 
-def with_chunks(data: bytes, chunks: dict[bytes, bytes]) -> bytes:
-    """The file with these chunks, too, or instead of its own ones of the same type."""
-    stream = io.BytesIO(data)
-    prologue = container.read_prologue(stream.read)
-    streams = container.read_slices(stream.read, prologue.index)
-    index, metadata = prologue.index, {**prologue.metadata, **chunks}
-    return container.write_container(prologue.header, index.rate, streams, metadata, index.side)
-
-
 @pytest.fixture
 def picture() -> np.ndarray:
     return photo()

@@ -384,6 +384,9 @@ def unpack(data: bytes, width: int = 1) -> bytes:
 def decode_alpha(stream: bytes, shape: tuple[int, int]) -> np.ndarray:
     if stream[0] == 0:
         return decode_plane(RangeDecoder(stream[1:]), shape).astype(np.uint8)
+    if stream[0] == 2:
+        (value,) = stream[1:]
+        return np.full(shape, value, np.uint8)
     assert stream[0] == 1
     plane = np.frombuffer(unpack(stream[1:]), np.uint8).reshape(shape).astype(int)
     for i in range(1, shape[0]):

@@ -128,6 +128,22 @@ def test_alpha_quality(quality: int) -> None:
     assert len(np.unique(kept)) in (levels_of(quality), 256 if quality > 90 else 0)
 
 
+@pytest.mark.parametrize("value", [0, 7, 255])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_alpha_of_one_value(value: int, indexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of screens that are saved with it: two bytes, and no pixel is looked at when it is read."""
+    picture = np.dstack([photo(100, 130) // 64 * 64, np.full((100, 130), value, np.uint8)])
+    files = [sgc.encode(p, 60, slice_side=64, indexed=indexed, threads=1) for p in (picture, picture[:, :, :3])]
+    slices = 6
+    assert len(files[0]) - len(files[1]) <= slices * 12
+    assert np.array_equal(reference_decoder.decode_alpha(bytes([2, value]), (3, 5)), np.full((3, 5), value))
+    monkeypatch.setattr(alpha, "decode_plane", None)
+    assert (sgc.decode(files[0])[:, :, 3] == value).all()
+    for broken in (b"\2", b"\2\0\0"):
+        with pytest.raises(sgc.FormatError, match="unknown kind"):
+            alpha.decode_alpha(broken, (3, 5))
+
+
 @pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (101, ValueError), (True, TypeError), (2.5, TypeError)])
 def test_alpha_quality_is_checked(value: object, error: type[Exception]) -> None:
     """The message names the range."""

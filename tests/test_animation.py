@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photo, with_chunks
+from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageSequence
 
 import pillow_semicodec as sgc
-from pillow_semicodec import animation, container
+from pillow_semicodec import animation, codec, container
 from pillow_semicodec.animation import decode_frames, encode_animation
+from pillow_semicodec.container import with_chunks
 from pillow_semicodec.errors import LimitExceededError
 from pillow_semicodec.limits import Limits
 
@@ -399,10 +400,48 @@ def test_any_bytes_are_an_animation_or_none(payload: bytes) -> None:
         opened.load()
 
 
-def test_verify_looks_at_all_frames() -> None:
+def test_verify_looks_at_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is decoded for it."""
-    with Image.open(saved(ball(3))) as opened:
+    data = saved(ball(3)).getvalue()
+    animation = sgc.read_prologue(data).animation
+    assert animation is not None
+    monkeypatch.setattr(codec, "decode_picture", lambda *arguments, **options: pytest.fail("decoded"))
+    with Image.open(io.BytesIO(data)) as opened:
         opened.verify()
+    end = len(data)
+    for frame in reversed(animation.frames[1:]):
+        broken = bytearray(data)
+        broken[end - 6] ^= 4
+        end -= frame.size
+        with Image.open(io.BytesIO(broken)) as opened, pytest.raises(OSError, match="checksum"):
+            opened.verify()
+
+
+GREY = photo(40, 50)[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (photo(40, 50), GREY),
+        (photo(40, 50), GREY > 100),
+        (GREY, np.dstack([GREY, GREY])),
+        (GREY.astype(np.uint16), GREY.astype(np.int32)),
+        (GREY.astype(np.int32), GREY.astype(np.float32)),
+    ],
+)
+def test_frames_of_another_kind_are_damage(first: np.ndarray, other: np.ndarray) -> None:
+    """FORMAT.md, section 10."""
+    file = sgc.encode(other)
+    described = container.Animation(0, (container.Frame(0, 0, 0, 0), container.Frame(0, 0, 0, len(file))))
+    data = with_chunks(sgc.encode(first), {container.ANIMATION: container.write_animation(described)}) + file
+    with pytest.raises(sgc.FormatError, match=r"does not fit|another kind"):
+        list(decode_frames(data))
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.load()
+        opened.seek(1)
+        with pytest.raises(OSError, match="frame 1"):
+            opened.load()
 
 
 def test_from_a_path(tmp_path: Path) -> None:

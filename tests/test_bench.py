@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 pytest.importorskip("bjontegaard")
 pytest.importorskip("ssimulacra2")
 
-from pillow_semicodec.bench import codecs, costs, curves
+from pillow_semicodec.bench import codecs, costs, curves, report
 from pillow_semicodec.cli import main
 
 
@@ -166,3 +166,9 @@ def test_enlarged() -> None:
     large = costs.enlarged(picture, 0.0096)
     assert large.size == (120, 80)
     assert np.array_equal(np.asarray(large.crop((60, 40, 120, 80))), np.asarray(picture))
+
+
+def test_memory_that_nobody_knows_is_left_out() -> None:
+    """As outside of Linux."""
+    cost = {"bytes": 1.0, "encode_ms": 2.0, "decode_ms": 3.0, "encode_mb": np.nan, "decode_mb": np.nan}
+    assert "nan" not in "".join(report._costs({"costs": {"SGC": cost, "JPEG": cost}, "growth": {}}))

@@ -15,7 +15,7 @@ import reference_decoder
 from conftest import TINY, latents_of, photo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import bundle, effort, slices
+from pillow_semicodec import bundle, effort, head_bundle, slices
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, UnknownModelError
 
@@ -256,3 +256,14 @@ def test_a_rate_bank_of_another_shape(tmp_path: Path) -> None:
         (broken / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(BundleError, match=r"rates\.npz"):
             bundle.ModelBundle(broken).rate_bank  # noqa: B018
+
+
+def test_ends_of_lines_change_no_id(tmp_path: Path) -> None:
+    """Git for Windows checks texts out with others."""
+    shutil.copytree(TINY, tmp_path / "tiny")
+    for name in (bundle.MANIFEST, head_bundle.DESCRIPTION):
+        text = (TINY / name).read_bytes()
+        assert b"\n" in text and b"\r" not in text
+        (tmp_path / "tiny" / name).write_bytes(text.replace(b"\n", b"\r\n"))
+    assert bundle.ModelBundle(tmp_path / "tiny").model_id == bundle.ModelBundle(TINY).model_id
+    assert head_bundle.HeadBundle(tmp_path / "tiny").head_id == head_bundle.HeadBundle(TINY).head_id

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -731,3 +731,59 @@ def test_options_are_those_of_encode(flags: str, options: dict[str, Any], tmp_pa
     assert expected != sgc.encode(picture)
     assert (tmp_path / "a.sgc").read_bytes() == expected
     assert iio.imwrite("<bytes>", picture, extension=".sgc", **options) == expected
+
+
+def test_rights_are_set_where_they_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On drives that give all files the same ones, nobody but the owner may set even those."""
+
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    write_atomically(tmp_path / "x", lambda file: file.write(b"old"))  # type: ignore[arg-type, return-value]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", refuse)
+        write_atomically(tmp_path / "x", lambda file: file.write(b"new"))  # type: ignore[arg-type, return-value]
+    (tmp_path / "x").chmod(0o600)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "x", lambda file: file.write(b"newer"))  # type: ignore[arg-type, return-value]
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_providers_and_threads_reach_the_work(
+    tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this process, and of the workers of a pool."""
+    monkeypatch.setattr(options, "PROVIDERS", ())
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo(30, 40)).save(tmp_path / "in" / name)
+    for workers in ("1", "2"):
+        run = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / workers), "--workers", workers]
+        assert main([*run, "--provider", "NoExecutionProvider"]) == 1
+        assert "no NoExecutionProvider here" in capsys.readouterr().err
+    heard: list[tuple[int, int]] = []
+
+    def run_pool(jobs: object, settings: object, workers: int, threads: int) -> Iterator[convert.Outcome]:
+        heard.append((workers, threads))
+        yield from ()
+
+    monkeypatch.setattr(convert, "run_pool", run_pool)
+    main([*run, "--threads", "3"])
+    assert heard == [(2, 3)]
+
+
+def test_without_semaphores_one_process_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that have no /dev/shm."""
+
+    class Without:
+        def Semaphore(self, value: int) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo(30, 40)).save(tmp_path / "in" / name)
+    monkeypatch.setattr(convert, "get_context", lambda method: Without())
+    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "2"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import onnxruntime
 import pytest
 import reference_decoder
 from conftest import TINY, coded, latents_of, photo
@@ -134,6 +136,7 @@ def test_neither_threads_nor_optimisation_matter(monkeypatch: pytest.MonkeyPatch
     for threads, optimise in ((1, True), (2, True), (2, False), (1, False)):
         monkeypatch.setattr(inference, "GRAPH_OPTIMISATION", optimise)
         again, _ = coded(picture, plan, model, threads)
+        assert again == first or not optimise
         results.append((
             slices.Decoder(again, plan, model, layout, threads).latents().z_hat,
             slices.Decoder(first, plan, model, layout, threads).latents().indexes,
@@ -386,3 +389,43 @@ def test_words_behind_any_stream_are_refused(data: st.DataObject) -> None:
     streams[data.draw(st.integers(0, len(streams) - 1))] += bytes(range(1, 41))
     with pytest.raises(sgc.FormatError):
         sgc.decode(container.write_container(prologue.header, prologue.index.rate, streams, prologue.metadata, 64))
+
+
+def test_what_providers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA must not shorten what is float32 to TF32."""
+    told: list[Any] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", inference.CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda data, options, providers: told.append(providers))
+    inference._Sessions("x", lambda name: b"", 1)._build("analysis", ("CUDAExecutionProvider",))
+    assert told == [[("CUDAExecutionProvider", {"use_tf32": "0"}), (inference.CPU, {})]]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_providers_that_take_calls_of_one_thread(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices wait for each other there."""
+    running, most, session = 0, 0, inference._Sessions._session
+
+    class Counting:
+        def __init__(self, inner: Any) -> None:
+            self.inner, self.get_inputs = inner, inner.get_inputs
+
+        def run(self, *arguments: Any) -> Any:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            time.sleep(0.01)
+            found = self.inner.run(*arguments)
+            running -= 1
+            return found
+
+    def counted(self: Any, name: str) -> Any:
+        found = session(self, name)
+        return Counting(found) if name in inference.ON_PROVIDERS else found
+
+    monkeypatch.setattr(inference._Sessions, "_session", counted)
+    monkeypatch.setattr(inference, "ONE_AT_A_TIME", frozenset({inference.CPU} if alone else ()))
+    monkeypatch.setattr(sgc.options, "PROVIDERS", (inference.CPU,))
+    picture = photo(200, 200)
+    data = sgc.encode(picture, 40, slice_side=64, threads=4)
+    sgc.decode(data, threads=4)
+    assert (most == 1) == alone

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
 import pytest
-from conftest import photo, with_chunks
+from conftest import photo
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import headers, metadata
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container
+from pillow_semicodec import container, preset
+from pillow_semicodec.container import with_chunks
+from pillow_semicodec.entropy import repetition
 from pillow_semicodec.errors import (
     ChecksumError,
     FormatError,
@@ -245,6 +249,17 @@ def test_packed_texts_that_are_none() -> None:
         container.read_prologue(BytesIO(file).read, Limits(max_metadata_bytes=4999))
 
 
+def test_packing_knows_what_pictures_share() -> None:
+    """sRGB's curve, 2 KB in the profile of most tagged pictures, costs next to nothing; older streams are read, too."""
+    said = {container.ICC_PROFILE: bytes(range(64)) + preset.dictionary()[-2 * preset.STEPS :] * 3}
+    assert len(container.packed(said)[container.PACKED]) < 200
+    alone = zlib.compress(container.ICC_PROFILE + container.write_varint(500) + b"c" * 500)
+    assert container.read_packed(alone) == {container.ICC_PROFILE: b"c" * 500}
+    foreign = zlib.compressobj(zdict=b"another dictionary")
+    with pytest.raises(FormatError, match="damaged"):
+        container.read_packed(foreign.compress(b"another dictionary") + foreign.flush())
+
+
 def test_much_text_is_not_packed() -> None:
     """What readers would not unfold."""
     said = {container.XMP: bytes(container.MOST_PACKED)}
@@ -252,3 +267,22 @@ def test_much_text_is_not_packed() -> None:
     noise = np.random.default_rng(0).bytes(1800)
     said = {container.XMP: noise[:900] + b" " * 90, container.EXIF: noise[900:] + b" " * 90}
     assert container.packed(said) == said  # no chunk becomes larger than those that were given
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Bytes that were allocated at a time until ``work`` found the damage."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_bombs_are_not_unfolded() -> None:
+    """A kilobyte that stands for millions is refused before it takes their place."""
+    bomb, packed = zlib.compress(bytes(2**26), 9), repetition.pack(bytes(3 * 2**24))
+    assert peak(lambda: container.read_map(bomb, 64, 2)) < 2**20
+    assert peak(lambda: container.read_packed(bomb)) < 3 * container.MOST_PACKED
+    assert peak(lambda: repetition.unpack(packed, 64)) < repetition.DICTIONARY * 3 // 2

@@ -801,3 +801,19 @@ def test_names_in_warnings_drive_no_terminal(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="do not fit") as told:
         assert main(["decode", str(path), str(tmp_path / "x.jpg")]) == 0
     assert all(character.isprintable() for warning in told for character in str(warning.message))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "glob"])
+def test_notes_of_macos_are_no_pictures(kind: str, tmp_path: Path) -> None:
+    """Which it keeps beside every file, on drives of other systems and in archives; one that is named is taken as it is."""
+    pictures(tmp_path / "in", 1)
+    (tmp_path / "in" / "._000.png").write_bytes(b"\0\5\x16\7 notes")
+    source = tmp_path / "in"
+    if kind == "zip":
+        source = tmp_path / "x.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in (tmp_path / "in").iterdir():
+                archive.write(path, f"__MACOSX/{path.name}" if path.name.startswith(".") else path.name)
+    assert main(["convert", str(source / "*" if kind == "glob" else source), "-o", str(tmp_path / "out")]) == 0
+    assert names(tmp_path / "out") == ["000.sgc"]
+    assert main(["convert", str(tmp_path / "in" / "._000.png"), "-o", str(tmp_path / "out")]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import imageio.v3 as iio
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import photo
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import bundle, slices
+from pillow_semicodec import bundle, inference, slices
 from pillow_semicodec.layout import Layout, RatePlan
 from pillow_semicodec.rate_control import SquaredError
 
@@ -117,3 +118,25 @@ def test_every_way_in() -> None:
     data = sgc.encode(picture, effort=3)
     Image.fromarray(picture).save(file, "SGC", effort=3)
     assert file.getvalue() == data == iio.imwrite("<bytes>", picture, extension=".sgc", effort=3)
+
+
+@pytest.mark.parametrize("effort", [2, 5, 9])
+def test_gradients_are_of_what_is_gone_on_from(effort: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that is taken back, or the last one, needs none."""
+    transforms, calls = inference.Transforms, list[str]()
+
+    def counted(name: str) -> Callable[..., object]:
+        inner = getattr(transforms, name)
+
+        def call(*arguments: object) -> object:
+            calls.append(name)
+            return inner(*arguments)
+
+        return call
+
+    for name in ("gradient", "synthesis_of_levels"):
+        monkeypatch.setattr(transforms, name, counted(name))
+    sgc.encode(photo(64, 64), 50, effort=effort, threads=1)
+    assert calls[:2] == ["synthesis_of_levels", "gradient"]
+    assert calls[-1] == "synthesis_of_levels"
+    assert "gradient gradient" not in " ".join(calls)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+import zlib
 from pathlib import Path
 
-from pillow_semicodec import bundle, container, head_bundle, latent_path, semantics
+from pillow_semicodec import bundle, container, head_bundle, latent_path, preset, semantics
 from pillow_semicodec.entropy import coder, lossless, repetition, tables
 from pillow_semicodec.limits import Limits
 
@@ -56,6 +58,13 @@ def test_numbers() -> None:
     assert f"version, {semantics.VERSION}" in TEXT
     assert f"cells of {semantics.CELL}x{semantics.CELL} pixels" in TEXT
     assert f"`heads_version` {head_bundle.HEADS_VERSION}" in TEXT
+
+
+def test_preset_dictionary() -> None:
+    """The lines of the text are those of the code, and what they and the curve make has the sum that is stated."""
+    block = TEXT.partition("## 13.")[2].split("```\n")[1]
+    assert [codecs.decode(line, "unicode_escape") for line in block.splitlines()] == list(preset.TEXTS)
+    assert f"{len(preset.dictionary())} bytes, whose Adler-32 is `{zlib.adler32(preset.dictionary()):08X}`" in TEXT
 
 
 def power(number: int) -> str:

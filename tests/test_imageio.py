@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +365,61 @@ def test_frames_in_order_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
             with pytest.raises(OSError, match="SGC"):
                 file.read(index=5)
         assert np.array_equal(file.read(index=4), whole[4])
+
+
+class Pipe(io.RawIOBase):
+    """Gives bytes one after the other; what was read is gone."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.data.readinto(buffer)
+
+
+@pytest.mark.parametrize("chosen", [{"plugin": "sgc"}, {"extension": ".sgc"}, {"plugin": "pillow"}])
+def test_what_cannot_seek_is_read(chosen: dict[str, str], path: Path) -> None:
+    """As with imageio's own plugins."""
+    expected = iio.imread(path)
+    assert np.array_equal(iio.imread(Pipe(path.read_bytes()), **chosen), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipes(path: Path, tmp_path: Path) -> None:
+    """Are read once, from the beginning."""
+    os.mkfifo(tmp_path / "pipe.sgc")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.sgc").write_bytes(path.read_bytes()), daemon=True)
+    writer.start()
+    assert np.array_equal(iio.imread(tmp_path / "pipe.sgc"), iio.imread(path))
+    writer.join()
+
+
+def test_targets_that_do_not_say_whether_they_seek() -> None:
+    """As the responses of some servers."""
+
+    class Response:
+        def __init__(self) -> None:
+            self.parts: list[bytes] = []
+
+        def write(self, data: bytes) -> int:
+            self.parts.append(bytes(data))
+            return len(data)
+
+        def close(self) -> None:
+            pass
+
+    response = Response()
+    iio.imwrite(response, photo(40, 50), plugin="sgc")
+    assert b"".join(response.parts) == iio.imwrite("<bytes>", photo(40, 50), extension=".sgc")
+
+
+def test_orientation_in_xmp(tmp_path: Path) -> None:
+    """Turns pictures that have none in EXIF, as with Pillow."""
+    picture = Image.fromarray(photo(40, 60))
+    picture.save(tmp_path / "x.sgc", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+    turned = iio.imread(tmp_path / "x.sgc", plugin="sgc", rotate=True)
+    assert turned.shape == (60, 40, 3)
+    assert np.array_equal(turned, iio.imread(tmp_path / "x.sgc", plugin="pillow", rotate=True))

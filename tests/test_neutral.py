@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import reference_decoder
-from conftest import TINY, photo, with_chunks
+from conftest import TINY, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +17,7 @@ from test_overlay import laid_over, screen
 
 import pillow_semicodec as sgc
 from pillow_semicodec import container, pixels
+from pillow_semicodec.container import with_chunks
 
 
 def thrice(plane: np.ndarray) -> np.ndarray:

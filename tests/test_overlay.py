@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import reference_decoder
-from conftest import TINY, photo, with_chunks
+from conftest import TINY, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +15,8 @@ from test_effort import psnr
 from test_indexed import screen
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, indexed, overlay, pixels
+from pillow_semicodec import codec, container, indexed, overlay, pixels
+from pillow_semicodec.container import with_chunks
 
 
 def mixed(bands: int = 3) -> np.ndarray:
@@ -272,3 +273,30 @@ def test_where_overlays_must_not_be() -> None:
         sgc.decode(with_chunks(sgc.encode(screen(), indexed=True), {container.OVERLAY: payload}))
     with pytest.raises(sgc.FormatError):
         sgc.decode(with_chunks(file, {container.OVERLAY: b""}))
+
+
+@pytest.mark.parametrize("scale", [2, 8, 16])
+def test_small_versions_show_no_colours_that_nobody_sees(scale: int) -> None:
+    """Under alpha 0 a drawn cell may hold any."""
+    picture = np.dstack([screen(150, 230), np.full((150, 230), 255, np.uint8)])
+    picture[40:125, 90:200, :3] = photo(85, 110)
+    picture[:, :16] = (30, 30, 30, 255)
+    picture[:, :6, 3] = 0
+    data = laid_over(picture, 80)
+    assert np.array_equal(sgc.decode(data, scale=scale), pixels.reduced(sgc.decode(data), scale, True))
+
+
+@pytest.mark.parametrize(("target", "times"), [({}, 1), ({"target_psnr": 30}, 2)])
+def test_flat_frames_cost_no_second_analysis(target: dict[str, int], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn on top is what the networks would see anyway; only a target may need it to be exact."""
+    picture = np.full((160, 160, 3), 250, np.uint8)
+    picture[48:112, 48:112] = photo(64, 64)
+    analyse, seen = codec.analyse, []
+
+    def counting(colours: object, *arguments: object) -> object:
+        seen.append(colours)
+        return analyse(colours, *arguments)
+
+    monkeypatch.setattr(codec, "analyse", counting)
+    sgc.encode(picture, 60, threads=1, **target)
+    assert len(seen) == times

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photo, with_chunks
+from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, UnidentifiedImageError, features
 
 import pillow_semicodec
-from pillow_semicodec import codec, container
+from pillow_semicodec import codec, container, pixels
+from pillow_semicodec.container import with_chunks
 from pillow_semicodec.limits import Limits
 from pillow_semicodec.SemicodecImagePlugin import SgcImageFile
 
@@ -292,6 +293,37 @@ def test_a_preview_with_a_preview_is_none() -> None:
         with Image.open(io.BytesIO(file)) as opened:
             opened.draft(None, (50, 38))
             assert bool(opened.tile[0].args[2]) == taken  # type: ignore[index]
+
+
+def test_a_preview_of_other_numbers_is_none() -> None:
+    """FORMAT.md, section 3: of the same kind of numbers."""
+    grey = photo(150, 200)[:, :, 0].astype(np.int32) * 100
+    small = pillow_semicodec.encode(pixels.reduced(grey.astype(np.uint16), 4, False))
+    file = with_chunks(pillow_semicodec.encode(grey), {container.PREVIEW: small})
+    with Image.open(io.BytesIO(file)) as opened:
+        opened.draft(None, (50, 38))
+        assert not opened.tile[0].args[2]  # type: ignore[index]
+        opened.load()
+        assert opened.mode == "I"
+
+
+def test_a_target_asks_for_no_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless one is asked for, too."""
+    monkeypatch.setattr(codec, "PREVIEW_FROM", 1)
+    for options, has in (({}, True), ({"target_size": 3000}, False), ({"target_size": 3000, "preview": True}, True)):
+        data = pillow_semicodec.encode(photo(60, 80), **options)
+        assert (container.PREVIEW in pillow_semicodec.read_prologue(data).metadata) == has
+
+
+def test_the_preview_of_a_damaged_picture() -> None:
+    """After loading failed it is a picture of its own size, and no corner of a larger one."""
+    data = bytearray(saved(Image.fromarray(photo(150, 200)), preview=True).getvalue())
+    data[-9] ^= 1
+    with Image.open(io.BytesIO(data)) as opened:
+        with pytest.raises(OSError, match="checksum"):
+            opened.load()
+        opened.draft(None, (50, 38))
+        assert opened.copy().size == opened.convert("L").size == opened.size < (200, 150)
 
 
 @pytest.fixture

@@ -176,6 +176,9 @@ def test_cut_files_have_thumbnails(monkeypatch: pytest.MonkeyPatch) -> None:
         opened.draft(None, (20, 18))
         opened.load()
         assert opened.size == (25, 19)
+    with Image.open(io.BytesIO(SLICED)) as whole:
+        whole.draft(None, (20, 18))
+        assert np.array_equal(np.asarray(opened)[:8, :12], np.asarray(whole)[:8, :12])
 
 
 # ---- progress --------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import coded, photo, with_chunks
+from conftest import coded, photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import container, slices
-from pillow_semicodec.container import Regions, read_regions, write_regions
+from pillow_semicodec.container import Regions, read_regions, with_chunks, write_regions
 from pillow_semicodec.head_bundle import Task, find_heads
 from pillow_semicodec.regions import cells_of
 

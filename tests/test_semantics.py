@@ -17,7 +17,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import TINY, photo, with_chunks
+from conftest import TINY, photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,6 +25,7 @@ from PIL import Image
 import pillow_semicodec as sgc
 from pillow_semicodec import bundle, codec, container, semantics, slices
 from pillow_semicodec.cli import main
+from pillow_semicodec.container import with_chunks
 from pillow_semicodec.semantics import Label, SegmentationMap, Semantics, read_semantics, write_semantics
 
 names = st.text(min_size=1, max_size=12)

@@ -174,6 +174,30 @@ def test_pictures_that_do_not_fit_in_memory(shape: tuple[int, ...]) -> None:
     assert target.largest <= 64**2 * 3
 
 
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("kind", ["RGB", "L", "LA", "RGBA", "tinted grey", "1", "RGB;16", "indexed"])
+def test_whatever_takes_boxes_gets_them(kind: str, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every mode, and whatever ``register`` was told."""
+    rgb = photo(90, 140)
+    alpha = rgb[:, :, 2]
+    picture = {
+        "RGB": rgb,
+        "L": alpha,
+        "LA": np.dstack([rgb[:, :, 0], alpha]),
+        "RGBA": np.dstack([rgb, alpha]),
+        "tinted grey": rgb[:, :, [1, 1, 1]],
+        "1": alpha > 99,
+        "RGB;16": rgb.astype(np.uint16) * 257,
+        "indexed": rgb // 64 * 64,
+    }[kind]
+    data = sgc.encode(picture, 60, slice_side=64, indexed=kind == "indexed")
+    monkeypatch.setattr(sgc.options, "LIMITS", sgc.Limits(max_pixels=1))
+    whole = sgc.decode(data, scale=scale)
+    target = Cut(np.zeros_like(whole))
+    assert sgc.decode(data, scale=scale, out=target) is target
+    assert np.array_equal(target.picture, whole)
+
+
 def test_what_takes_pixels_must_have_their_shape() -> None:
     """A wrong ``out`` is named before anything is decoded."""
     with pytest.raises(ValueError, match=r"\[10, 10, 3\]"):

@@ -42,6 +42,8 @@ class ModelConfig:
     lambda_max: float = 0.4
 
     def __post_init__(self) -> None:
+        if self.rate_anchors < 2:
+            raise ValueError(f"rate_anchors is {self.rate_anchors}; rates lie between two or more")
         if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):
             raise ValueError(f"predicted channels {list(self.predicted)} should be different ones of {self.latent_channels}")
 
@@ -78,6 +80,10 @@ class TrainConfig:
         _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:
             raise ValueError("lr_hold is 1, and should be less: the learning rate falls to zero after it")
+        if self.ema_decay == 1:
+            raise ValueError("ema_decay is 1, and should be less: the average would never leave where it began")
+        if self.crop % 64:
+            raise ValueError(f"crop {self.crop} is no multiple of 64, the pixels of a hyper position")
         if self.xyb_tilt > self.msssim_share:
             raise ValueError(f"xyb_tilt {self.xyb_tilt} takes more than msssim_share {self.msssim_share} has")
         if self.msssim_share + self.xyb_share > 1:

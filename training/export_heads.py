@@ -8,7 +8,6 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +40,7 @@ class HeadsGraph(nn.Module):
         return (*results, output.embedding)
 
 
-def export_heads(
-    heads: SemanticHeads, name: str, model_id: bytes, folder: Path, notes: dict[str, Any] | None = None
-) -> Path:
+def export_heads(heads: SemanticHeads, name: str, model_id: bytes, folder: Path) -> Path:
     """Write ``folder`` anew and return it; on a failed export what was there before stays, and a crash between its two parts
     leaves heads that are refused by their hash.
 
@@ -80,7 +77,6 @@ def export_heads(
             ],
             "calibration": {t.name: t.temperature for t in heads.tasks},
             "sha256": hashlib.sha256((made / GRAPH).read_bytes()).hexdigest(),
-            **(notes or {}),
         }
         (made / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
         folder.mkdir(exist_ok=True)

@@ -40,7 +40,7 @@ def peak():
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
-    except OSError:
+    except (OSError, StopIteration):
         return float("nan")
 if work == "encode":
     picture = Image.open(source)

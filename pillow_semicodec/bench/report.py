@@ -120,7 +120,8 @@ def _costs(results: dict[str, Any]) -> list[str]:
         rows = []
         for name, cost in costs.items():
             ratios = [f"{cost[k] / rival[k]:.2f}" if rival else "" for k in ("encode_ms", "decode_ms")]
-            megabytes = [f"{cost[k]:.0f}" if k in cost else "" for k in ("encode_mb", "decode_mb")]
+            peaks = (cost.get(k, math.nan) for k in ("encode_mb", "decode_mb"))
+            megabytes = [f"{peak:.0f}" if math.isfinite(peak) else "" for peak in peaks]
             row = [
                 name,
                 f"{cost['bytes']:.0f}",

@@ -63,13 +63,12 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         for codec in codecs
     }
     whole = {name: figures for name, figures in whole.items() if figures}
-    common = [path.name for path in paths if all(path.name in figures for figures in whole.values())]
-    if common:
-        whole = {name: {path: figures[path] for path in common} for name, figures in whole.items()}
+    good = [path for path in paths if whole and all(path.name in figures for figures in whole.values())]
+    if good:
+        whole = {name: {path.name: figures[path.name] for path in good} for name, figures in whole.items()}
     means = {name: curves.mean_curve(figures) for name, figures in whole.items()}
     codecs = [codec for codec in codecs if codec.name in whole]
     ours = [codec for codec in codecs if codec.name == OURS]
-    good = [path for path in paths if whole and all(path.name in figures for figures in whole.values())]
     images = [curves.read_rgb(path) for path in good[: max(plan.crops, plan.timed, 1)]]
     crops: list[str] = []
     found: dict[str, Any] = {}

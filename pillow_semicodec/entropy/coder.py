@@ -118,30 +118,25 @@ class StreamDecoder:
         # Words that are missing count as zeros. Symbols that zeros and ones in their place agree on do not depend on them.
         ones = np.full(4, 2**32 - 1, np.uint32)
         self._other = constriction.stream.queue.RangeDecoder(np.concatenate([words, ones])) if cut else None
-        self._ended = False
+        self.ended = False  # something was asked for that a cut stream does not say
 
     @property
     def cut(self) -> bool:
         return self._other is not None
 
-    @property
-    def ended(self) -> bool:
-        """Whether something was asked for that a cut stream does not say."""
-        return self._ended
-
     def _take(self, *arguments: Any) -> Values:
         """As many symbols as were asked for, or those that are certain."""
         if self._other is None:
             return _checked(self._coder.decode, *arguments)
-        if self._ended:
+        if self.ended:
             return np.empty(0, np.int32)
         try:
             symbols, others = (_checked(coder.decode, *arguments) for coder in (self._coder, self._other))
         except FormatError:
             symbols, others = np.zeros(1, np.int32), np.ones(1, np.int32)
         differing = np.flatnonzero(symbols != others)
-        self._ended = bool(len(differing))
-        return symbols[: differing[0]] if self._ended else symbols
+        self.ended = bool(len(differing))
+        return symbols[: differing[0]] if self.ended else symbols
 
     def decode(self, indexes: NDArray[np.integer], models: TableModels) -> Values:
         """Values [N] for table ``indexes`` [N].

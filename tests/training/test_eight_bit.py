@@ -18,7 +18,7 @@ from onnx import numpy_helper  # noqa: E402
 from training.commands import ExportError  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
 from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, nearest, to_levels, weight_steps  # noqa: E402
-from training.export import check_parity  # noqa: E402
+from training.export import check_parity, check_receptive_fields  # noqa: E402
 from training.graphs import export_graph  # noqa: E402
 from training.growth import load_grown  # noqa: E402
 from training.model import SemicodecModel  # noqa: E402
@@ -146,3 +146,28 @@ def test_gradients_reach_every_weight() -> None:
     assert isinstance(blocks, EightBitBlocks)
     blocks(torch.randn(2, 16, 8, 8) * 0.3).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in blocks.parameters())
+
+
+@torch.no_grad()
+def test_what_grows_is_silent() -> None:
+    """A wider model begins as the one that it goes on from, and new rates go on along the line of the old ones."""
+    small, _ = models(3)
+    wider = {"analysis_width": 20, "synthesis_width": 24, "synthesis_bypass": 12, "hyper_width": 12, "context_width": 12}
+    wide = SemicodecModel(ModelConfig(**{**SHAPE, **wider, "hyper_channels": 6})).eval()
+    load_grown(wide, small.state_dict())
+    x, rate = torch.rand(2, 3, 64, 64) - 0.5, torch.tensor([0.2, 0.9])
+    before, after = (model(x, rate, hard_rate=True) for model in (small, wide))
+    assert torch.allclose(before.x_hat, after.x_hat, atol=1e-4)
+    assert torch.allclose(before.bits_y, after.bits_y, rtol=1e-4)
+    more = SemicodecModel(ModelConfig(**{**SHAPE, "rate_anchors": 5}))
+    load_grown(more, small.state_dict())
+    gain = more.rate_bank.log_gain
+    assert torch.equal(gain[:3], small.rate_bank.log_gain)
+    assert torch.allclose(gain.diff(dim=0)[2:], gain.diff(dim=0)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{"analysis_blocks": 8}, {"synthesis_blocks": 8}, {"context_blocks": 2}])
+def test_networks_that_see_too_far(shape: dict[str, int]) -> None:
+    """Are refused by the exporter: slices would leave seams."""
+    with pytest.raises(ExportError, match="windows reach"):
+        check_receptive_fields(ModelConfig(**shape))

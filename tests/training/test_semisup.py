@@ -373,6 +373,9 @@ def test_weak_augmentation_distorts_nothing(labelled: list[str]) -> None:
         "semi.every=0",
         "semi.label_fraction=1.5",
         "train.batch=0",
+        "train.ema_decay=1",
+        "train.crop=200",
+        "model.rate_anchors=1",
         "semi.temperature=0",
     ],
 )

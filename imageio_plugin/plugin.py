@@ -41,8 +41,10 @@ def _hold(request: Request) -> None:
     """Read what cannot seek, pipes and responses of servers, at once: its first bytes are looked at before the others."""
     try:
         file = request.get_file()
-    except OSError:  # a folder
-        return
+    except OSError:
+        if os.path.isdir(request.filename or ""):
+            return
+        raise
     try:
         file.seek(file.tell())
     except (AttributeError, OSError):

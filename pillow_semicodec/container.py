@@ -429,7 +429,7 @@ def read_map(packed: bytes, size: int, levels: int) -> bytes:
 
 
 def _unfolded(packed: bytes, most: int, what: str, at_hand: bytes = b"") -> bytes:
-    unfold = zlib.decompressobj(zdict=at_hand)
+    unfold = zlib.decompressobj(zdict=at_hand) if at_hand else zlib.decompressobj()
     try:
         plain = unfold.decompress(packed, most + 1)
     except zlib.error as error:
@@ -539,15 +539,17 @@ class Prologue:
 def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """As it is written: with texts, profile and semantics in one chunk, where that takes fewer bytes."""
     texts = {kind: payload for kind, payload in metadata.items() if kind in PACKABLE}
-    plain = b"".join(kind + write_varint(len(payload)) + payload for kind, payload in texts.items())
-    if not texts or len(plain) > MOST_PACKED:
-        return metadata
-    folder = zlib.compressobj(9, zdict=dictionary())
-    folded = min(zlib.compress(plain, 9), folder.compress(plain) + folder.flush(), key=len)
-    sizes = [len(payload) for payload in texts.values()]
-    if len(folded) > max(sizes) or chunk_size(len(folded)) >= sum(map(chunk_size, sizes)):  # or more than one may have
-        return metadata
-    return {kind: payload for kind, payload in metadata.items() if kind not in texts} | {PACKED: folded}
+    while texts:
+        plain = b"".join(kind + write_varint(len(payload)) + payload for kind, payload in texts.items())
+        sizes = [len(payload) for payload in texts.values()]
+        if len(plain) <= MOST_PACKED:
+            folder = zlib.compressobj(9, zdict=dictionary())
+            folded = min(zlib.compress(plain, 9), folder.compress(plain) + folder.flush(), key=len)
+            if len(folded) <= max(sizes) and chunk_size(len(folded)) < sum(map(chunk_size, sizes)):
+                return {kind: payload for kind, payload in metadata.items() if kind not in texts} | {PACKED: folded}
+        # One chunk may not have more than readers take of the largest that was given: the others are tried without that.
+        del texts[max(texts, key=lambda kind: len(texts[kind]))]
+    return metadata
 
 
 def read_packed(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[bytes, bytes]:

@@ -330,7 +330,11 @@ def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int) -
 class Model:
     def __init__(self, directory: Path) -> None:
         raw = (directory / "manifest.json").read_bytes()
-        self.manifest, self.id, self.directory = json.loads(raw), hashlib.sha256(raw).digest()[:8], directory
+        self.manifest, self.id, self.directory = (
+            json.loads(raw),
+            hashlib.sha256(raw.replace(b"\r\n", b"\n")).digest()[:8],
+            directory,
+        )
         tables = dict(np.load(BytesIO(self.part("tables.npz"))))
         self.prior, self.residual = Tables(tables, "z"), Tables(tables, "r")
         self.rates = dict(np.load(BytesIO(self.part("rates.npz"))))

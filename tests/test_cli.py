@@ -743,7 +743,7 @@ def test_rights_are_set_where_they_differ(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "chmod", refuse)
         write_atomically(tmp_path / "x", lambda file: file.write(b"new"))  # type: ignore[arg-type, return-value]
-    (tmp_path / "x").chmod(0o600)
+    (tmp_path / "x").chmod(0o400)
     monkeypatch.setattr(Path, "chmod", refuse)
     with pytest.raises(PermissionError):
         write_atomically(tmp_path / "x", lambda file: file.write(b"newer"))  # type: ignore[arg-type, return-value]

@@ -63,6 +63,7 @@ def test_numbers() -> None:
 def test_preset_dictionary() -> None:
     """The lines of the text are those of the code, and what they and the curve make has the sum that is stated."""
     block = TEXT.partition("## 13.")[2].split("```\n")[1]
+    assert set(re.findall(r"\\(.)", block)) == {"n", "x"}
     assert [codecs.decode(line, "unicode_escape") for line in block.splitlines()] == list(preset.TEXTS)
     assert f"{len(preset.dictionary())} bytes, whose Adler-32 is `{zlib.adler32(preset.dictionary()):08X}`" in TEXT
 

@@ -371,7 +371,7 @@ def write_manifest(model: SemicodecModel, name: str, notes: dict[str, Any], fold
         **notes,
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", newline="\n")
 
 
 def export_bundle(

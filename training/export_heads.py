@@ -78,7 +78,7 @@ def export_heads(heads: SemanticHeads, name: str, model_id: bytes, folder: Path)
             "calibration": {t.name: t.temperature for t in heads.tasks},
             "sha256": hashlib.sha256((made / GRAPH).read_bytes()).hexdigest(),
         }
-        (made / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+        (made / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", newline="\n")
         folder.mkdir(exist_ok=True)
         for part in (GRAPH, DESCRIPTION):  # a model's folder may hold more; it keeps the rest
             os.replace(made / part, folder / part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import container
 from .container import Prologue
@@ -111,13 +111,9 @@ def describe(
         UnknownModelError, BundleError: model or heads are not installed.
     """
     from . import codec
-    from .alpha import VisibleColours
     from .bundle import find_model
-    from .depth import KINDS, Levels, numbers_of
     from .head_bundle import find_heads
     from .heads import run_heads
-    from .layout import Layout, RatePlan
-    from .slices import Encoder, analyse
 
     codec.check_picture(picture)
     if picture.dtype == bool:
@@ -126,13 +122,5 @@ def describe(
     check_threads(threads)
     bundle = find_model(model)
     chosen = find_heads(bundle.model_id, heads)
-    height, width = picture.shape[:2]
-    plan = RatePlan(bundle.rate_bank.rate_of_quality(quality))
-    layout = Layout(height, width, codec.default_side(height, width))
-    colours: Any = picture
-    if picture.dtype in KINDS:
-        colours = Levels(picture, numbers_of(picture))
-    elif len(picture.shape) == 3 and picture.shape[2] in (2, 4):
-        colours = VisibleColours(picture)
-    y = analyse(colours, bundle, layout, threads)
-    return run_heads(Encoder(y, plan, bundle, layout, threads).semantic_latents(), chosen, threads)
+    _, colours = codec.colours_of(picture, False, {})
+    return run_heads(codec.latents_seen(colours, bundle, quality, threads), chosen, threads)

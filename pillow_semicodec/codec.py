@@ -143,12 +143,13 @@ def encode(
     cells = cells_of(roi, height, width)
     if picture.dtype == np.bool_:
         return _finished(_encode_bilevel(picture, metadata, layout, target, threads, way), way, limits)
-    mode, colours = _colours(picture, exact, metadata)
+    mode, colours = colours_of(picture, exact, metadata)
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
     if indexed:
         if semantics:
-            _describe(colours, find_model(model), quality, semantics, metadata, threads)
+            bundle = find_model(model)
+            _look(latents_seen(colours, bundle, quality, threads), bundle, None, None, semantics, metadata, threads)
         return _encode_indexed(draw(metadata, must=True), quality, target, way)
     bundle = find_model(model)
     header = Header(width, height, mode, bundle.model_id)
@@ -436,7 +437,7 @@ def _encode_bilevel(
     return data
 
 
-def _colours(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[str, Any]:
+def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[str, Any]:
     """(mode of the file, what the networks are shown); says in ``metadata`` what it has to say of it."""
     bands = 1 if len(picture.shape) == 2 else picture.shape[2]
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[bands]
@@ -519,14 +520,12 @@ def _metadata(
     return metadata
 
 
-def _describe(
-    colours: Any, bundle: ModelBundle, quality: float, semantics: Any, metadata: dict[bytes, bytes], threads: int
-) -> None:
-    """Add what a picture shows that is kept as a palette, whose slices would be too large for networks."""
+def latents_seen(colours: Any, bundle: ModelBundle, quality: float, threads: int) -> Tensor:
+    """What heads read, float32 [1, M, h, w], of a picture that has no file of latents, as of one of this quality."""
     height, width = colours.shape[:2]
     layout = Layout(height, width, default_side(height, width))
-    encoder = Encoder(analyse(colours, bundle, layout, threads), _plan(bundle, quality), bundle, layout, threads)
-    _look(encoder.semantic_latents(), bundle, None, None, semantics, metadata, threads)
+    y = analyse(colours, bundle, layout, threads)
+    return Encoder(y, _plan(bundle, quality), bundle, layout, threads).semantic_latents()
 
 
 def _layout(picture: Any, slice_side: int | None, latents: bool, limits: Limits) -> Layout:

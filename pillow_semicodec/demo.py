@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .bench.codecs import present
+from .bench.codecs import OURS, Codec, load, present
 from .files import write_atomically
 
 RIVALS = ("JPEG", "WebP", "AVIF")
@@ -29,28 +28,20 @@ class Coded(NamedTuple):
 
 def compare(picture: Image.Image, quality: float, output: Path) -> str:
     """Save ``picture`` by every codec, write crops side by side to ``output``, and return a table."""
-    coded = [_code("SGC", picture, "SGC", {"quality": quality})]
-    for name, kind, settings in ((c.name, c.kind, c.settings) for c in present() if c.name in RIVALS):
-        best = nearest_quality(picture, kind, settings, len(coded[0].data))
-        coded.append(_code(f"{name} q{best}", picture, kind, {**settings, "quality": best}))
+    (ours,) = present([OURS])
+    coded = [_code(OURS, ours, picture, quality)]
+    for codec in present():
+        if codec.name in RIVALS:
+            best = codec.nearest(picture, len(coded[0].data))
+            coded.append(_code(f"{codec.name} q{best}", codec, picture, best))
     write_atomically(output, lambda file: side_by_side(picture, coded).save(file, "PNG"))
     return f"{picture.width}x{picture.height}, SGC quality {quality:g}\n{_table(picture, coded)}\nside by side: {output}"
 
 
-def _code(name: str, picture: Image.Image, kind: str, settings: dict[str, Any]) -> Coded:
-    def encode() -> io.BytesIO:
-        file = io.BytesIO()
-        picture.save(file, kind, **settings)
-        return file
-
-    def decode() -> Image.Image:
-        image = Image.open(io.BytesIO(file.getvalue()))
-        image.load()
-        return image
-
-    file, encode_ms = _timed(encode)
-    decoded, decode_ms = _timed(decode)
-    return Coded(name, file.getvalue(), decoded.convert("RGB"), encode_ms, decode_ms)
+def _code(name: str, codec: Codec, picture: Image.Image, quality: float) -> Coded:
+    data, encode_ms = _timed(lambda: codec.save(picture, quality))
+    decoded, decode_ms = _timed(lambda: load(data))
+    return Coded(name, data, decoded.convert("RGB"), encode_ms, decode_ms)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -61,24 +52,6 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
         result = work()
         times.append(1000 * (time.perf_counter() - start))
     return result, statistics.median(times)
-
-
-def nearest_quality(picture: Image.Image, kind: str, settings: dict[str, Any], size: int) -> int:
-    """The quality whose file is nearest in size; file sizes rise with quality."""
-    sizes: dict[int, int] = {}
-
-    def size_of(quality: int) -> int:
-        if quality not in sizes:
-            file = io.BytesIO()
-            picture.save(file, kind, quality=quality, **settings)
-            sizes[quality] = file.tell()
-        return sizes[quality]
-
-    low, high = 1, 100
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size_of(middle) <= size else (low, middle)
-    return min((low, high), key=lambda quality: abs(size_of(quality) - size))
 
 
 def _table(picture: Image.Image, coded: list[Coded]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import io
@@ -14,11 +15,11 @@ from PIL import Image, features
 OURS = "SGC"
 
 
-def _quality(quality: int) -> dict[str, Any]:
+def _quality(quality: float) -> dict[str, Any]:
     return {"quality": quality}
 
 
-def _decibels(quality: int) -> dict[str, Any]:
+def _decibels(quality: float) -> dict[str, Any]:
     return {"quality_layers": [quality]}
 
 
@@ -37,13 +38,24 @@ class Codec:
     kind: str
     settings: dict[str, Any]
     qualities: tuple[int, ...]
-    keywords: Callable[[int], dict[str, Any]] = _quality
+    keywords: Callable[[float], dict[str, Any]] = _quality
     needs: str = ""
 
-    def save(self, picture: Image.Image, quality: int) -> bytes:
+    def save(self, picture: Image.Image, quality: float) -> bytes:
         file = io.BytesIO()
         picture.save(file, self.kind, **self.settings, **self.keywords(quality))
         return file.getvalue()
+
+    def nearest(self, picture: Image.Image, size: int) -> int:
+        """The quality whose file is nearest to ``size`` bytes; files grow with quality."""
+        size_of = functools.cache(lambda quality: len(self.save(picture, quality)))
+        if self.keywords is not _quality:
+            return min(self.qualities, key=lambda quality: abs(size_of(quality) - size))
+        low, high = 1, 100
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if size_of(middle) <= size else (low, middle)
+        return min((low, high), key=lambda quality: abs(size_of(quality) - size))
 
     def version(self) -> str:
         """Name and version of the plugin that brings it; Pillow's own have Pillow's."""

@@ -19,7 +19,6 @@ from PIL import Image
 
 from .. import options
 from ..convert import Job, Settings, run_pool
-from ..demo import nearest_quality
 from .codecs import OURS, Codec, load
 
 REPEATS = 5
@@ -98,18 +97,11 @@ def times(pictures: list[Image.Image], codecs: list[Codec], quality: int) -> dic
     return sums
 
 
-def nearest(codec: Codec, picture: Image.Image, size: int) -> int:
-    """The quality whose file is nearest to ``size`` bytes."""
-    if codec.kind == "JPEG2000":
-        return min(codec.qualities, key=lambda quality: abs(len(codec.save(picture, quality)) - size))
-    return nearest_quality(picture, codec.kind, codec.settings, size)
-
-
 def _alike(picture: Image.Image, codecs: list[Codec], quality: int) -> list[tuple[Codec, int]]:
     """All codecs with the qualities at which the picture takes about as many bytes as with ours."""
     ours = next((codec for codec in codecs if codec.name == OURS), None)
     wanted = len(ours.save(picture, quality)) if ours else picture.width * picture.height // 16
-    return [(codec, quality if codec is ours else nearest(codec, picture, wanted)) for codec in codecs]
+    return [(codec, quality if codec is ours else codec.nearest(picture, wanted)) for codec in codecs]
 
 
 def memory(picture: Image.Image, codecs: list[Codec], quality: int) -> dict[str, Cost]:

@@ -17,7 +17,6 @@ from PIL import Image
 from ..demo import busiest, crop_side
 from ..files import write_text
 from .codecs import OURS, Codec, load
-from .costs import nearest
 from .curves import BD_METRICS, METRICS, TITLES, Row
 
 STYLE = """
@@ -163,7 +162,7 @@ def crops_of(name: str, original: Image.Image, codecs: list[Codec], quality: int
     left, top = busiest(original, width, height)
     shown = [("original", original)]
     for codec in codecs:
-        chosen = quality if codec is ours else nearest(codec, original, wanted)
+        chosen = quality if codec is ours else codec.nearest(original, wanted)
         data = codec.save(original, chosen)
         shown.append((f"{codec.name} {chosen}: {len(data)} bytes", load(data).convert("RGB")))
     figures = []

@@ -28,7 +28,6 @@ from pillow_semicodec import inference
 from pillow_semicodec.bench.codecs import present
 from pillow_semicodec.bench.costs import median_ms, memory
 from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
-from pillow_semicodec.demo import nearest_quality
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the trainer is not installed
 from training import eight_bit_graph
@@ -144,7 +143,7 @@ def beside_avif(title: str, pictures: list[Image.Image], quality: float, threads
     sums = dict.fromkeys(("encode", "decode", "AVIF encode", "AVIF decode"), 0.0)
     for image in pictures:
         data = saved(image, "SGC", quality=quality)
-        nearest = nearest_quality(image, "AVIF", {"speed": 6}, len(data))
+        nearest = present(["AVIF"])[0].nearest(image, len(data))
         avif = saved(image, "AVIF", speed=6, quality=nearest)
         for name, work in {
             "encode": lambda: saved(image, "SGC", quality=quality),  # noqa: B023

@@ -308,7 +308,7 @@ class SgcImageFile(ImageFile.ImageFile):
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         """As always; but of a large picture that is not loaded, a small box is read and decoded alone.
 
-        Where boxes have added up to half of the picture, it is loaded.
+        Where slices that were decoded for boxes have added up to half of the picture, it is loaded.
         """
         if box is None or self._prologue() is None or ImageFile.LOAD_TRUNCATED_IMAGES:
             return super().crop(box)
@@ -480,7 +480,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     (bytes or Image.Exif), ``model`` (name or id), ``threads``, ``semantics`` (True, or names of heads, stores what the
     picture shows), ``roi`` (region of interest: a mask as an image or array, boxes, or "auto"), ``alpha_quality`` (0 to 100,
     default 100: exact), ``exact`` (True keeps colours under alpha 0), ``xmp``, ``comment`` (bytes or str), ``dpi``,
-    ``preview`` (default: from 8 megapixels on; for ``draft`` and ``thumbnail``), ``indexed`` (default: where a palette takes
+    ``preview`` (default: from 2²³ pixels on; for ``draft`` and ``thumbnail``), ``indexed`` (default: where a palette takes
     fewer bytes, or few more), ``progress`` (a function that is told the share of the work that is done).
 
     Raises:

@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     threads = argparse.ArgumentParser(add_help=False)
-    default = f"CPU threads; 0 takes one per core, as by default ({options.THREADS_VARIABLE})"
+    default = f"CPU threads, of every process; 0, the default ({options.THREADS_VARIABLE}), shares out the cores"
     threads.add_argument("--threads", type=_threads, help=default)
     threads.add_argument(
         "--provider", action="append", default=[], help="ONNX Runtime execution provider, like CUDAExecutionProvider"
@@ -199,7 +199,9 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
         "bench", parents=[threads], help="compare with every codec that is installed, on any pictures"
     )
     bench.add_argument("sources", nargs="+", type=Path, help="pictures, or folders of them")
-    bench.add_argument("-o", "--output", type=Path, default=Path("sgc-bench"), help="folder of report.html, .json and .csv")
+    bench.add_argument(
+        "-o", "--output", type=Path, default=Path("sgc-bench"), help="folder of report.html, results.json and results.csv"
+    )
     bench.add_argument("--codecs", help="comma-separated; default: all that are installed")
     bench.add_argument("--model", help="name or id of an installed model")
     bench.add_argument("-q", "--quality", type=_quality, default=50, help="of SGC in crops and costs; default 50")

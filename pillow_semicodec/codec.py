@@ -82,9 +82,10 @@ def encode(
             trials, twenty where letters may be kept as a palette, mostly within 1.5 % of the bytes and 0.05 dB. Pictures in
             black and white, which are kept exactly, know no options but ``target_size``, metadata, ``slice_side``,
             ``threads`` and ``progress``.
-        slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures beyond
-            1024 pixels are cut into slices of 1024, very large ones of 512. Slices leave no trace in the picture. Those of
-            anything but a palette have at most ``limits.max_latent_slice_pixels``.
+        slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures of
+            more than 2²⁰ pixels are cut into slices of 1024, those whose shorter side has 4096 or more into slices of 512,
+            and palettes into slices of 4096. Slices leave no trace in the picture. Those of anything but a palette have at
+            most ``limits.max_latent_slice_pixels``.
         model: name or id of an installed model; the default one otherwise.
         threads: CPU threads; 0 takes one per core.
         icc_profile, exif, xmp, comment: kept byte for byte; strings in UTF-8.
@@ -101,7 +102,7 @@ def encode(
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
-            default from 8 megapixels on, where it takes about half a percent of the bytes, unless there is a target.
+            default from 2²³ pixels on, where it takes about half a percent of the bytes, unless there is a target.
         indexed: store a palette and the numbers of its colours instead of latents: exact from quality 95 on, with fewer
             colours below. By default where that takes fewer bytes, or up to 15 % more, for it is sharper, as with screens,
             text and drawings, and neither regions nor a preview are asked for. Such a file needs no model, holds no preview

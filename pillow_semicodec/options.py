@@ -34,7 +34,7 @@ PROVIDERS: tuple[str, ...] = ()
 runs on the CPU, so that a file holds the same latents wherever it is read."""
 
 LIMITS: Limits = DEFAULT_LIMITS
-"""Bounds on what a file may ask for; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""
+"""Bounds on what is opened and saved; ``Image.MAX_IMAGE_PIXELS`` applies beside them."""
 
 TARGETS = ("target_size", "target_bpp", "target_psnr")  # what may be asked for instead of a quality
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from . import container, convert, options
 from ._version import __version__
-from .convert import Job, Outcome, as_rgb, format_of, is_url, named, reason, recode
+from .convert import Job, Outcome, Settings, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
 from .files import opened, printable, walk, write_atomically, write_text
 
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     parser.add_argument("--version", action="version", version=f"pillow-semicodec {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    strip = "leave out EXIF (but for how pictures are turned), XMP and comments: who took them, when and where"
     coding = argparse.ArgumentParser(add_help=False)
     coding.add_argument("-q", "--quality", type=_quality, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--target-size", type=_count, metavar="BYTES", help="instead of a quality: at most so many bytes")
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--preview", action=argparse.BooleanOptionalAction, help="store a small version, too")
     coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
+    coding.add_argument("--strip", action="store_true", help=strip)
     threads = argparse.ArgumentParser(add_help=False)
     default = f"CPU threads, of every process; 0, the default ({options.THREADS_VARIABLE}), shares out the cores"
     threads.add_argument("--threads", type=_threads, help=default)
@@ -139,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     decode.add_argument("target", type=Path, nargs="?", help="file or folder; default: the source's name with .png")
     decode.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     decode.add_argument("--flatten", action="store_true", help="put a transparent picture on white")
+    decode.add_argument("--strip", action="store_true", help=strip)
     decode.set_defaults(run=_decode)
 
     seeing = argparse.ArgumentParser(add_help=False)
@@ -224,15 +227,15 @@ def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
 # ---- one file --------------------------------------------------------------------------------------------------
 
 
-def _recode(source: Path, target: Path, settings: dict[str, Any], *, flatten: bool, overwrite: bool) -> int:
+def _recode(source: Path, target: Path, settings: Settings) -> int:
     """Read one picture, write another; returns the bytes written."""
     if target.exists() and target.samefile(source):
         raise ValueError(f"{source}: source and target are the same file")
-    if target.exists() and not overwrite:
+    if target.exists() and not settings.overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
     with _naming(source):
-        return write_atomically(target, partial(recode, source, name, settings, flatten), replace=overwrite)
+        return write_atomically(target, partial(recode, source, name, settings), replace=settings.overwrite)
 
 
 @contextlib.contextmanager
@@ -251,7 +254,11 @@ def _check_is_no_folder(source: Path, instead: str) -> None:
         raise ValueError(f"{source} is a folder; {instead} takes folders")
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, save: dict[str, Any], measure: bool = False) -> Settings:
+    return Settings(save, args.flatten, args.strip, measure, args.overwrite)
+
+
+def _save_keywords(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"model": args.model, "semantics": tuple(args.heads) or args.semantics, "roi": args.roi}
     names = ("quality", "effort", "alpha_quality", "exact", "preview", "indexed", *options.TARGETS)
     return chosen | {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -271,7 +278,7 @@ def _encode(args: argparse.Namespace) -> int:
     target = _target(args, SGC)
     if target.suffix.lower() != SGC:
         raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
-    size = _recode(args.source, target, _settings(args), flatten=args.flatten, overwrite=args.overwrite)
+    size = _recode(args.source, target, _settings(args, _save_keywords(args)))
     before = args.source.stat().st_size  # of a pipe, 0
     _say(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else ""))
     return 0
@@ -283,7 +290,7 @@ def _decode(args: argparse.Namespace) -> int:
         with opened(args.source) as file:
             container.read_prologue(file.read, options.LIMITS)
     target = _target(args, ".png")
-    size = _recode(args.source, target, {}, flatten=args.flatten, overwrite=args.overwrite)
+    size = _recode(args.source, target, _settings(args, {}))
     _say(f"{target}: {size} bytes")
     return 0
 
@@ -420,7 +427,7 @@ def _convert(args: argparse.Namespace) -> int:
     _check_places(args.output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
     convert.format_of(f"x{suffix}")
-    given = {name for name, value in _settings(args).items() if value is not None and value is not False}
+    given = {name for name, value in _save_keywords(args).items() if value is not None and value is not False}
     if suffix != SGC and (unused := [f"--{name.replace('_', '-')}" for name in sorted(given - {"quality"})]):
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
@@ -438,7 +445,7 @@ def _convert(args: argparse.Namespace) -> int:
         _tell(failures)
         return 1 if failures or not (jobs or skipped) else 0
     convert.sweep_targets(jobs + skipped)
-    settings = convert.Settings(_settings(args), args.flatten, args.measure, args.overwrite)
+    settings = _settings(args, _save_keywords(args), measure=args.measure)
     workers = min(args.workers or options.cores(), max(1, len(jobs)), MOST_WORKERS)
     threads = options.THREADS or max(1, options.cores() // workers)
     if args.dask is not None:

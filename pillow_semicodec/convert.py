@@ -60,13 +60,15 @@ class Settings:
 
     Attributes:
         save: keywords of ``Image.save`` for SGC; other formats take the quality, and their defaults.
-        flatten: put transparent pictures on white. measure: decode what was written and compare it with the source.
+        flatten: put transparent pictures on white. strip: keep no metadata but colours, resolution and how the picture is
+        turned. measure: decode what was written and compare it with the source.
         overwrite: replace a result that has come to exist since the run was planned. run: tells it from others, for which
             archives are read anew.
     """
 
     save: dict[str, Any] = dataclasses.field(default_factory=dict)
     flatten: bool = False
+    strip: bool = False
     measure: bool = False
     overwrite: bool = False
     run: bytes = dataclasses.field(default_factory=partial(os.urandom, 8))
@@ -107,14 +109,16 @@ def named(source: object, why: str) -> str:
 # ---- one picture -----------------------------------------------------------------------------------------------
 
 
-def recode(source: IO[bytes] | Path, name: str, save: dict[str, Any], flatten: bool, output: IO[bytes]) -> None:
-    """Read one picture and write it as the format ``name``; frames, where it has such, EXIF and ICC profile are kept.
+def recode(source: IO[bytes] | Path, name: str, settings: Settings, output: IO[bytes]) -> None:
+    """Read one picture and write it as the format ``name``; frames, where it has such, and metadata are kept.
 
     Raises:
         OSError, ValueError: the picture cannot be read or written.
     """
     with Image.open(source) as image:
-        kept = metadata.load(image)
+        kept, save, flatten = metadata.load(image), settings.save, settings.flatten
+        if settings.strip:
+            kept = metadata.stripped(image, kept)
         if name != "SGC":
             save = {"quality": round(save["quality"])} if "quality" in save else {}
         save = save | metadata.keywords(name, kept, printable(str(getattr(image, "filename", ""))))
@@ -287,7 +291,7 @@ def convert(job: Job, settings: Settings) -> Outcome:
 
         def write(file: IO[bytes]) -> None:
             result = io.BytesIO()
-            recode(_readable(source), name, settings.save, settings.flatten, result)
+            recode(_readable(source), name, settings, result)
             if settings.measure:
                 quality.update(_measured(_readable(source), result))
             file.write(result.getbuffer())

@@ -83,6 +83,19 @@ def load(image: Image.Image) -> dict[str, Any]:
     return kept
 
 
+def stripped(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
+    """Of what ``load`` gave ICC profile, resolution and how the picture is turned; ``image`` tells no more, either."""
+    left: dict[str, Any] = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
+    exif = Image.Exif()
+    with contextlib.suppress(*BROKEN):
+        if image.format != "TIFF" and (turned := image.getexif().get(ORIENTATION)):
+            exif[ORIENTATION] = turned
+            left["exif"] = exif.tobytes()
+    for key in ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment"):  # some writers take what there is
+        image.info.pop(key, None)
+    return left
+
+
 def _exif(image: Image.Image) -> bytes | None:
     try:
         stored = image.getexif()

@@ -26,6 +26,7 @@ import pillow_semicodec as sgc
 from pillow_semicodec import container, convert, metadata, options
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
+from pillow_semicodec.metadata import ORIENTATION
 
 
 @pytest.fixture
@@ -787,3 +788,28 @@ def test_without_semaphores_one_process_converts(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(convert, "get_context", lambda method: Without())
     assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "2"]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["encode", "convert", "decode"])
+def test_strip(command: str, tmp_path: Path) -> None:
+    """Nothing is left of place, time and author; how the picture is turned, its colours and its resolution stay."""
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x013B] = 6, "the author"
+    exif.get_ifd(0x8825)[2] = (52.0, 30.0, 0.0)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    kept = {"exif": exif, "icc_profile": profile, "dpi": (300, 300), "comment": b"of the author"}
+    source, result = (
+        (tmp_path / "a.sgc", tmp_path / "b.jpg") if command == "decode" else (tmp_path / "a.jpg", tmp_path / "a.sgc")
+    )
+    Image.fromarray(photo(60, 80)).save(source, xmp=b"<x>the author</x>", **kept)
+    names = [str(source), str(result)] if command == "decode" else [str(source)]
+    assert main([command, *names, "--strip"]) == 0
+    data = result.read_bytes()
+    with Image.open(result) as image:
+        assert dict(image.getexif()) == {ORIENTATION: 6}
+        assert image.info["icc_profile"] == profile
+        assert [round(n) for n in image.info["dpi"]] == [300, 300]
+        assert not {"xmp", "comment"} & set(image.info)
+    assert b"author" not in data
+    with Image.open(source) as image:
+        assert image.getexif()[0x013B] == "the author"

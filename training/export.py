@@ -55,8 +55,11 @@ RELATIVE_TOLERANCE = 1e-3
 # Sums in another order may bring an 8-bit activation to the other side of its rounding. A share of the pixels may differ by
 # more than they should for it, but always a block of 8x8, which one activation reaches; and latents by this share of their
 # spread, in the root of the mean square. The check's latents are noise, and the pictures they give all contrast (a spread of
-# 95 levels): 1 to 3 in a thousand differ by more; of photographs, 2 to 11 in a million.
+# 95 levels): 1 to 3 in a thousand differ by more, none by more than 3 levels; of photographs, 2 to 11 in a million. So it is
+# with weights of 16 bits (``training.compact``); with those of 32 sums are rounded more often, and up to nine times as many
+# differ.
 BEYOND = {"pixels": 5e-3, "samples": 1e-3}
+MOST = {"pixels": 6.0, "samples": 6.0}  # and none by more
 EIGHT_BIT_TOLERANCE = 0.01
 
 
@@ -120,6 +123,8 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
             allowed = 0.0 if name in EXACT_GRAPHS else TOLERANCE.get(output, RELATIVE_TOLERANCE * spread)
             if name == "analysis" and model.config.eight_bit:
                 difference, allowed = float(np.sqrt((differences**2).mean())), EIGHT_BIT_TOLERANCE * spread
+            if a.shape == b.shape and differences.max() > MOST.get(output, np.inf):
+                difference, allowed = differences.max(), MOST[output]
             if a.shape != b.shape or difference > allowed:
                 raise ExportError(f"{name}: {output} differs by {difference:g} at {height}x{width}; {allowed:g} is allowed")
 
@@ -342,17 +347,18 @@ def calibration_pictures(training: list[Picture], validation: list[Picture]) -> 
 # ---- the bundle ------------------------------------------------------------------------------------------------
 
 
-def write_parts(model: SemicodecModel, residuals: NDArray[np.float64], hypers: NDArray[np.float64], folder: Path) -> None:
-    """Graphs, tables and rates, checked; no manifest yet."""
+def write_graphs(model: SemicodecModel, folder: Path) -> None:
     check_integer_range(model)
     check_receptive_fields(model.config)
     for name in GRAPHS:
         path = folder / f"{name}.onnx"
         check_parity(name, export_graph(name, model, path), path, model)
+
+
+def write_tables(model: SemicodecModel, residuals: NDArray[np.float64], hypers: NDArray[np.float64], folder: Path) -> None:
     sets = {"z": hyper_tables(hypers, model), "r": residual_tables(residuals)}
     arrays = {f"{k}_{f}": getattr(s, f) for k, s in sets.items() for f in ("minimums", "sizes", "frequencies")}
     np.savez_compressed(folder / "tables.npz", **arrays)
-    write_rates(model, default_quality_positions(model.config.rate_anchors), folder)
 
 
 def write_rates(model: SemicodecModel, quality_positions: NDArray[np.float64], folder: Path) -> None:
@@ -390,12 +396,13 @@ def export_bundle(
     Raises:
         ExportError: see ``check_integer_range`` and ``check_parity``.
     """
-    residuals, hypers = count_symbols(model, pictures, passes, seed=1)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as temporary:
         folder = Path(temporary) / "bundle"
         folder.mkdir()
-        write_parts(model, residuals, hypers, folder)
+        write_graphs(model, folder)  # and check them: the rest takes minutes
+        write_tables(model, *count_symbols(model, pictures, passes, seed=1), folder)
+        write_rates(model, default_quality_positions(model.config.rate_anchors), folder)
         if calibration:
             write_manifest(model, name, notes or {}, folder)
             positions = calibrate_quality(ModelBundle(folder), calibration, floor or {})

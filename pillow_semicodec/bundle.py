@@ -142,6 +142,9 @@ class ModelBundle:
         self.model_id = identity(raw)
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"ModelBundle({self.name!r}, {self.model_id.hex()})"
+
     def part(self, name: str) -> bytes:
         """The bytes of a part, verified."""
         expected = self._parts.get(name)

@@ -266,4 +266,5 @@ def test_ends_of_lines_change_no_id(tmp_path: Path) -> None:
         assert b"\n" in text and b"\r" not in text
         (tmp_path / "tiny" / name).write_bytes(text.replace(b"\n", b"\r\n"))
     assert bundle.ModelBundle(tmp_path / "tiny").model_id == bundle.ModelBundle(TINY).model_id
+    assert repr(bundle.ModelBundle(TINY)).startswith("ModelBundle('tiny', ")
     assert head_bundle.HeadBundle(tmp_path / "tiny").head_id == head_bundle.HeadBundle(TINY).head_id

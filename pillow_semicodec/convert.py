@@ -137,10 +137,10 @@ def recode(source: IO[bytes] | Path, name: str, settings: Settings, output: IO[b
                 save["disposal"] = CLEARED
         metadata.seek(image, place)
         flatten_one = flatten and image.has_transparency_data
-        picture = on_white(image) if flatten_one else _without_default_image(image) if aside else image
-        if (flatten or aside) and "save_all" in save:
-            alike = on_white if flatten else _without_default_image
-            picture, *save["append_images"] = (alike(frame) for frame in metadata.frames(image))
+        bare = settings.strip and "SGC" not in (name, image.format)  # other writers take what TIFFs and frames tell again
+        picture = _apart(image, flatten_one, bare) if flatten_one or aside or bare else image
+        if (flatten or aside or bare) and "save_all" in save:
+            picture, *save["append_images"] = (_apart(frame, flatten, bare) for frame in metadata.frames(image))
         if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
@@ -172,10 +172,13 @@ def _is_opaque(image: Image.Image) -> bool:
     return alpha.getextrema() == (255, 255)
 
 
-def _without_default_image(image: Image.Image) -> Image.Image:
-    """A copy of a frame of an APNG that Pillow does not take for one that has a picture for viewers without frames."""
-    picture = image.copy()
-    picture.info.pop("default_image", None)
+def _apart(image: Image.Image, flatten: bool, bare: bool) -> Image.Image:
+    """A copy of a frame, on white or not; ``bare``, without what it tells of itself. Pillow does not take it for one of an
+    APNG that has a picture for viewers without frames.
+    """
+    picture = on_white(image) if flatten else image.copy()
+    for key in ("default_image", *(metadata.TOLD if bare else ())):
+        picture.info.pop(key, None)
     return picture
 
 

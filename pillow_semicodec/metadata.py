@@ -25,6 +25,7 @@ DESCRIPTION, ORIENTATION, X_RESOLUTION, XMP = 0x010E, 0x0112, 0x011A, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data; of JPEG 2000's Pillow takes a few less.
 OF_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": {"comment": 65530}}
+TOLD = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment")  # of a picture, by Pillow's names
 EXIF_MARKER = b"Exif\x00\x00"  # what EXIF begins with in a JPEG
 BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
 
@@ -91,7 +92,7 @@ def stripped(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
         if image.format != "TIFF" and (turned := image.getexif().get(ORIENTATION)):
             exif[ORIENTATION] = turned
             left["exif"] = exif.tobytes()
-    for key in ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment"):  # some writers take what there is
+    for key in TOLD:  # some writers take what there is
         image.info.pop(key, None)
     return left
 

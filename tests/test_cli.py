@@ -813,3 +813,19 @@ def test_strip(command: str, tmp_path: Path) -> None:
     assert b"author" not in data
     with Image.open(source) as image:
         assert image.getexif()[0x013B] == "the author"
+
+
+@pytest.mark.parametrize("flatten", [[], ["--flatten"]])
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_strip_between_other_formats(suffix: str, flatten: list[str], tmp_path: Path) -> None:
+    """Pillow's writers take tags of TIFFs, and comments of films, from the picture itself."""
+    (tmp_path / "in").mkdir()
+    frames = [Image.fromarray(photo(30, 40, k)) for k in range(2)]
+    kept = {"comment": b"the author"} if suffix == "gif" else {"tiffinfo": {700: b"<x>the author</x>"}}
+    frames[0].save(tmp_path / "in" / f"a.{suffix}", save_all=True, append_images=frames[1:], **kept)
+    assert b"the author" in (tmp_path / "in" / f"a.{suffix}").read_bytes()
+    run = ["convert", str(tmp_path / "in" / f"a.{suffix}"), "-o", str(tmp_path / "out"), "--to", suffix, "--strip", *flatten]
+    assert main(run) == 0
+    assert b"the author" not in (tmp_path / "out" / f"a.{suffix}").read_bytes()
+    with Image.open(tmp_path / "out" / f"a.{suffix}") as image:
+        assert image.n_frames == 2  # type: ignore[attr-defined]

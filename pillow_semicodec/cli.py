@@ -426,12 +426,12 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
     _check_places(args.output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
-    convert.format_of(f"x{suffix}")
+    format_of(f"x{suffix}")
     given = {name for name, value in _save_keywords(args).items() if value is not None and value is not False}
     if suffix != SGC and (unused := [f"--{name.replace('_', '-')}" for name in sorted(given - {"quality"})]):
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
-    failures: list[convert.Outcome] = []
+    failures: list[Outcome] = []
     jobs, skipped = convert.plan(
         args.sources, args.output, suffix, extensions, args.overwrite, failures, args.keep_extension
     )

@@ -417,6 +417,17 @@ def test_verify_looks_at_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
             opened.verify()
 
 
+def assert_second_frame_is_damaged(data: bytes, match: str) -> None:
+    """And the first one is not."""
+    with pytest.raises(sgc.FormatError, match=match):
+        list(decode_frames(data))
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.load()
+        opened.seek(1)
+        with pytest.raises(OSError, match="frame 1"):
+            opened.load()
+
+
 GREY = photo(40, 50)[:, :, 0]
 
 
@@ -435,13 +446,7 @@ def test_frames_of_another_kind_are_damage(first: np.ndarray, other: np.ndarray)
     file = sgc.encode(other)
     described = container.Animation(0, (container.Frame(0, 0, 0, 0), container.Frame(0, 0, 0, len(file))))
     data = with_chunks(sgc.encode(first), {container.ANIMATION: container.write_animation(described)}) + file
-    with pytest.raises(sgc.FormatError, match=r"does not fit|another kind"):
-        list(decode_frames(data))
-    with Image.open(io.BytesIO(data)) as opened:
-        opened.load()
-        opened.seek(1)
-        with pytest.raises(OSError, match="frame 1"):
-            opened.load()
+    assert_second_frame_is_damaged(data, r"does not fit|another kind")
 
 
 def test_from_a_path(tmp_path: Path) -> None:
@@ -520,13 +525,7 @@ def test_frames_beyond_the_picture_are_damage(change: dict[str, int]) -> None:
     first, second = animation.frames
     moved = container.Animation(animation.loop, (first, dataclasses.replace(second, **change)))
     broken = with_chunks(data, {container.ANIMATION: container.write_animation(moved)}) + data[-second.size :]
-    with pytest.raises(sgc.FormatError, match="does not fit"):
-        list(decode_frames(broken))
-    with Image.open(io.BytesIO(broken)) as opened:
-        opened.load()
-        opened.seek(1)
-        with pytest.raises(OSError, match="frame 1"):
-            opened.load()
+    assert_second_frame_is_damaged(broken, "does not fit")
 
 
 def test_later_frames_hold_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Bytes of NEW against OLD at equal error, on the pictures that no run learns from
 symbols' likelihoods and 8-bit pixels of the moving averages), then means of logarithms. So bits that only move from picture
 to picture count for nothing, and one picture cannot outweigh the others. Likelihoods are those of the static prior and of
 Gaussians, which polishing leaves behind for counted tables: compare polished with polished, others with others.
+SSIMULACRA2 is what no run is trained for: it says what the mix of the errors is worth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pillow_semicodec.metrics import ssimulacra2
+
 from .commands import one_line
 from .config import ModelConfig
 from .data import Picture, read_split, to_signal
@@ -25,9 +28,9 @@ from .state import load_checkpoint
 
 RATES = np.linspace(0, 1, 9)
 SHOWN = (0, 2, 4, 6, 7)  # of RATES; files end at the last of them, but for qualities above 95
-ERRORS = ("error in XYB", "1 - MS-SSIM", "MSE")
+ERRORS = ("100 - SSIMULACRA2", "error in XYB", "1 - MS-SSIM", "MSE")
 LEAST = 1e-9  # error: an exact picture has a logarithm, too
-Figures = NDArray[np.float64]  # [rates, pictures, 4]: bits per pixel, and ERRORS
+Figures = NDArray[np.float64]  # [rates, pictures, 5]: bits per pixel, and ERRORS
 
 
 @torch.no_grad()
@@ -42,10 +45,12 @@ def figures(checkpoint: Path, pictures: list[Picture]) -> Figures:
         y = model.analysis(x).float()
         for i, rate in enumerate(RATES):
             output = model(x, torch.tensor([float(rate)]), hard_rate=True, y=y)
-            decoded = ((output.x_hat + 0.5).clamp(0, 1) * 255).round() / 255
+            levels = ((output.x_hat + 0.5).clamp(0, 1) * 255).round()
+            decoded, pixels = levels / 255, levels[0].permute(1, 2, 0).to(torch.uint8).numpy()
             bpp = (output.bits_y + output.bits_z).item() / (x.shape[2] * x.shape[3])
             mse = (decoded - x - 0.5).square().mean().item()
-            errors = xyb_error(x + 0.5, decoded).item(), 1 - msssim(x + 0.5, decoded).item(), mse
+            distance, similarity = xyb_error(x + 0.5, decoded).item(), msssim(x + 0.5, decoded).item()
+            errors = 100 - ssimulacra2(picture, pixels), distance, 1 - similarity, mse
             found[i, k] = bpp, *(max(error, LEAST) for error in errors)
     return found
 

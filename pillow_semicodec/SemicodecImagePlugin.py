@@ -86,7 +86,7 @@ class SgcImageFile(ImageFile.ImageFile):
     _start = 0  # of the first slice
     _frame = 0
     _to_fit = False  # whether it is enough for a draft to reach one side of what is asked for
-    _shown: tuple[int, Image.Image] | None = None  # the last frame that was put together
+    _shown: tuple[int, Image.Image, bool] | None = None  # the last frame that was put together; whether leniently
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -180,7 +180,7 @@ class SgcImageFile(ImageFile.ImageFile):
         with self._translated():
             result = super().load()
         if self.is_animated and not self._frame and (self._shown is None or self._shown[0]):
-            self._shown = 0, self._new(self.im.copy())
+            self._shown = 0, self._new(self.im.copy()), ImageFile.LOAD_TRUNCATED_IMAGES
         return result
 
     def _hold(self) -> None:
@@ -200,8 +200,8 @@ class SgcImageFile(ImageFile.ImageFile):
         """The picture of this frame: that of the last one that is known, and what changed since."""
         assert self._first is not None
         assert self._first.animation is not None
-        target = self._frame
-        if self._shown is None or self._shown[0] > target:
+        target, lenient = self._frame, ImageFile.LOAD_TRUNCATED_IMAGES
+        if self._shown is None or self._shown[0] > target or (self._shown[2] and not lenient):
             self._shown = None
             self.seek(0)
             try:
@@ -209,12 +209,12 @@ class SgcImageFile(ImageFile.ImageFile):
             finally:
                 self.seek(target)
         assert self._shown is not None
-        at, canvas = self._shown
+        at, canvas, _ = self._shown
         canvas = canvas.copy()
         for k in range(at + 1, target + 1):
             if self._first.animation.frames[k].size:
                 self._paste(canvas, k)
-        self._shown = target, canvas
+        self._shown = target, canvas, lenient
         self.im, self.tile = canvas.im.copy(), []
 
     def _paste(self, canvas: Image.Image, k: int) -> None:

@@ -217,13 +217,23 @@ def read_parts(
     prologue, streams = _read_part(stream, frame, first, limits, arrived, False)
     yield frame, prologue, streams
     others = container.read_parts(prologue.metadata[container.PARTS]) if container.PARTS in prologue.metadata else ()
-    at = frame.size - sum(part.size for part in others)
+    at, left = frame.size - sum(part.size for part in others), _area(first) - _area(prologue)
     if others and at != stream.tell() and not arrived:
         raise FormatError(f"parts that begin at byte {at} of a frame whose first one ends at {stream.tell()}")
     for part in others:
         with contextlib.suppress(SemicodecError) if arrived else contextlib.nullcontext():
-            yield part, *_read_part(BytesIO(data[max(at, 0) : max(at + part.size, 0)]), part, first, limits, arrived, True)
+            prologue, streams = _read_part(
+                BytesIO(data[max(at, 0) : max(at + part.size, 0)]), part, first, limits, arrived, True
+            )
+            left -= _area(prologue)
+            if left < 0:  # or a small file could ask for 256 pictures' work
+                raise FormatError("parts of a frame that have more pixels than the picture")
+            yield part, prologue, streams
         at += part.size
+
+
+def _area(prologue: Prologue) -> int:
+    return prologue.header.width * prologue.header.height
 
 
 def _read_part(

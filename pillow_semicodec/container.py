@@ -519,7 +519,7 @@ class Prologue:
             small = read_header(BytesIO(data).read)
         except SemicodecError:  # an ancillary chunk never keeps a picture from being read
             return None
-        for scale in PREVIEW_SCALES:
+        for scale in PREVIEW_SCALES if small.latents else ():
             if (small.width, small.height) == (-(-self.header.width // scale), -(-self.header.height // scale)):
                 return scale, data
         return None

@@ -235,7 +235,7 @@ def test_thumbnails_of_large_pictures_decode_their_preview(monkeypatch: pytest.M
 
 
 def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default from a size on; a preview that is damaged or of another size is none."""
+    """By default from a size on; a preview that is damaged, of another size or indexed is none."""
     monkeypatch.setattr("pillow_semicodec.codec.PREVIEW_FROM", 5000)
     small, large = (Image.fromarray(photo(n, 100)) for n in (40, 60))
     for picture, options, there in ((small, {}, False), (large, {}, True), (large, {"preview": False}, False)):
@@ -250,8 +250,9 @@ def test_previews_are_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
         with Image.open(io.BytesIO(damaged)) as opened:
             opened.thumbnail((20, 20))
             assert opened.width <= 20
+    indexed = pillow_semicodec.encode(np.full((20, 50, 3), 7, np.uint8), indexed=True)
     foreign = saved(Image.fromarray(photo(70, 100))).getvalue()
-    for preview in (b"", b"no file", foreign):
+    for preview in (b"", b"no file", foreign, indexed):
         prologue = container.read_prologue(saved(small).read)
         broken = container.Prologue(prologue.header, prologue.index, {container.PREVIEW: preview})
         assert broken.preview is None

@@ -45,7 +45,8 @@ class _Base(Encoder):
     def _y_hat(self, i: int, j: int, box: Box) -> Arrays:
         mean = self.mean(box)
         residual = self.residual1.read(box)[0].copy()
-        residual.put(*self._coded(2, box, mean, self.second_indexes(box)))
+        at, coded = self._coded(2, box, mean, self.second_indexes(box))
+        residual.reshape(-1)[at] = coded
         return (self.dequantised(box, mean, residual),)
 
 

@@ -96,7 +96,7 @@ def step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.i
     return find(channels, height, width)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)  # inner slices, those at both edges, the corner
 def _step_positions(channels: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     mask = step_mask(channels, height, width).ravel()
     found = np.flatnonzero(mask), np.flatnonzero(~mask)
@@ -124,12 +124,17 @@ def reduced(picture: Any, scale: int, alpha: bool) -> Pixels:
 
 def _block_reduced(picture: NDArray[Any], scale: int, alpha: bool) -> NDArray[Any]:
     picture = np.asarray(picture)
-    rows, columns = (np.arange(0, n, scale) for n in picture.shape[:2])
-    part = picture.astype(np.float64)
+    height, width, *bands = picture.shape
+    rows, columns = (np.arange(0, n, scale) for n in (height, width))
+    part = np.zeros((len(rows) * scale, len(columns) * scale, *bands))  # zeros beyond the edges add nothing
+    part[:height, :width] = picture
     if alpha:
         part[:, :, :-1] *= part[:, :, -1:]
-    sums = np.add.reduceat(np.add.reduceat(part, rows, 0), columns, 1)
-    counts = np.outer(*(np.diff(np.append(starts, n)) for starts, n in zip((rows, columns), part.shape, strict=False)))
+    if picture.dtype.kind == "f":  # one after the other: rounding depends on the order
+        sums = np.add.reduceat(np.add.reduceat(part, rows, 0), columns, 1)
+    else:
+        sums = part.reshape(len(rows), scale, -1).sum(1).reshape(len(rows), len(columns), scale, *bands).sum(2)
+    counts = np.outer(*(np.diff(np.append(starts, n)) for starts, n in ((rows, height), (columns, width))))
     if alpha:
         sums[:, :, :-1] /= np.maximum(sums[:, :, -1:], 1)
         sums[:, :, -1] /= counts

@@ -103,7 +103,8 @@ class Encoder(LatentPath):
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]
         residual = np.zeros(indexes.shape, np.int32)
-        residual.put(*self._coded(1, box, mean, indexes))
+        at, coded = self._coded(1, box, mean, indexes)
+        residual.reshape(-1)[at] = coded
         return (residual,)
 
     def streams(self, keep: bool = True, step: Callable[[], None] = lambda: None) -> Streams:
@@ -189,7 +190,7 @@ class Decoder(LatentPath):
         means = self.beside(self.means.read, box)  # needed next
         at, coder = self.positions(1, box), self._coder(1, i, j)
         residual = np.zeros(indexes.shape, np.int32)
-        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
+        residual.reshape(-1)[at] = self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band)
         self._finish(coder)
         self._restore(residual, coder, box)
         means()
@@ -212,7 +213,7 @@ class Decoder(LatentPath):
         """Of both steps, [M, rows, columns]. ``indexes`` are those of step 2."""
         at, coder = self.positions(2, box), self._coder(2, i, j)
         residual: NDArray[np.int32] = self.residual1.read(box)[0].copy()
-        residual.put(at, self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band))
+        residual.reshape(-1)[at] = self.bundle.conditional.decode(coder, indexes.take(at), self.residual_band)
         self._finish(coder, last=True)
         return residual
 

@@ -9,7 +9,7 @@ Source: range coding after Martin (1979), implemented by constriction (Bamler, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import constriction
@@ -20,7 +20,7 @@ from ..errors import FormatError
 from .tables import TableSet
 
 Values = NDArray[np.int32]
-Tables = Callable[[int], NDArray[np.float64]]  # frequencies of a context
+Tables = Callable[[NDArray[np.intp]], NDArray[np.float64]]  # contexts [K] → their frequencies [K, symbols]
 MAGNITUDE_LIMIT = 2**22  # escapes beyond it cannot be coded; pixels reach some thousand quantisation steps
 _CLASSES = constriction.stream.model.Uniform(32)
 _MANTISSAS = constriction.stream.model.Uniform()
@@ -59,10 +59,10 @@ class StreamEncoder:
         """
         if values.size and int(np.abs(values).max()) > MAGNITUDE_LIMIT:
             raise ValueError("a latent is too large to be coded")
-        order, groups = _groups(indexes)
+        order, present, runs = _groups(indexes)
         ordered = values[order]
         escapes = []
-        for k, start, end in groups:
+        for k, (start, end) in zip(present.tolist(), runs, strict=True):
             group, size = ordered[start:end], int(models.tables.sizes[k])
             if not size:
                 if group.any():
@@ -90,12 +90,12 @@ class StreamEncoder:
         """Code symbols [N] of ``size`` equally probable ones."""
         self._coder.encode(symbols, constriction.stream.model.Uniform(size))
 
-    def encode_counted(self, symbols: NDArray[np.integer], contexts: NDArray[np.integer], table: Tables) -> None:
+    def encode_counted(self, symbols: NDArray[np.integer], contexts: NDArray[np.integer], tables: Tables) -> None:
         """Code ``symbols`` [N], each with the frequencies, which sum to 2**16, of its context [N]."""
-        order, groups = _groups(contexts)
+        order, present, runs = _groups(contexts)
         ordered = symbols[order].astype(np.int32)
-        for k, start, end in groups:
-            self._coder.encode(ordered[start:end], _categorical(table(k)))
+        for table, (start, end) in zip(tables(present), runs, strict=True):
+            self._coder.encode(ordered[start:end], _categorical(table))
 
     def finish(self) -> bytes:
         """The stream: 32-bit words, little-endian."""
@@ -144,10 +144,10 @@ class StreamDecoder:
         Raises:
             FormatError: the stream cannot have been made by an encoder.
         """
-        order, groups = _groups(indexes)
+        order, present, runs = _groups(indexes)
         ordered = np.zeros(len(indexes), np.int32)
         escapes = []
-        for k, start, end in groups:
+        for k, (start, end) in zip(present.tolist(), runs, strict=True):
             size = int(models.tables.sizes[k])
             if not size:
                 continue
@@ -186,11 +186,11 @@ class StreamDecoder:
     def decode_uniform(self, count: int, size: int) -> Values:
         return _checked(self._coder.decode, constriction.stream.model.Uniform(size), count)
 
-    def decode_counted(self, contexts: NDArray[np.integer], table: Tables) -> Values:
-        order, groups = _groups(contexts)
+    def decode_counted(self, contexts: NDArray[np.integer], tables: Tables) -> Values:
+        order, present, runs = _groups(contexts)
         symbols = np.empty(len(contexts), np.int32)
-        for k, start, end in groups:
-            symbols[order[start:end]] = _checked(self._coder.decode, _categorical(table(k)), end - start)
+        for table, (start, end) in zip(tables(present), runs, strict=True):
+            symbols[order[start:end]] = _checked(self._coder.decode, _categorical(table), end - start)
         return symbols
 
     def finish(self) -> None:
@@ -199,12 +199,13 @@ class StreamDecoder:
             raise FormatError("an entropy-coded stream is longer than its picture")
 
 
-def _groups(indexes: NDArray[np.integer]) -> tuple[NDArray[np.intp], Iterator[tuple[int, int, int]]]:
-    """(stable order by table index, runs (index, start, end) of that order)."""
+def _groups(indexes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp], list[tuple[int, int]]]:
+    """(stable order by table index, the indexes that there are, the run (start, end) of each in that order)."""
     order = np.argsort(indexes, kind="stable")
     counts = np.bincount(indexes) if len(indexes) else np.zeros(0, np.intp)
-    ends = np.cumsum(counts)
-    return order, ((int(k), int(ends[k] - counts[k]), int(ends[k])) for k in np.flatnonzero(counts))
+    present = np.flatnonzero(counts)
+    ends = np.cumsum(counts[present])
+    return order, present, list(zip((ends - counts[present]).tolist(), ends.tolist(), strict=True))
 
 
 def _checked(decode: object, *arguments: object) -> Values:

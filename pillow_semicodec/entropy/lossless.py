@@ -42,18 +42,22 @@ class _Model:
         self.residuals = np.tile(1 + 16 // (1 + distance), (len(FINE_SPREADS) + 1, 1)).astype(np.int64)
 
     @staticmethod
-    def table(counts: Counts) -> NDArray[np.float64]:
-        """Positive frequencies that sum to 2**16, the first of the most frequent taking what rounding leaves."""
-        free = TOTAL - len(counts)
-        frequencies = 1 + counts * free // int(counts.sum())
-        frequencies[int(counts.argmax())] += TOTAL - int(frequencies.sum())
-        return frequencies.astype(np.float64)
+    def tables(counts: Counts, contexts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Of every context positive frequencies that sum to 2**16, the first of the most frequent taking what rounding
+        leaves.
+        """
+        counts = counts[contexts]
+        free = TOTAL - counts.shape[1]
+        frequencies = 1 + counts * free // counts.sum(1, keepdims=True)
+        frequencies[np.arange(len(counts)), counts.argmax(1)] += TOTAL - frequencies.sum(1)
+        result: NDArray[np.float64] = frequencies.astype(np.float64)
+        return result
 
-    def choice(self, k: int) -> NDArray[np.float64]:
-        return self.table(self.choices[k])
+    def choice(self, contexts: NDArray[np.intp]) -> NDArray[np.float64]:
+        return self.tables(self.choices, contexts)
 
-    def residual(self, k: int) -> NDArray[np.float64]:
-        return self.table(self.residuals[k])
+    def residual(self, contexts: NDArray[np.intp]) -> NDArray[np.float64]:
+        return self.tables(self.residuals, contexts)
 
     @staticmethod
     def learn(counts: Counts, contexts: NDArray[np.uint16], symbols: NDArray[np.integer]) -> None:

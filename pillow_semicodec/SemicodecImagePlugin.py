@@ -177,10 +177,11 @@ class SgcImageFile(ImageFile.ImageFile):
             self._hold()
         if self.tile and self._frame:
             self._put_together()
+        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
         with self._translated():
             result = super().load()
         if self.is_animated and not self._frame and (self._shown is None or self._shown[0]):
-            self._shown = 0, self._new(self.im.copy()), ImageFile.LOAD_TRUNCATED_IMAGES
+            self._shown = 0, self._new(self.im.copy()), lenient
         return result
 
     def _hold(self) -> None:
@@ -209,23 +210,23 @@ class SgcImageFile(ImageFile.ImageFile):
             finally:
                 self.seek(target)
         assert self._shown is not None
-        at, canvas, _ = self._shown
+        at, canvas, harmed = self._shown
         canvas = canvas.copy()
         for k in range(at + 1, target + 1):
             if self._first.animation.frames[k].size:
-                self._paste(canvas, k)
-        self._shown = target, canvas, lenient
+                self._paste(canvas, k, lenient)
+        self._shown = target, canvas, lenient or harmed
         self.im, self.tile = canvas.im.copy(), []
 
-    def _paste(self, canvas: Image.Image, k: int) -> None:
-        """What changed in frame k; where Pillow is lenient and nothing of it has arrived, nothing."""
+    def _paste(self, canvas: Image.Image, k: int, lenient: bool) -> None:
+        """What changed in frame k; where Pillow was lenient and nothing of it has arrived, nothing."""
         assert self._first is not None
         assert self._first.animation is not None
         from . import animation
 
         if isinstance(self._fp, DeferredError):  # closed
             raise self._fp.ex
-        frame, lenient = self._first.animation.frames[k], ImageFile.LOAD_TRUNCATED_IMAGES
+        frame = self._first.animation.frames[k]
         with contextlib.suppress(SemicodecError) if lenient else self._translated(f"frame {k}: "):
             container.seek(self.fp, self._places[k])
             read = container.read_up_to if lenient else partial(container.read_exactly, what="a frame")

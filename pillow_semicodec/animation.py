@@ -226,7 +226,7 @@ def read_parts(
                 BytesIO(data[max(at, 0) : max(at + part.size, 0)]), part, first, limits, arrived, True
             )
             left -= _area(prologue)
-            if left < 0:  # or a small file could ask for 256 pictures' work
+            if left < 0:  # from there on none: a small file could ask for 256 pictures' work
                 raise FormatError("parts of a frame that have more pixels than the picture")
             yield part, prologue, streams
         at += part.size

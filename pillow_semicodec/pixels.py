@@ -126,14 +126,20 @@ def _block_reduced(picture: NDArray[Any], scale: int, alpha: bool) -> NDArray[An
     picture = np.asarray(picture)
     height, width, *bands = picture.shape
     rows, columns = (np.arange(0, n, scale) for n in (height, width))
-    part = np.zeros((len(rows) * scale, len(columns) * scale, *bands))  # zeros beyond the edges add nothing
+    whole = picture.dtype.kind != "f"  # numbers, whose sums are exact; those of others go on as they were
+    # Zeros beyond the edges add nothing; a single row or column of squares is as narrow as the picture.
+    tall, wide = (
+        len(starts) * scale if whole and len(starts) > 1 else n for starts, n in ((rows, height), (columns, width))
+    )
+    part = np.zeros((tall, wide, *bands))
     part[:height, :width] = picture
     if alpha:
         part[:, :, :-1] *= part[:, :, -1:]
-    if picture.dtype.kind == "f":  # one after the other: rounding depends on the order
-        sums = np.add.reduceat(np.add.reduceat(part, rows, 0), columns, 1)
+    if whole:
+        summed = part.reshape(len(rows), tall // len(rows), -1).sum(1)
+        sums = summed.reshape(len(rows), len(columns), wide // len(columns), *bands).sum(2)
     else:
-        sums = part.reshape(len(rows), scale, -1).sum(1).reshape(len(rows), len(columns), scale, *bands).sum(2)
+        sums = np.add.reduceat(np.add.reduceat(part, rows, 0), columns, 1)
     counts = np.outer(*(np.diff(np.append(starts, n)) for starts, n in ((rows, height), (columns, width))))
     if alpha:
         sums[:, :, :-1] /= np.maximum(sums[:, :, -1:], 1)
@@ -142,4 +148,7 @@ def _block_reduced(picture: NDArray[Any], scale: int, alpha: bool) -> NDArray[An
         sums /= counts.reshape(*counts.shape, *[1] * (part.ndim - 2))
     if picture.dtype == np.bool_:  # as many as are white, or more
         sums += 1e-9
-    return (np.rint(sums) if picture.dtype.kind != "f" else sums).astype(picture.dtype)
+    if whole:
+        sums = np.rint(sums)
+    result: NDArray[Any] = sums.astype(picture.dtype)
+    return result

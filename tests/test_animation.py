@@ -655,7 +655,7 @@ def test_parts_that_are_none(parts: bytes) -> None:
 
 def test_parts_have_no_more_pixels_than_the_picture() -> None:
     """Else a frame of a few bytes could ask for the work of 256 pictures."""
-    picture, small = sgc.encode(np.zeros((8, 9), np.uint8)), sgc.encode(np.full((8, 8), 9, np.uint8))
+    picture, small = sgc.encode(np.full((8, 9), 90, np.uint8)), sgc.encode(np.full((8, 8), 9, np.uint8))
     for count, fits in ((0, True), (1, False)):
         parts = container.write_parts([container.Frame(0, 0, 0, len(picture))] * count)
         frame = with_chunks(small, {container.PARTS: parts} if count else {}) + picture * count
@@ -663,13 +663,25 @@ def test_parts_have_no_more_pixels_than_the_picture() -> None:
         file = with_chunks(picture, {container.ANIMATION: container.write_animation(described)}) + frame
         with contextlib.nullcontext() if fits else pytest.raises(sgc.FormatError, match="more pixels"):
             assert len(list(decode_frames(file))) == 2
+        with Image.open(io.BytesIO(file)) as opened, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+            opened.seek(1)
+            assert np.abs(np.asarray(opened)[:, :8].astype(int) - 9).max() < 4  # the first part alone
+        with (
+            Image.open(io.BytesIO(file)) as opened,
+            contextlib.nullcontext() if fits else pytest.raises(OSError, match="more"),
+        ):
+            opened.verify()
 
 
 def test_what_was_shown_leniently_is_not_built_on() -> None:
     """By strict loads of later frames, which refuse what a file that was just opened refuses."""
     data = saved(ball(3)).getvalue()
     first = sgc.read_prologue(data).animation.frames
-    for at, name in ((len(data) - first[2].size - 6, "frame 1"), (len(data) - first[1].size - first[2].size - 6, "SGC")):
+    for at, name in (
+        (len(data) - first[2].size - 6, "frame 1"),
+        (len(data) - first[1].size - first[2].size - 6, "SGC file: (?!frame)"),
+    ):
         harmed = bytearray(data)
         harmed[at] ^= 4
         with Image.open(io.BytesIO(harmed)) as opened:

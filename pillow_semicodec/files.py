@@ -161,7 +161,10 @@ def _temporary(path: Path) -> IO[bytes]:
 def sweep(folders: Iterable[Path]) -> None:
     """Remove what processes that were killed, here or on another machine, left half written in these folders."""
     for folder in folders:
-        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        found: list[Path] = []
+        with contextlib.suppress(OSError):  # the folder cannot be looked into: those that write there are told
+            found.extend(folder.glob(f"{PREFIX}*{SUFFIX}"))
+        for path in found:
             with contextlib.suppress(OSError):  # somebody writes it, or it may not be removed
                 if fcntl is None:
                     _remove(path)

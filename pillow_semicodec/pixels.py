@@ -126,7 +126,7 @@ def _block_reduced(picture: NDArray[Any], scale: int, alpha: bool) -> NDArray[An
     picture = np.asarray(picture)
     height, width, *bands = picture.shape
     rows, columns = (np.arange(0, n, scale) for n in (height, width))
-    whole = picture.dtype.kind != "f"  # numbers, whose sums are exact; those of others go on as they were
+    whole = picture.dtype.kind != "f"  # numbers: their sums are exact in any order
     # Zeros beyond the edges add nothing; a single row or column of squares is as narrow as the picture.
     tall, wide = (
         len(starts) * scale if whole and len(starts) > 1 else n for starts, n in ((rows, height), (columns, width))

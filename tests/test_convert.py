@@ -817,3 +817,10 @@ def test_notes_of_macos_are_no_pictures(kind: str, tmp_path: Path) -> None:
     assert main(["convert", str(source / "*" if kind == "glob" else source), "-o", str(tmp_path / "out")]) == 0
     assert names(tmp_path / "out") == ["000.sgc"]
     assert main(["convert", str(tmp_path / "in" / "._000.png"), "-o", str(tmp_path / "out")]) == 1
+
+
+def test_a_folder_that_cannot_be_looked_into_keeps_no_other_from_being_swept(tmp_path: Path) -> None:
+    """A name too long for the file system, of a member of an archive, is told of that file alone."""
+    (tmp_path / ".sgc-1.part").touch()
+    sweep([tmp_path / ("x" * 300), tmp_path])
+    assert not list(tmp_path.iterdir())

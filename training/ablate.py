@@ -26,18 +26,11 @@ from .data import Picture, read_split
 from .state import load_checkpoint
 
 
-def ssimulacra2_of(error: float) -> float:
-    """SSIMULACRA2's score of ``perceptual.xyb_error``, by its published polynomial."""
-    raw = 0.9562382616834844 * error
-    total = 2.326765642916932 * raw - 0.020884521182843837 * raw**2 + 6.248496625763138e-05 * raw**3
-    return 100.0 - 10.0 * max(0.0, total) ** 0.6276336467831387
-
-
 def curve(checkpoint: Path, pictures: list[Picture]) -> list[Row]:
     """A point for every rate: means over ``pictures`` of the checkpoint's moving average."""
     points = []
     for of_rate in figures(checkpoint, pictures):
-        rows = [(bpp, -10 * np.log10(mse), 1 - unlike, ssimulacra2_of(xyb)) for bpp, xyb, unlike, mse in of_rate]
+        rows = [(bpp, -10 * np.log10(mse), 1 - unlike, 100 - distance) for bpp, distance, _, unlike, mse in of_rate]
         bpp, psnr, similarity, score = np.mean(rows, 0)
         points.append({"bpp": bpp, "psnr": psnr, "msssim_db": msssim_db(similarity), "ssimulacra2": score})
     return points

@@ -37,6 +37,16 @@ def _can_seek(file: Any) -> bool:
     return bool(getattr(file, "seekable", lambda: False)())  # some that can be written to do not even say
 
 
+def _can_go_back(file: Any, start: int) -> bool:
+    """Where something was written from ``start`` on. A GzipFile says that it can seek, and then cannot."""
+    with contextlib.suppress(AttributeError, OSError):
+        place = file.tell()
+        file.seek(start)
+        file.seek(place)
+        return True
+    return False
+
+
 def _hold(request: Request) -> None:
     """Read what cannot seek, pipes and responses of servers, at once: its first bytes are looked at before the others."""
     try:
@@ -350,7 +360,7 @@ class SemicodecPlugin(PluginV3):
         if self._frames_written and len({(p.dtype, p.shape) for p in (self._frames_written[0], *frames)}) > 1:
             raise ValueError("frames must be alike, in shape and dtype")  # now, for the end would lose those before it, too
         to_bytes = self.request._uri_type == URI_BYTES
-        if self._frames_written and not _can_seek(self.request.get_file()):
+        if self._frames_written and not _can_go_back(self.request.get_file(), self._start):
             raise ValueError("further frames cannot be added where nothing can be written anew: give all of them at once")
         if self._frames_written and not to_bytes:  # the animation is coded as a whole when the file is closed
             sgc.animation.check_settings(len(self._frames_written) + len(frames), **options)  # then it would be too late

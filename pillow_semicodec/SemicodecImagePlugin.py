@@ -553,8 +553,9 @@ class _Source(NamedTuple):
 
 
 def _source(image: Image.Image) -> _Source:
-    """What was drawn into the frame that is shown is lost when another one is sought."""
-    return _Source(image, image.tell(), image.copy() if getattr(image, "n_frames", 1) > 1 else image)
+    """What was drawn into the frame that is shown is lost when another one is sought, be it to count them."""
+    shown = image if type(image) is Image.Image else image.copy()
+    return _Source(image, image.tell(), shown if getattr(image, "n_frames", 1) > 1 else image)
 
 
 def _appended(images: Iterable[Image.Image]) -> Iterator[_Source]:
@@ -646,11 +647,10 @@ def _region(roi: Any) -> Any:
 
 def _profile_of(im: Image.Image, mode: str) -> bytes | None:
     """The ICC profile of ``im.info``, unless it describes other colours than those of the mode that is written."""
+    from . import metadata
+
     profile: bytes | None = im.info.get("icc_profile")
-    colours = b"RGB " if mode in ("RGB", "RGBA") else b"GRAY"
-    if profile and profile[16:20] in (b"GRAY", b"RGB ", b"CMYK", b"Lab ") and profile[16:20] != colours:
-        return None
-    return profile
+    return profile if metadata.profile_is_of(profile or b"", b"RGB " if mode in ("RGB", "RGBA") else b"GRAY") else None
 
 
 def _mode_of(im: Image.Image) -> str:

@@ -233,9 +233,9 @@ def _recode(source: Path, target: Path, settings: Settings) -> int:
         raise ValueError(f"{source}: source and target are the same file")
     if target.exists() and not settings.overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
-    name = format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
+    format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
     with _naming(source):
-        return write_atomically(target, partial(recode, source, name, settings), replace=settings.overwrite)
+        return write_atomically(target, partial(recode, source, str(target), settings), replace=settings.overwrite)
 
 
 @contextlib.contextmanager
@@ -424,7 +424,8 @@ def _convert(args: argparse.Namespace) -> int:
 
     if args.measure and importlib.util.find_spec("ssimulacra2") is None:
         raise ValueError('measuring needs: pip install "pillow-semicodec[metrics]"')
-    _check_places(args.output, args.report)
+    output = args.output and convert.without_scheme(args.output)
+    _check_places(output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
     format_of(f"x{suffix}")
     given = {name for name, value in _save_keywords(args).items() if value is not None and value is not False}
@@ -432,9 +433,7 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")
     extensions = _readable_extensions() - {SGC} if suffix == SGC else frozenset({SGC})
     failures: list[Outcome] = []
-    jobs, skipped = convert.plan(
-        args.sources, args.output, suffix, extensions, args.overwrite, failures, args.keep_extension
-    )
+    jobs, skipped = convert.plan(args.sources, output, suffix, extensions, args.overwrite, failures, args.keep_extension)
     if not (jobs or skipped or failures):
         what = f"no pictures (--to png converts {SGC} files back)" if suffix == SGC else f"no {SGC} files"
         _say(f"sgc: {', '.join(args.sources)}: {what}", sys.stderr)
@@ -526,6 +525,10 @@ def _bench(args: argparse.Namespace) -> int:
         raise ValueError(f"pictures are told apart by their names; there is more than one {', '.join(twice[:5])}")
     workers = min(args.workers or options.cores(), MOST_WORKERS)
     costs = (args.crops, args.timed, args.growth, args.files)
+    for folder in (args.output, *((args.cache.parent,) if args.cache else ())):  # now, not when all is measured
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"{folder}: nothing can be written there")
     plan = Plan(round(args.quality), args.model, workers, args.cache, *costs)
     results = run(paths, chosen, plan, partial(tqdm, mininterval=5, disable=None))
     crops = results.pop("crops")

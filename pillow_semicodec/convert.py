@@ -43,6 +43,7 @@ CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, wher
 CLIPPING_32_BITS = ("PPM", "HEIF", "PNG", "ICO", "ICNS")  # cut mode I at 65535, the last three before Pillow 13
 DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour that it happens to have
 CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
+CODESTREAMS = (".j2k", ".j2c", ".jpc")  # JPEG 2000 without the boxes of JP2
 LARGEST_LOOP = 2**16 - 1  # that GIF and WebP hold
 MOST_BYTES = 2**31  # of a picture in an archive or at a URL, which is held in memory
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
@@ -90,6 +91,13 @@ def is_url(name: str) -> bool:
     return "://" in name  # chained ones, too: zip://…::file
 
 
+def without_scheme(name: str) -> str:
+    """The path that a URL of this machine's files stands for; other names as they are."""
+    if name.startswith(("file://", "local://")) and "::" not in name:
+        return str(_fsspec().implementations.local.LocalFileSystem._strip_protocol(name))
+    return name
+
+
 def reason(error: BaseException) -> str:
     """One line; of the system's errors without their numbers."""
     told = str(error)
@@ -109,29 +117,33 @@ def named(source: object, why: str) -> str:
 # ---- one picture -----------------------------------------------------------------------------------------------
 
 
-def recode(source: IO[bytes] | Path, name: str, settings: Settings, output: IO[bytes]) -> None:
-    """Read one picture and write it as the format ``name``; frames, where it has such, and metadata are kept.
+def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO[bytes]) -> None:
+    """Read one picture and write it as the format that ``target`` ends in; frames, where it has such, and metadata are kept.
 
     Raises:
         OSError, ValueError: the picture cannot be read or written.
     """
+    name = format_of(target)
     with Image.open(source) as image:
-        kept, save, flatten = metadata.load(image), settings.save, settings.flatten
-        if settings.strip:
-            kept = metadata.stripped(image, kept)
-        if name != "SGC":
-            save = {"quality": round(save["quality"])} if "quality" in save else {}
-        save = save | metadata.keywords(name, kept, printable(str(getattr(image, "filename", ""))))
+        kept, flatten = metadata.load(image), settings.flatten
         aside = metadata.has_default_image(image)
         place, frames = 1 if aside else image.tell(), _frames(image) - aside
         if frames > 1 and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
+        durations, modes, holes = list[float](), set[str](), False
+        for frame in metadata.frames(image) if frames > 1 or aside else [image]:
+            frame.load()  # some formats know the duration only then
+            durations.append(frame.info.get("duration", 0))
+            modes.add(frame.mode)
+            holes |= frame.has_transparency_data
+        if image.format == "PNG" and (frames > 1 or aside):
+            kept = metadata.load(image) | kept  # some may stand behind the last frame
+        if settings.strip:
+            kept = metadata.stripped(image, kept)
+        save = dict(settings.save) if name == "SGC" else _quality_for(name, settings.save, image, modes)
+        if name == "JPEG2000" and target.lower().endswith(CODESTREAMS):
+            save["no_jp2"] = True
         if frames > 1:
-            durations, holes = [], False
-            for frame in metadata.frames(image):
-                frame.load()  # some formats know it only then
-                durations.append(frame.info.get("duration", 0))
-                holes |= frame.has_transparency_data
             save |= {"save_all": True, "duration": durations, "loop": _loop_of(image, name)}
             if name == "GIF" and holes and not flatten:
                 save["disposal"] = CLEARED
@@ -143,6 +155,7 @@ def recode(source: IO[bytes] | Path, name: str, settings: Settings, output: IO[b
             picture, *save["append_images"] = (_apart(frame, flatten, bare) for frame in metadata.frames(image))
         if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
+        save |= metadata.keywords(name, kept, picture.mode, printable(str(getattr(image, "filename", ""))))
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
             _save(picture, buffer, name, save)
@@ -151,6 +164,14 @@ def recode(source: IO[bytes] | Path, name: str, settings: Settings, output: IO[b
                 raise ValueError(f"{error}; --flatten puts transparent pictures on white") from error
             raise
         output.write(buffer.getbuffer())
+
+
+def _quality_for(name: str, chosen: dict[str, Any], image: Image.Image, modes: set[str]) -> dict[str, Any]:
+    """The quality for a writer of Pillow, but those of TIFF and of a PDF's pages in black and white raise an error where
+    nothing is coded as JPEG.
+    """
+    coded_exactly = (name == "TIFF" and image.info.get("compression") != "jpeg") or (name == "PDF" and "1" in modes)
+    return {"quality": round(chosen["quality"])} if "quality" in chosen and not coded_exactly else {}
 
 
 def _loop_of(image: Image.Image, name: str) -> int | None:
@@ -286,7 +307,7 @@ def format_of(target: str) -> str:
 def convert(job: Job, settings: Settings) -> Outcome:
     """One job; whatever goes wrong is told in the outcome."""
     try:
-        name = format_of(job.target)
+        format_of(job.target)  # before anything is read: an unknown extension must not cost a download
         source, before = _opened(job.source, settings.run)
         if not is_url(job.target) and isinstance(source, Path) and _same_file(source, Path(job.target)):
             raise ValueError("source and target are the same file")
@@ -294,7 +315,7 @@ def convert(job: Job, settings: Settings) -> Outcome:
 
         def write(file: IO[bytes]) -> None:
             result = io.BytesIO()
-            recode(_readable(source), name, settings, result)
+            recode(_readable(source), job.target, settings, result)
             if settings.measure:
                 quality.update(_measured(_readable(source), result))
             file.write(result.getbuffer())
@@ -348,6 +369,7 @@ def _archive(url: str, run: bytes, thread: int) -> Any:
 
 
 def _written(name: str, write: Callable[[IO[bytes]], None], replace: bool) -> int:
+    name = without_scheme(name)
     if not is_url(name):
         path = Path(name)
         if not replace and path.exists():  # before any work
@@ -355,8 +377,6 @@ def _written(name: str, write: Callable[[IO[bytes]], None], replace: bool) -> in
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_atomically(path, write, replace=replace)
     filesystem, path_there = _fsspec().core.url_to_fs(name)
-    if isinstance(filesystem, _fsspec().implementations.local.LocalFileSystem):
-        return _written(path_there, write, replace)
     if not replace and filesystem.exists(path_there):
         raise FileExistsError(errno.EEXIST, EXISTS, name)
     buffer = io.BytesIO()
@@ -406,8 +426,9 @@ def find_sources(names: list[str], extensions: frozenset[str], failures: list[Ou
     """(source, its place in the results' folder) of every picture that ``names`` stand for: files, folders, globs, archives
     and URLs. What cannot be listed is added to ``failures``.
     """
-    for name in names:
+    for given in names:
         try:
+            name = without_scheme(given)
             if is_url(name):
                 yield from _remote(name, extensions, partial(_failed, failures))
             elif (kind := _archive_kind(name)) and os.path.isfile(name):
@@ -418,7 +439,7 @@ def find_sources(names: list[str], extensions: frozenset[str], failures: list[Ou
             else:
                 yield from _globbed(name, extensions, partial(_failed, failures))
         except Exception as error:  # readers of archives and clients of clouds raise exceptions of their own
-            _failed(failures, error, name)
+            _failed(failures, error, given)
 
 
 def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError], None]) -> Iterator[tuple[str, str]]:
@@ -626,6 +647,19 @@ def _start_worker(threads: int, providers: tuple[str, ...], stop: Any) -> None:
     options.THREADS, options.PROVIDERS = threads, providers
 
 
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Processes started in here are spared Ctrl-C before ``_start_worker`` can ignore it; this one hears it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def has_processes() -> bool:
     """Whether they can be given work here: some containers know no semaphores."""
     try:
@@ -656,7 +690,8 @@ def run_pool(
                 # A worker may have died behind the last step of its job.
                 asked = dataclasses.replace(settings, overwrite=settings.overwrite or alone)
                 while queue and len(running) < most:
-                    running[pool.submit(work, queue[0], asked)] = queue[0]
+                    with _interrupts_later():
+                        running[pool.submit(work, queue[0], asked)] = queue[0]
                     queue.popleft()
                 # Windows hears Ctrl-C in between.
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:

@@ -24,7 +24,12 @@ OF_PIXELS |= {0x0145, 0x0152, 0x0153, 0x0201, 0x0202, 0x0211, 0x0212, 0x0213, 0x
 DESCRIPTION, ORIENTATION, X_RESOLUTION, XMP = 0x010E, 0x0112, 0x011A, 0x02BC
 # Bytes of JPEG's markers, less what stands before the data; of JPEG 2000's Pillow takes a few less.
 OF_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
-LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": {"comment": 65530}}
+OF_JPEG_2000 = {"comment": 65530}
+LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": OF_JPEG_2000, "PDF": OF_JPEG | OF_JPEG_2000}  # its pages are such
+AS_RGB = ("WEBP", "AVIF", "GIF")  # whatever the picture's mode is
+WITH_CMYK = ("JPEG", "MPO", "TIFF", "PDF", "EPS")  # others have it as RGB
+COLOURS = (b"GRAY", b"RGB ", b"CMYK", b"Lab ")  # of ICC profiles
+TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # orientations
 TOLD = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment")  # of a picture, by Pillow's names
 EXIF_MARKER = b"Exif\x00\x00"  # what EXIF begins with in a JPEG
 BROKEN = (SyntaxError, LookupError, struct.error, TypeError, ValueError, OverflowError)  # what EXIF makes Pillow raise
@@ -66,8 +71,8 @@ def load(image: Image.Image) -> dict[str, Any]:
     EXIF may stand behind the pixels, and the file of a TIFF is closed behind them. A TIFF's pixels come turned as its
     orientation says, which is therefore left out.
     """
-    exif = _exif(image) if image.format == "TIFF" else None
-    says_dpi = image.format != "TIFF" or X_RESOLUTION in image.tag_v2  # type: ignore[attr-defined]
+    exif, says_dpi = _exif(image) if image.format == "TIFF" else None, _says_dpi(image)
+    turned = image.tag_v2.get(ORIENTATION) if image.format == "TIFF" else 1  # type: ignore[attr-defined]
     image.load()
     texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
     if not texts["exif"]:
@@ -77,11 +82,22 @@ def load(image: Image.Image) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
     }
-    if says_dpi:  # of a TIFF that does not Pillow says 1
+    if says_dpi:
         with contextlib.suppress(KeyError, ValueError):  # some files state a resolution of 0, or none that is a number
             write_resolution(image.info["dpi"])
-            kept["dpi"] = image.info["dpi"]
+            kept["dpi"] = image.info["dpi"][::-1] if turned in TURNED_BY_A_QUARTER else image.info["dpi"]
     return kept
+
+
+def _says_dpi(image: Image.Image) -> bool:
+    """Pillow says 1 of a TIFF that does not, and 72 of a JPEG whose EXIF does not."""
+    if image.format == "TIFF":
+        return X_RESOLUTION in image.tag_v2  # type: ignore[attr-defined]
+    if image.format in ("JPEG", "MPO") and image.info.get("dpi") == (72, 72) and not image.info.get("jfif_unit"):
+        with contextlib.suppress(*BROKEN):
+            return X_RESOLUTION in image.getexif()
+        return False
+    return True
 
 
 def stripped(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
@@ -124,9 +140,30 @@ def _as_stored(value: Any) -> Any:
     return value.encode("latin-1", "replace") if isinstance(value, str) and not value.isascii() else value
 
 
-def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any]:
-    """What ``load`` gave, by the keywords that a format's writer in Pillow has for it; what does not fit is warned of."""
+def profile_is_of(profile: bytes, *colours: bytes) -> bool:
+    """Whether it describes colours of one of these kinds, or none that are known (ICC.1:2022, table 19)."""
+    return profile[16:20] in colours or profile[16:20] not in COLOURS
+
+
+def _colours_of(name: str, mode: str) -> tuple[bytes, ...]:
+    """What a profile may describe in a file of a format that is written of a picture of a mode; grey is RGB's, too."""
+    if mode == "CMYK" and name in WITH_CMYK:
+        return (b"CMYK",)
+    if mode == "LAB" and name == "TIFF":
+        return (b"Lab ",)
+    return (b"RGB ",) if name in AS_RGB or mode[0] not in "1LIF" or mode == "LAB" else (b"GRAY", b"RGB ")
+
+
+def keywords(name: str, kept: dict[str, Any], mode: str, source: str = "") -> dict[str, Any]:
+    """What ``load`` gave, by the keywords that a format's writer in Pillow has for it; what does not fit is warned of.
+
+    Args:
+        mode: of the picture that is written.
+    """
     save = dict(kept)
+    if name != "SGC" and not profile_is_of(save.get("icc_profile", b""), *_colours_of(name, mode)):
+        save["icc_profile"] = b""  # instead of what the picture has
+        warnings.warn(f"{source}: its ICC profile is not of the colours that {name} stores, and is left out", stacklevel=2)
     if name == "PNG":
         save["pnginfo"] = PngInfo()
         for key, title in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
@@ -137,7 +174,7 @@ def keywords(name: str, kept: dict[str, Any], source: str = "") -> dict[str, Any
     elif name == "SGC":
         save.pop("icc_profile", None)  # the writer takes the picture's own where it fits the colours that are coded
     exif = save.get("exif")
-    if exif and name in ("JPEG", "MPO") and _is_exif(exif):
+    if exif and name in ("JPEG", "MPO", "PDF") and _is_exif(exif):
         save["exif"] = EXIF_MARKER + exif.removeprefix(EXIF_MARKER)  # their writers add none, and readers look for it
     elif exif and name == "AVIF" and not _is_exif(exif, rewritten=True):
         save["exif"] = b""

@@ -157,6 +157,11 @@ def test_results_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["bench", str(tmp_path / "good.png"), "-o", str(tmp_path / "out"), "--codecs", "jpeg"]) == 1
     assert "folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_bytes() == b"a file"
+    if os.name == "posix" and os.getuid():  # nothing is forbidden to root
+        (tmp_path / "shut").mkdir(mode=0o500)
+        assert main(["bench", str(tmp_path / "good.png"), "-o", str(tmp_path / "shut"), "--codecs", "jpeg"]) == 1
+        assert "shut: nothing can be written there" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "good.png"), "-o", str(tmp_path / "out" / "in"), "--codecs", "jpeg"]) == 1
 
 
 def test_enlarged() -> None:

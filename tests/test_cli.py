@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -620,7 +621,7 @@ def test_a_long_comment_of_letters_beyond_ascii(tmp_path: Path) -> None:
     assert main(["encode", str(tmp_path / "x.png")]) == 0
     for source in ("x.png", "x.sgc"):
         with Image.open(tmp_path / source) as image, pytest.warns(UserWarning, match="80000 bytes of comment"):
-            assert not metadata.keywords("JPEG", metadata.load(image)).get("comment")
+            assert not metadata.keywords("JPEG", metadata.load(image), "RGB").get("comment")
 
 
 def test_a_tiff_that_says_no_resolution_has_none(tmp_path: Path) -> None:
@@ -631,6 +632,108 @@ def test_a_tiff_that_says_no_resolution_has_none(tmp_path: Path) -> None:
         assert main(["encode", str(tmp_path / f"{name}.tif")]) == 0
         with Image.open(tmp_path / f"{name}.sgc") as image:
             assert image.info.get("dpi") == expected
+
+
+def converted(source: Path, suffix: str, **save: Any) -> Path:
+    target = source.with_name(f"{source.stem}-{suffix}").with_suffix(f".{suffix}")
+    outcome = convert.convert(convert.Job(str(source), str(target)), convert.Settings(save))
+    assert not outcome.error
+    return target
+
+
+def test_a_jpeg_that_says_no_resolution_has_none(tmp_path: Path) -> None:
+    """Pillow says 72 of one that has EXIF; what EXIF or JFIF says is kept, if it be 72."""
+    exif, dots = Image.Exif(), Image.Exif()
+    exif[0x0110] = "camera"
+    dots.update({0x011A: 72.0, 0x011B: 72.0, 0x0128: 2})
+    cases = (({"exif": exif}, None), ({"exif": dots}, (72, 72)), ({"exif": exif, "dpi": (72, 72)}, (72, 72)), ({}, None))
+    for k, (keywords, expected) in enumerate(cases):
+        Image.fromarray(photo(20, 30)).save(tmp_path / f"{k}.jpg", **keywords)
+        for suffix in ("sgc", "png"):
+            with Image.open(converted(tmp_path / f"{k}.jpg", suffix)) as image:
+                assert image.info.get("dpi") == (expected and pytest.approx(expected, rel=1e-3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_resolutions_turn_with_a_tiff(orientation: int, tmp_path: Path) -> None:
+    """Its pixels come turned; what was across is then upright."""
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.tif", dpi=(200, 100), tiffinfo={ORIENTATION: orientation})
+    with Image.open(converted(tmp_path / "x.tif", "sgc")) as image:
+        upright = orientation >= 5
+        assert image.size == ((20, 30) if upright else (30, 20))
+        assert image.info["dpi"] == ((100, 200) if upright else (200, 100))
+
+
+@pytest.mark.parametrize(
+    ("mode", "source", "colours", "suffix", "kept"),
+    [
+        ("CMYK", "jpg", b"CMYK", "webp", False),
+        ("CMYK", "jpg", b"CMYK", "avif", False),
+        ("CMYK", "jpg", b"CMYK", "tif", True),
+        ("L", "png", b"GRAY", "webp", False),
+        ("L", "png", b"GRAY", "jpg", True),
+        ("L", "png", b"RGB ", "webp", True),
+        ("L", "jpg", b"RGB ", "png", True),
+        ("RGB", "png", b"RGB ", "avif", True),
+        ("RGB", "png", b"icc ", "webp", True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*its ICC profile is not of the colours:UserWarning")
+def test_profiles_go_where_their_colours_are(
+    mode: str, source: str, colours: bytes, suffix: str, kept: bool, tmp_path: Path
+) -> None:
+    """One of ink, or of grey, says nothing of a file that stores red, green and blue."""
+    profile = bytes(16) + colours + bytes(108)
+    Image.fromarray(photo(20, 30)).convert(mode).save(tmp_path / f"x.{source}", icc_profile=profile)
+    with Image.open(converted(tmp_path / f"x.{source}", suffix)) as image:
+        assert image.info.get("icc_profile") == (profile if kept else None)
+
+
+def test_what_an_apng_says_behind_its_last_frame(tmp_path: Path) -> None:
+    """Pillow knows it there, and no longer where it goes back."""
+    frames = [Image.fromarray(photo(20, 30, k)) for k in range(3)]
+    exif = Image.Exif()
+    exif[0x0110] = "camera"
+    text = b"Comment\0\0\0\0\0behind"
+    behind = [b"iTXt" + text, b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")]
+    for default in (False, True):
+        frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:], default_image=default)
+        whole = (tmp_path / "x.png").read_bytes()
+        chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in behind)
+        (tmp_path / "x.png").write_bytes(whole[:-12] + chunks + whole[-12:])
+        with Image.open(converted(tmp_path / "x.png", "sgc")) as image:
+            assert image.n_frames == 3 - default
+            assert image.info["comment"] == b"behind"
+            assert image.getexif()[0x0110] == "camera"
+        (tmp_path / "x-sgc.sgc").unlink()
+
+
+def test_a_quality_for_what_has_none(tmp_path: Path) -> None:
+    """Writers of black and white PDFs, and of TIFFs as those that were compressed, would refuse it."""
+    Image.fromarray(photo(20, 30)).convert("1").save(tmp_path / "fax.png")
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.tif", compression="tiff_lzw")
+    Image.fromarray(photo(20, 30)).save(tmp_path / "photo.tif", compression="jpeg")
+    assert b"CCITT" in converted(tmp_path / "fax.png", "pdf", quality=50).read_bytes()
+    with Image.open(converted(tmp_path / "x.tif", "tiff", quality=50)) as image, Image.open(tmp_path / "x.tif") as before:
+        assert image.tobytes() == before.tobytes()
+    sizes = [converted(tmp_path / "photo.tif", suffix, quality=q).stat().st_size for suffix, q in (("tif", 5), ("tiff", 95))]
+    assert sizes[0] < sizes[1]
+
+
+def test_long_metadata_in_a_pdf(tmp_path: Path) -> None:
+    """Its pages are JPEGs, which have no room for that."""
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc", xmp=b"x" * 70000, exif=bytes(70000), comment=b"c" * 65532)
+    with pytest.warns(UserWarning, match="bytes of (exif|xmp|comment) do not fit into PDF") as told:
+        assert converted(tmp_path / "x.sgc", "pdf").read_bytes().startswith(b"%PDF")
+    assert len(told) == 3
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+def test_codestreams_of_jpeg_2000(tmp_path: Path) -> None:
+    """A name that stands for one is given one, without JP2's boxes."""
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.png")
+    for suffix, begin in (("j2k", b"\xff\x4f"), ("j2c", b"\xff\x4f"), ("jpc", b"\xff\x4f"), ("jp2", b"\0\0\0\x0cjP")):
+        assert converted(tmp_path / "x.png", suffix).read_bytes().startswith(begin)
 
 
 def test_help_in_any_encoding() -> None:

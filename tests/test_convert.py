@@ -373,6 +373,9 @@ def test_results_at_a_url_are_whole_or_not_there(tmp_path: Path, monkeypatch: py
     good = (out / "000.sgc").read_bytes()
     assert memory.cat_file("/there/000.sgc") == good
     assert not [p for p in out.iterdir() if p.name != "000.sgc"]
+    (out / ".sgc-0123456789abcdef.part").touch()  # of a run that was killed
+    assert main(["convert", f"file://{source.parent}", "-o", f"file://{out}"]) == 0
+    assert names(out) == ["000.sgc"]
     assert main(["convert", str(source), "-o", "cut://there", "--workers", "1", "--overwrite", "-q", "5"]) == 1
     assert memory.cat_file("/there/000.sgc") == good
     assert main(["convert", str(source), "-o", "cut://new", "--workers", "1"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -276,6 +277,12 @@ def test_further_frames_need_a_place_to_go_back_to() -> None:
         with pytest.raises(ValueError, match="at once"):
             file.write(photo(20, 30))
     assert sgc.decode(sink.written).shape == (20, 30, 3)
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb") as pipe, iio.imopen(pipe, "w", plugin="sgc") as file:  # says that it seeks
+        file.write(photo(20, 30))
+        with pytest.raises(ValueError, match="at once"):
+            file.write(photo(20, 30))
+    assert sgc.decode(gzip.decompress(packed.getvalue())).shape == (20, 30, 3)
     sink = Sink()
     with iio.imopen(sink, "w", plugin="sgc") as file:
         file.write([photo(20, 30), photo(20, 30, 1)])

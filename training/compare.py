@@ -21,6 +21,7 @@ from pillow_semicodec.metrics import ssimulacra2
 from .commands import one_line
 from .config import ModelConfig
 from .data import Picture, read_split, to_signal
+from .fused import as_written
 from .growth import load_grown
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
@@ -33,6 +34,7 @@ LEAST = 1e-9  # error: an exact picture has a logarithm, too
 Figures = NDArray[np.float64]  # [rates, pictures, 5]: bits per pixel, and ERRORS
 
 
+@as_written()  # pictures have many shapes
 @torch.no_grad()
 def figures(checkpoint: Path, pictures: list[Picture]) -> Figures:
     """Of the checkpoint's moving average, at RATES."""

@@ -18,10 +18,11 @@ _state = {"on": False}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compile_from_now_on() -> None:
-    """Compile what is ``fused`` when it is next called."""
-    torch._dynamo.config.recompile_limit = SHAPES
-    _state["on"] = True
+def compile_from_now_on(on: bool) -> None:
+    """Compile what is ``fused`` when it is next called, or no longer."""
+    if on:
+        torch._dynamo.config.recompile_limit = SHAPES
+    _state["on"] = on
 
 
 @contextlib.contextmanager

@@ -333,8 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
         warm = step
     if state and same_heads and "alignments" in state:
         objective.load_alignments(state["alignments"])
-    if config.compile:
-        compile_from_now_on()
+    compile_from_now_on(config.compile)  # or not: another run of this process may have
     forward: nn.Module = objective
     if processes > 1:  # the heads take part in some steps only
         forward = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=bool(sets))

@@ -77,7 +77,7 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
     def attempt(work: Callable[[], None]) -> None:
         try:
             work()
-        except (OSError, ValueError, RuntimeError) as error:  # the curves are worth more than the rest
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # the curves are worth more than the rest
             failures.append(f"{type(error).__name__}: {error}")
 
     def show() -> None:

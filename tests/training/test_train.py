@@ -378,11 +378,13 @@ def test_functions_are_compiled_where_a_run_asks_for_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(fused._state, "on", False)
     twice = fused.fused(lambda x: 2 * x)
     assert twice(1) == 2
-    fused.compile_from_now_on()
+    fused.compile_from_now_on(True)
     assert twice(1) == ("compiled", 2)
     with fused.as_written():
         assert twice(1) == 2
     assert twice(3) == ("compiled", 6)
+    fused.compile_from_now_on(False)  # the next run of this process
+    assert twice(3) == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by PyTorch, as it traces one

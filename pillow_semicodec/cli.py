@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageOps
 
-from . import container, convert, options
+from . import container, convert, options, other_formats
 from ._version import __version__
 from .convert import Job, Outcome, Settings, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
@@ -415,6 +415,7 @@ def _search(args: argparse.Namespace) -> int:
 
 def _readable_extensions() -> frozenset[str]:
     """Of the formats that Pillow decodes; it knows some others by name only."""
+    other_formats.register_all()
     known_by_name = ("BUFR", "GRIB", "HDF5", "MPEG")
     return frozenset(e for e, f in Image.registered_extensions().items() if f in Image.OPEN and f not in known_by_name)
 
@@ -558,6 +559,7 @@ def _demo(args: argparse.Namespace) -> int:
     if not all(importlib.util.find_spec(name) for name in ("scipy", "ssimulacra2")):
         raise ValueError('the demo measures quality, which needs: pip install "pillow-semicodec[metrics]"')
     if args.picture:
+        other_formats.register_all()
         with _naming(args.picture), Image.open(args.picture) as image:
             picture = as_rgb(ImageOps.exif_transpose(image))
     else:

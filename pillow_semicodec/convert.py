@@ -30,14 +30,14 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from . import metadata, options
+from . import metadata, options, other_formats
 from .container import FLOAT, VIEWS, Numbers
-from .files import EXISTS, ignores_case, is_picture, printable, sweep, walk, write_atomically
+from .files import EXISTS, PREFIX, SUFFIX, ignores_case, is_picture, printable, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
-ONE_PICTURE = ("MPO", "PSD")  # a phone's second frame is a by-product, layers are no frames
+ONE_PICTURE = ("MPO", "HEIF", "PSD")  # a phone's further frames are by-products, layers are no frames
 SUBFILE_TYPE, REDUCED = 254, 1  # tag of a TIFF's page, and its bit for a smaller version of another page
 CLIPPING = ("WEBP", "AVIF", "GIF")  # cut what has more than 8 bits at 255, where other formats of Pillow refuse it
 CLIPPING_32_BITS = ("PPM", "HEIF", "PNG", "ICO", "ICNS")  # cut mode I at 65535, the last three before Pillow 13
@@ -45,6 +45,15 @@ DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour
 CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
 CODESTREAMS = (".j2k", ".j2c", ".jpc")  # JPEG 2000 without the boxes of JP2
 LARGEST_LOOP = 2**16 - 1  # that GIF and WebP hold
+RENAMED = {
+    "ftp",
+    "sftp",
+    "ssh",
+    "hdfs",
+    "arrow_hdfs",
+    "webhdfs",
+    "webHDFS",
+}  # fsspec's transactions need a /tmp there, or are none
 MOST_BYTES = 2**31  # of a picture in an archive or at a URL, which is held in memory
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
@@ -155,6 +164,9 @@ def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO
             picture, *save["append_images"] = (_apart(frame, flatten, bare) for frame in metadata.frames(image))
         if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
+        if name == "JXL":  # whose readers ignore EXIF's orientation
+            ImageOps.exif_transpose(picture, in_place=True)
+            kept |= {"exif": metadata.without_orientation(kept["exif"])} if "exif" in kept else {}
         save |= metadata.keywords(name, kept, picture.mode, printable(str(getattr(image, "filename", ""))))
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
@@ -227,7 +239,7 @@ def _save(picture: Image.Image, buffer: io.BytesIO, name: str, save: dict[str, A
         if deep and (name in CLIPPING or (picture.mode == "I" and name in CLIPPING_32_BITS and _is_beyond_16_bits(picture))):
             raise OSError(f"cannot write mode {picture.mode} as {name}")
         picture.save(buffer, name, **save)
-    except (OSError, ValueError):  # formats say in many ways that they lack a mode
+    except (OSError, ValueError, NotImplementedError):  # formats say in many ways that they lack a mode
         if view is None or name == "SGC":  # which takes every mode, and says why it does not take this picture
             raise
         buffer.seek(0)
@@ -297,6 +309,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def format_of(target: str) -> str:
     """Name of the format that a target's extension stands for; ValueError where there is none that can be written."""
+    other_formats.register_all()
     suffix = os.path.splitext(target)[1].lower()
     name = Image.registered_extensions().get(suffix)
     if name is None or name not in Image.SAVE:
@@ -382,9 +395,38 @@ def _written(name: str, write: Callable[[IO[bytes]], None], replace: bool) -> in
     buffer = io.BytesIO()
     write(buffer)
     filesystem.makedirs(filesystem._parent(path_there), exist_ok=True)
-    with filesystem.transaction, filesystem.open(path_there, "wb") as file:  # in its place when it is whole
-        file.write(buffer.getbuffer())
+    protocol = filesystem.protocol
+    if not RENAMED.isdisjoint([protocol] if isinstance(protocol, str) else protocol):
+        _renamed_there(filesystem, path_there, buffer, replace)
+    else:
+        with filesystem.transaction, filesystem.open(path_there, "wb") as file:  # in its place when it is whole
+            file.write(buffer.getbuffer())
     return buffer.tell()
+
+
+def _renamed_there(filesystem: Any, path: str, buffer: io.BytesIO, replace: bool) -> None:
+    """Write beside ``path``, then rename."""
+    temporary = f"{filesystem._parent(path).rstrip('/')}/{PREFIX}{os.urandom(8).hex()}{SUFFIX}"
+
+    def move() -> None:
+        filesystem.mv(temporary, path)
+        if filesystem.exists(temporary):  # WebHDFS says in its answer alone that it did not
+            raise OSError(f"it cannot be renamed to {path}")
+
+    try:
+        with filesystem.open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+        try:
+            move()
+        except Exception:  # there are servers that replace nothing
+            if not (replace and filesystem.exists(path)):
+                raise
+            filesystem.rm_file(path)
+            move()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            filesystem.rm_file(temporary)
+        raise
 
 
 def _measured(source: Path | IO[bytes], result: IO[bytes]) -> dict[str, float]:
@@ -494,7 +536,7 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
     elif filesystem.isdir(path) or not path:
         found, base = filesystem.find(path), path
     else:
-        yield filesystem.unstrip_protocol(path) + chained + rest, os.path.basename(path)
+        yield _url_of(filesystem, url, path) + chained + rest, os.path.basename(path)
         return
     if not found:
         raise FileNotFoundError("nothing found")
@@ -502,11 +544,20 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
     for member in sorted(found, key=lambda name: (index[name][1] if name in index else 0, name)):
         if not is_picture(member, extensions):
             continue
-        whole = filesystem.unstrip_protocol(member) + chained + rest
+        whole = _url_of(filesystem, url, member) + chained + rest
         if "::" in member:  # it would lead elsewhere
             failed(ValueError("a name with :: in it is not read"), whole)
         else:
             yield whole, posixpath.relpath(member, base or ".").lstrip("/")
+
+
+def _url_of(filesystem: Any, url: str, path: str) -> str:
+    """Of a path in the file system of ``url``, on the same server, which fsspec leaves out of paths."""
+    scheme, _, rest = url.partition("://")
+    there = f"{scheme}://{rest.partition('/')[0]}/{path.lstrip('/')}"
+    if filesystem._get_kwargs_from_urls(url) and filesystem._strip_protocol(there) == path:
+        return there
+    return str(filesystem.unstrip_protocol(path))
 
 
 def plan(

@@ -68,8 +68,8 @@ def loop(image: Image.Image) -> int:
 def load(image: Image.Image) -> dict[str, Any]:
     """Load the picture; returns what goes along with it, by the keywords that SGC has for it.
 
-    EXIF may stand behind the pixels, and the file of a TIFF is closed behind them. A TIFF's pixels come turned as its
-    orientation says, which is therefore left out.
+    EXIF may stand behind the pixels, and the file of a TIFF is closed behind them. Of pixels that come turned
+    the orientation is left out.
     """
     exif, says_dpi = _exif(image) if image.format == "TIFF" else None, _says_dpi(image)
     turned = image.tag_v2.get(ORIENTATION) if image.format == "TIFF" else 1  # type: ignore[attr-defined]
@@ -79,6 +79,8 @@ def load(image: Image.Image) -> dict[str, Any]:
         texts["exif"] = exif if image.format == "TIFF" else _exif(image)
     if image.format == "PNG" and not texts["comment"]:
         texts["comment"] = image.info.get("Comment")
+    if image.format == "JXL" and comes_turned(image) and texts["exif"]:
+        texts["exif"] = without_orientation(texts["exif"])
     kept: dict[str, Any] = {
         key: text for key, text in texts.items() if text and isinstance(text, (bytes, str) if key == "comment" else bytes)
     }
@@ -87,6 +89,21 @@ def load(image: Image.Image) -> dict[str, Any]:
             write_resolution(image.info["dpi"])
             kept["dpi"] = image.info["dpi"][::-1] if turned in TURNED_BY_A_QUARTER else image.info["dpi"]
     return kept
+
+
+def comes_turned(image: Image.Image) -> bool:
+    """Whether what its EXIF says of its orientation has been done, or is to be ignored (ISO/IEC 18181-2, of JPEG XL)."""
+    return image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False))
+
+
+def without_orientation(data: bytes) -> bytes:
+    """EXIF that says none; what is no EXIF as it is."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        return _copied(exif, {ORIENTATION}).tobytes() if ORIENTATION in exif else data
+    except BROKEN:
+        return data
 
 
 def _says_dpi(image: Image.Image) -> bool:
@@ -105,7 +122,7 @@ def stripped(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
     left: dict[str, Any] = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
     exif = Image.Exif()
     with contextlib.suppress(*BROKEN):
-        if image.format != "TIFF" and (turned := image.getexif().get(ORIENTATION)):
+        if not comes_turned(image) and (turned := image.getexif().get(ORIENTATION)):
             exif[ORIENTATION] = turned
             left["exif"] = exif.tobytes()
     for key in TOLD:  # some writers take what there is
@@ -164,6 +181,8 @@ def keywords(name: str, kept: dict[str, Any], mode: str, source: str = "") -> di
     if name != "SGC" and not profile_is_of(save.get("icc_profile", b""), *_colours_of(name, mode)):
         save["icc_profile"] = b""  # instead of what the picture has
         warnings.warn(f"{source}: its ICC profile is not of the colours that {name} stores, and is left out", stacklevel=2)
+    if name == "JXL" and save.pop("icc_profile", None):
+        warnings.warn(f"{source}: its ICC profile is left out, for pillow-jxl-plugin writes none", stacklevel=2)
     if name == "PNG":
         save["pnginfo"] = PngInfo()
         for key, title in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):

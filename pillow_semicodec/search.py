@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import options
+from . import options, other_formats
 from .analysis import INSTALLED, analyze, describe
 from .convert import in_eight_bits, named, reason
 from .errors import SemicodecError
@@ -28,6 +28,7 @@ def semantics_of(path: Path, heads: tuple[str, ...] = ()) -> Semantics:
         return analyze(path, heads=heads, threads=options.THREADS, limits=options.LIMITS)
     import numpy as np
 
+    other_formats.register_all()
     with Image.open(path) as image:  # as it is stored: files keep the orientation in their EXIF, too
         picture = np.asarray(in_eight_bits(image).convert("RGBA" if image.has_transparency_data else "RGB"))
     return describe(picture, heads=heads, threads=options.THREADS)

@@ -24,10 +24,11 @@ from conftest import photo
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import convert
+from pillow_semicodec import convert, other_formats
 from pillow_semicodec.cli import main
 from pillow_semicodec.convert import Job, Settings, run_pool
 from pillow_semicodec.files import ignores_case, sweep, write_atomically
+from pillow_semicodec.metadata import ORIENTATION
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -380,6 +381,70 @@ def test_results_at_a_url_are_whole_or_not_there(tmp_path: Path, monkeypatch: py
     assert memory.cat_file("/there/000.sgc") == good
     assert main(["convert", str(source), "-o", "cut://new", "--workers", "1"]) == 1
     assert not memory.exists("/new/000.sgc")
+
+
+@pytest.mark.parametrize("server", ["replaces", "refuses", "says nothing"])
+def test_servers_whose_file_systems_know_no_transactions(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are written beside their places and renamed; sources there are found again on the same server."""
+    pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
+
+    class Server(MemoryFileSystem):
+        protocol = ("sftp", "ssh")
+        cachable = False
+        store: dict[str, Any] = {}  # noqa: RUF012
+        pseudo_dirs = [""]  # noqa: RUF012
+        full = False
+
+        def __init__(self, host: str) -> None:
+            super().__init__()
+            assert host == "me@here"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + (path.partition("://")[2].partition("/")[2] if "://" in path else path).strip("/")
+
+        @staticmethod
+        def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+            return {"host": path.partition("://")[2].partition("/")[0]}
+
+        def start_transaction(self) -> None:
+            raise OSError("there is no /tmp")
+
+        def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            file = super()._open(path, mode, **options)
+            if self.full and mode == "wb":
+                file.write = lambda data: (_ for _ in ()).throw(OSError("the disk is full"))
+            return file
+
+        def mv(self, old: str, new: str, **options: Any) -> None:
+            if self.exists(new) and server != "replaces":
+                if server == "refuses":
+                    raise OSError("it is there")
+                return
+            self.store[new] = self.store.pop(old)
+
+    monkeypatch.setitem(_registry, "sftp", Server)
+    (source,) = pictures(tmp_path, 1)
+    command = ["convert", str(source), "-o", "sftp://me@here/there", "--workers", "1"]
+    assert main(command) == 0
+    first = Server("me@here").cat_file("/there/000.sgc")
+    assert main(command) == 0
+    assert "1 skipped" in capsys.readouterr().out
+    monkeypatch.setattr(Server, "full", True)
+    assert main([*command, "--overwrite", "-q", "5"]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert {path: file.getvalue() for path, file in Server.store.items()} == {"/there/000.sgc": first}
+    monkeypatch.setattr(Server, "full", False)
+    assert main([*command, "--overwrite", "-q", "5"]) == 0
+    assert list(Server.store) == ["/there/000.sgc"]
+    assert len(Server("me@here").cat_file("/there/000.sgc")) < len(first)
+    for name in ("there", "there/000.sgc", "there/*.sgc"):
+        assert main(["convert", f"sftp://me@here/{name}", "--to", "png", "-o", str(tmp_path / name), "--workers", "1"]) == 0
+        assert names(tmp_path / name) == ["000.png"]
 
 
 def test_measures_of_what_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -804,6 +869,36 @@ def test_names_in_warnings_drive_no_terminal(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="do not fit") as told:
         assert main(["decode", str(path), str(tmp_path / "x.jpg")]) == 0
     assert all(character.isprintable() for warning in told for character in str(warning.message))
+
+
+def test_formats_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are read where they are installed, as HEIC; one that is broken keeps nothing from being converted."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo(20, 30)).save(tmp_path / "in" / "x.other", "PNG")
+    Image.fromarray(photo(20, 30)).save(tmp_path / "in" / "y.png")
+    monkeypatch.setattr(Image, "EXTENSION", Image.registered_extensions().copy())
+    monkeypatch.setattr(other_formats, "PACKAGES", ("sgc_broken", "sgc_other", "sgc_missing"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sgc_broken.py").write_text("raise OSError('a library is missing')")
+    (tmp_path / "sgc_other.py").write_text("from PIL import Image\nImage.register_extension('PNG', '.other')")
+    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert names(tmp_path / "out") == ["x.sgc", "y.sgc"]
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
+def test_turned_pictures_and_other_packages(package: str, suffix: str, tmp_path: Path) -> None:
+    """There and back they are seen as before: HEIC and JPEG XL say in a place of their own how they are turned."""
+    pytest.importorskip(package)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc", exif=exif, quality=95)
+    for source, target in (("x.sgc", f"y.{suffix}"), (f"y.{suffix}", "z.sgc")):
+        outcome = convert.convert(Job(str(tmp_path / source), str(tmp_path / target)), Settings())
+        assert not outcome.error
+        with Image.open(tmp_path / target) as image:
+            assert image.getexif().get(ORIENTATION, 1) == 1
+            error = np.asarray(image).astype(float) - np.rot90(photo(20, 30), -1)
+            assert np.abs(error).mean() < 12
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "glob"])

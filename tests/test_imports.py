@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pillow_semicodec"
 ROWS = {
-    "errors": 0, "limits": 0, "lazy": 0, "preset": 0, "_version": 0, "autoload": 0, "files": 1,
+    "errors": 0, "limits": 0, "lazy": 0, "preset": 0, "_version": 0, "autoload": 0, "other_formats": 0, "files": 1,
     "container": 1, "entropy.tables": 1, "entropy.coder": 1, "options": 1, "metrics": 1,
     "bundle": 2, "entropy.models": 2, "entropy.lossless": 2, "semantics": 2, "planes": 2, "depth": 2,
     "metadata": 2, "prediction": 2,

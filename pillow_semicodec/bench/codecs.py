@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.metadata
 import io
 from collections.abc import Callable
 from typing import Any
 
 from PIL import Image, features
+
+from .. import other_formats
 
 OURS = "SGC"
 
@@ -111,11 +112,4 @@ def present(names: list[str] | None = None) -> list[Codec]:
 def _register(needs: str) -> bool:
     if needs in ("webp", "avif", "jpg_2000"):
         return bool(features.check(needs))
-    if needs:
-        try:
-            module = importlib.import_module(needs)
-        except ImportError:
-            return False
-        if needs == "pillow_heif":
-            module.register_heif_opener()
-    return True
+    return not needs or other_formats.register(needs)

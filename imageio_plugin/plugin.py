@@ -39,7 +39,9 @@ def _can_seek(file: Any) -> bool:
 
 def _can_go_back(file: Any, start: int) -> bool:
     """Where something was written from ``start`` on. A GzipFile says that it can seek, and then cannot."""
-    with contextlib.suppress(AttributeError, OSError):
+    if not _can_seek(file):
+        return False
+    with contextlib.suppress(OSError):
         place = file.tell()
         file.seek(start)
         file.seek(place)

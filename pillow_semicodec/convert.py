@@ -30,7 +30,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from . import metadata, options, other_formats
 from .container import FLOAT, VIEWS, Numbers
@@ -55,6 +55,7 @@ RENAMED = {
     "webHDFS",
 }  # fsspec's transactions need a /tmp there, or are none
 MOST_BYTES = 2**31  # of a picture in an archive or at a URL, which is held in memory
+Kinds = set[tuple[str, str]]  # mode and compression of every frame
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
 
 
@@ -139,22 +140,15 @@ def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO
         place, frames = 1 if aside else image.tell(), _frames(image) - aside
         if frames > 1 and name not in Image.SAVE_ALL:
             raise ValueError(f"it has {frames} frames, and {name} stores one")
-        durations, modes, holes = list[float](), set[str](), False
-        for frame in metadata.frames(image) if frames > 1 or aside else [image]:
-            frame.load()  # some formats know the duration only then
-            durations.append(frame.info.get("duration", 0))
-            modes.add(frame.mode)
-            holes |= frame.has_transparency_data
+        durations, kinds, holes = _walked(metadata.frames(image) if frames > 1 or aside else [image], name)
         if image.format == "PNG" and (frames > 1 or aside):
             kept = metadata.load(image) | kept  # some may stand behind the last frame
         if settings.strip:
             kept = metadata.stripped(image, kept)
-        save = dict(settings.save) if name == "SGC" else _quality_for(name, settings.save, image, modes)
-        if name == "JPEG2000" and target.lower().endswith(CODESTREAMS):
-            save["no_jp2"] = True
+        save = dict(settings.save) if name == "SGC" else _options_for(name, target, settings.save, kinds)
         if frames > 1:
             save |= {"save_all": True, "duration": durations, "loop": _loop_of(image, name)}
-            if name == "GIF" and holes and not flatten:
+            if holes and not flatten:
                 save["disposal"] = CLEARED
         metadata.seek(image, place)
         flatten_one = flatten and image.has_transparency_data
@@ -164,10 +158,13 @@ def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO
             picture, *save["append_images"] = (_apart(frame, flatten, bare) for frame in metadata.frames(image))
         if name in DROPPING_ALPHA and not _is_opaque(picture):
             raise ValueError(f"{name} has no alpha; --flatten puts transparent pictures on white")
-        if name == "JXL":  # whose readers ignore EXIF's orientation
-            ImageOps.exif_transpose(picture, in_place=True)
-            kept |= {"exif": metadata.without_orientation(kept["exif"])} if "exif" in kept else {}
+        if name == "JXL":  # whose readers ignore the orientation of EXIF
+            kept = metadata.turn(picture, kept)
+        if name == "PDF" and _is_fax(kinds):  # whose pages go by way of TIFFs, and EXIF would replace tags there
+            kept = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
         save |= metadata.keywords(name, kept, picture.mode, printable(str(getattr(image, "filename", ""))))
+        if name == "TIFF" and frames > 1:
+            save.pop("icc_profile", None)  # every page has its own
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
             _save(picture, buffer, name, save)
@@ -178,12 +175,35 @@ def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO
         output.write(buffer.getbuffer())
 
 
-def _quality_for(name: str, chosen: dict[str, Any], image: Image.Image, modes: set[str]) -> dict[str, Any]:
-    """The quality for a writer of Pillow, but those of TIFF and of a PDF's pages in black and white raise an error where
-    nothing is coded as JPEG.
+def _walked(frames: Iterable[Image.Image], name: str) -> tuple[list[float], Kinds, bool]:
+    """Times, kinds, and whether one of them has holes that a GIF would have to show."""
+    durations, kinds, holes = list[float](), Kinds(), False
+    for frame in frames:
+        frame.load()  # some formats know the time only then
+        durations.append(frame.info.get("duration", 0))
+        kinds.add((frame.mode, frame.info.get("compression", "")))
+        holes |= name == "GIF" and frame.has_transparency_data
+    return durations, kinds, holes
+
+
+def _is_fax(kinds: Kinds) -> bool:
+    return any(mode == "1" for mode, _ in kinds)
+
+
+def _options_for(name: str, target: str, chosen: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """Keywords of other formats' writers: the quality, but those of TIFF and of a PDF's pages in black and white raise an
+    error where something is not coded as JPEG.
     """
-    coded_exactly = (name == "TIFF" and image.info.get("compression") != "jpeg") or (name == "PDF" and "1" in modes)
-    return {"quality": round(chosen["quality"])} if "quality" in chosen and not coded_exactly else {}
+    if name == "TIFF":
+        takes_quality = all(compression in ("raw", "jpeg", "tiff_jpeg") for _, compression in kinds)
+    else:
+        takes_quality = name != "PDF" or not _is_fax(kinds)
+    options: dict[str, Any] = {"quality": round(chosen["quality"])} if "quality" in chosen and takes_quality else {}
+    if name == "JPEG2000" and target.lower().endswith(CODESTREAMS):
+        options["no_jp2"] = True
+    if name == "JXL":
+        options["lossless_jpeg"] = False  # the picture, not the JPEG file that it comes from
+    return options
 
 
 def _loop_of(image: Image.Image, name: str) -> int | None:
@@ -238,6 +258,8 @@ def _save(picture: Image.Image, buffer: io.BytesIO, name: str, save: dict[str, A
     try:
         if deep and (name in CLIPPING or (picture.mode == "I" and name in CLIPPING_32_BITS and _is_beyond_16_bits(picture))):
             raise OSError(f"cannot write mode {picture.mode} as {name}")
+        if save.get("no_jp2") and picture.mode in ("CMYK", "YCbCr"):  # nothing would say that it is not RGB
+            raise OSError(f"cannot write mode {picture.mode} as a codestream of {name}")
         picture.save(buffer, name, **save)
     except (OSError, ValueError, NotImplementedError):  # formats say in many ways that they lack a mode
         if view is None or name == "SGC":  # which takes every mode, and says why it does not take this picture

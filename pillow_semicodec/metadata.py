@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from .container import write_resolution
@@ -26,8 +26,9 @@ DESCRIPTION, ORIENTATION, X_RESOLUTION, XMP = 0x010E, 0x0112, 0x011A, 0x02BC
 OF_JPEG = {"exif": 65533, "xmp": 65533 - 29, "comment": 65533}
 OF_JPEG_2000 = {"comment": 65530}
 LIMITS = {"JPEG": OF_JPEG, "MPO": OF_JPEG, "JPEG2000": OF_JPEG_2000, "PDF": OF_JPEG | OF_JPEG_2000}  # its pages are such
-AS_RGB = ("WEBP", "AVIF", "GIF")  # whatever the picture's mode is
-WITH_CMYK = ("JPEG", "MPO", "TIFF", "PDF", "EPS")  # others have it as RGB
+WITH_PROFILES = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "PDF", "HEIF")
+AS_RGB = ("WEBP", "AVIF")  # whatever the picture's mode is
+WITH_CMYK = ("JPEG", "MPO", "TIFF", "PDF")  # others have it as RGB
 COLOURS = (b"GRAY", b"RGB ", b"CMYK", b"Lab ")  # of ICC profiles
 TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # orientations
 TOLD = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment")  # of a picture, by Pillow's names
@@ -72,7 +73,9 @@ def load(image: Image.Image) -> dict[str, Any]:
     the orientation is left out.
     """
     exif, says_dpi = _exif(image) if image.format == "TIFF" else None, _says_dpi(image)
-    turned = image.tag_v2.get(ORIENTATION) if image.format == "TIFF" else 1  # type: ignore[attr-defined]
+    turned: Any = 1
+    with contextlib.suppress(*BROKEN):
+        turned = image.getexif().get(ORIENTATION) if image.format == "TIFF" else 1
     image.load()
     texts = {key: image.info.get(key) for key in ("exif", "xmp", "comment", "icc_profile")}
     if not texts["exif"]:
@@ -96,6 +99,14 @@ def comes_turned(image: Image.Image) -> bool:
     return image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False))
 
 
+def turn(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
+    """Turn a picture as what is kept of it says; returns what is left to be said."""
+    image.info |= {key: kept[key] for key in ("exif", "xmp") if key in kept}
+    with contextlib.suppress(*BROKEN):
+        ImageOps.exif_transpose(image, in_place=True)
+    return {**kept, "exif": without_orientation(kept["exif"])} if "exif" in kept else kept
+
+
 def without_orientation(data: bytes) -> bytes:
     """EXIF that says none; what is no EXIF as it is."""
     exif = Image.Exif()
@@ -107,12 +118,12 @@ def without_orientation(data: bytes) -> bytes:
 
 
 def _says_dpi(image: Image.Image) -> bool:
-    """Pillow says 1 of a TIFF that does not, and 72 of a JPEG whose EXIF does not."""
+    """Pillow says 1 of a TIFF that does not, and 72 of a JPEG whose EXIF does not, or not in numbers that make sense."""
     if image.format == "TIFF":
         return X_RESOLUTION in image.tag_v2  # type: ignore[attr-defined]
     if image.format in ("JPEG", "MPO") and image.info.get("dpi") == (72, 72) and not image.info.get("jfif_unit"):
         with contextlib.suppress(*BROKEN):
-            return X_RESOLUTION in image.getexif()
+            return bool(image.getexif().get(X_RESOLUTION) == 72)
         return False
     return True
 
@@ -120,9 +131,10 @@ def _says_dpi(image: Image.Image) -> bool:
 def stripped(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:
     """Of what ``load`` gave ICC profile, resolution and how the picture is turned; ``image`` tells no more, either."""
     left: dict[str, Any] = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
-    exif = Image.Exif()
+    told, exif = Image.Image(), Image.Exif()  # Pillow finds the orientation in EXIF or XMP
+    told.info.update(kept)
     with contextlib.suppress(*BROKEN):
-        if not comes_turned(image) and (turned := image.getexif().get(ORIENTATION)):
+        if not comes_turned(image) and (turned := told.getexif().get(ORIENTATION)):
             exif[ORIENTATION] = turned
             left["exif"] = exif.tobytes()
     for key in TOLD:  # some writers take what there is
@@ -178,8 +190,8 @@ def keywords(name: str, kept: dict[str, Any], mode: str, source: str = "") -> di
         mode: of the picture that is written.
     """
     save = dict(kept)
-    if name != "SGC" and not profile_is_of(save.get("icc_profile", b""), *_colours_of(name, mode)):
-        save["icc_profile"] = b""  # instead of what the picture has
+    if name in WITH_PROFILES and not profile_is_of(save.get("icc_profile", b""), *_colours_of(name, mode)):
+        save["icc_profile"] = None  # instead of what the picture has
         warnings.warn(f"{source}: its ICC profile is not of the colours that {name} stores, and is left out", stacklevel=2)
     if name == "JXL" and save.pop("icc_profile", None):
         warnings.warn(f"{source}: its ICC profile is left out, for pillow-jxl-plugin writes none", stacklevel=2)

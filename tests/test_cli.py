@@ -634,9 +634,9 @@ def test_a_tiff_that_says_no_resolution_has_none(tmp_path: Path) -> None:
             assert image.info.get("dpi") == expected
 
 
-def converted(source: Path, suffix: str, **save: Any) -> Path:
+def converted(source: Path, suffix: str, strip: bool = False, **save: Any) -> Path:
     target = source.with_name(f"{source.stem}-{suffix}").with_suffix(f".{suffix}")
-    outcome = convert.convert(convert.Job(str(source), str(target)), convert.Settings(save))
+    outcome = convert.convert(convert.Job(str(source), str(target)), convert.Settings(save, strip=strip))
     assert not outcome.error
     return target
 
@@ -646,7 +646,15 @@ def test_a_jpeg_that_says_no_resolution_has_none(tmp_path: Path) -> None:
     exif, dots = Image.Exif(), Image.Exif()
     exif[0x0110] = "camera"
     dots.update({0x011A: 72.0, 0x011B: 72.0, 0x0128: 2})
-    cases = (({"exif": exif}, None), ({"exif": dots}, (72, 72)), ({"exif": exif, "dpi": (72, 72)}, (72, 72)), ({}, None))
+    odd = Image.Exif()
+    odd.update({0x011A: 300.0, 0x011B: 300.0})  # of no unit
+    cases = (
+        ({"exif": exif}, None),
+        ({"exif": odd}, None),
+        ({"exif": dots}, (72, 72)),
+        ({"exif": exif, "dpi": (72, 72)}, (72, 72)),
+        ({}, None),
+    )
     for k, (keywords, expected) in enumerate(cases):
         Image.fromarray(photo(20, 30)).save(tmp_path / f"{k}.jpg", **keywords)
         for suffix in ("sgc", "png"):
@@ -694,6 +702,7 @@ def test_what_an_apng_says_behind_its_last_frame(tmp_path: Path) -> None:
     frames = [Image.fromarray(photo(20, 30, k)) for k in range(3)]
     exif = Image.Exif()
     exif[0x0110] = "camera"
+    exif[ORIENTATION] = 6
     text = b"Comment\0\0\0\0\0behind"
     behind = [b"iTXt" + text, b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")]
     for default in (False, True):
@@ -706,16 +715,23 @@ def test_what_an_apng_says_behind_its_last_frame(tmp_path: Path) -> None:
             assert image.info["comment"] == b"behind"
             assert image.getexif()[0x0110] == "camera"
         (tmp_path / "x-sgc.sgc").unlink()
+        with Image.open(converted(tmp_path / "x.png", "webp", strip=True)) as image:
+            assert dict(image.getexif()) == {ORIENTATION: 6}
+        (tmp_path / "x-webp.webp").unlink()
 
 
 def test_a_quality_for_what_has_none(tmp_path: Path) -> None:
     """Writers of black and white PDFs, and of TIFFs as those that were compressed, would refuse it."""
-    Image.fromarray(photo(20, 30)).convert("1").save(tmp_path / "fax.png")
+    Image.fromarray(photo(20, 30)).convert("1").save(tmp_path / "fax.sgc", exif=b"none at all")
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.tif", compression="tiff_lzw")
     Image.fromarray(photo(20, 30)).save(tmp_path / "photo.tif", compression="jpeg")
-    assert b"CCITT" in converted(tmp_path / "fax.png", "pdf", quality=50).read_bytes()
+    assert b"CCITT" in converted(tmp_path / "fax.sgc", "pdf", quality=50).read_bytes()
     with Image.open(converted(tmp_path / "x.tif", "tiff", quality=50)) as image, Image.open(tmp_path / "x.tif") as before:
         assert image.tobytes() == before.tobytes()
+    Image.new("RGB", (30, 20)).save(
+        tmp_path / "scan.tif", save_all=True, append_images=[Image.new("RGB", (30, 20))], compression="tiff_lzw"
+    )
+    converted(tmp_path / "scan.tif", "tiff", quality=50)
     sizes = [converted(tmp_path / "photo.tif", suffix, quality=q).stat().st_size for suffix, q in (("tif", 5), ("tiff", 95))]
     assert sizes[0] < sizes[1]
 
@@ -730,7 +746,13 @@ def test_long_metadata_in_a_pdf(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
 def test_codestreams_of_jpeg_2000(tmp_path: Path) -> None:
-    """A name that stands for one is given one, without JP2's boxes."""
+    """A name that stands for one is given one, without JP2's boxes; colours stay, though it does not say what they are."""
+    for mode in ("RGB", "YCbCr", "CMYK"):
+        Image.fromarray(photo(20, 30)).convert(mode).save(tmp_path / f"{mode}.sgc", quality=95)
+        for suffix in ("j2k", "jp2"):
+            with Image.open(converted(tmp_path / f"{mode}.sgc", suffix)) as image:
+                error = np.asarray(image.convert("RGB")).astype(float) - photo(20, 30)
+                assert np.abs(error).mean() < 15
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.png")
     for suffix, begin in (("j2k", b"\xff\x4f"), ("j2c", b"\xff\x4f"), ("jpc", b"\xff\x4f"), ("jp2", b"\0\0\0\x0cjP")):
         assert converted(tmp_path / "x.png", suffix).read_bytes().startswith(begin)

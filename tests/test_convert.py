@@ -892,8 +892,10 @@ def test_turned_pictures_and_other_packages(package: str, suffix: str, tmp_path:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc", exif=exif, quality=95)
-    for source, target in (("x.sgc", f"y.{suffix}"), (f"y.{suffix}", "z.sgc")):
-        outcome = convert.convert(Job(str(tmp_path / source), str(tmp_path / target)), Settings())
+    Image.fromarray(photo(20, 30)).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    steps = (("x.sgc", f"y.{suffix}"), (f"y.{suffix}", "z.sgc"), ("x.jpg", f"z.{suffix}"))
+    for source, target in steps:
+        outcome = convert.convert(Job(str(tmp_path / source), str(tmp_path / target)), Settings(strip=source == "x.jpg"))
         assert not outcome.error
         with Image.open(tmp_path / target) as image:
             assert image.getexif().get(ORIENTATION, 1) == 1

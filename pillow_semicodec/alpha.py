@@ -44,6 +44,11 @@ class VisibleColours:
         height, width, bands = picture.shape
         self.shape = (height, width, 3) if bands == 4 else (height, width)
 
+    def seen(self, box: Box) -> NDArray[np.bool_]:
+        """Which pixels of a box are seen, or shall be kept all the same, [rows, columns]."""
+        alpha: Pixels = np.asarray(self.picture[box.top : box.bottom, box.left : box.right])[:, :, -1]
+        return np.ones(alpha.shape, np.bool_) if self.exact else alpha > 0
+
     def __getitem__(self, at: tuple[slice, slice]) -> Pixels:
         rows, columns = at
         box = Box(rows.start, columns.start, rows.stop, columns.stop)

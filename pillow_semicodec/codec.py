@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import container, pixels
 from .alpha import VisibleColours, decode_bilevel, encode_alpha, levels_of
@@ -26,7 +27,7 @@ from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
 from .limits import DEFAULT_LIMITS, Limits
 from .options import check_threads
-from .overlay import GROUND_COST, Overlaid, take_apart
+from .overlay import GROUND_COST, Overlaid, drawn_pixels, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
 from .rate_control import OutOfReachError, SquaredError, Target, lowered, rate_for, target_of
@@ -264,7 +265,7 @@ class _Job(NamedTuple):
     Attributes:
         colours: what y was made of. original: what PSNR is measured from. planes: of alpha.
         target: an empty one is always met. cells: of the region of interest.
-        tried: streams by rate, of trials for a target.
+        tried: streams by rate, of trials for a target. drawn_cells: of an overlay.
     """
 
     header: Header
@@ -281,6 +282,7 @@ class _Job(NamedTuple):
     threads: int
     way: Progress | None
     tried: dict[int, Streams]
+    drawn_cells: NDArray[np.bool_] | None = None
 
     def data(self, plan: RatePlan) -> bytes:
         """The file; what effort makes of it, if that meets the target."""
@@ -349,7 +351,7 @@ class _Job(NamedTuple):
             return None
         y = analyse(parts.rest, self.bundle, self.layout, self.threads)
         metadata = _marked(self.metadata, parts.neutral) | {container.OVERLAY: parts.payload}
-        return self._replace(metadata=metadata, y=y, colours=parts.rest, tried={})
+        return self._replace(metadata=metadata, y=y, colours=parts.rest, tried={}, drawn_cells=parts.cells)
 
     def file(self, rate: int, streams: Streams) -> bytes:
         return container.write_container(self.header, rate, (*streams, *self.planes), self.metadata, self.layout.side)
@@ -395,8 +397,15 @@ class _Job(NamedTuple):
     def refined(self, plan: RatePlan, *, keep: bool) -> Streams:
         """Args: keep: there may be another try, at a lower rate."""
         step = stage(self.way, self.layout.slices * ROUNDS[self.effort], 1 / 2 if keep else 9 / 10)
-        latents = refine(self.y, self.colours, plan, self.bundle, self.layout, self.effort, self.threads, step)
+        networks = self.y, self.colours, plan, self.bundle, self.layout
+        latents = refine(*networks, self.effort, self.threads, step, self.shown)
         return self.streams(plan, latents, keep=keep, share=1 / 10 if keep else 1.0)
+
+    def shown(self, box: Box) -> NDArray[np.bool_]:
+        """Where something is seen of what networks make: not under alpha 0, nor under what is drawn on top."""
+        shape = box.shape
+        seen = self.colours.seen(box) if isinstance(self.colours, VisibleColours) else np.ones(shape, np.bool_)
+        return seen if self.drawn_cells is None else seen & ~drawn_pixels(self.drawn_cells, box)
 
     def psnr(self, plan: RatePlan, streams: Streams, share: float = 0.0) -> float:
         found = SquaredError(self.original)

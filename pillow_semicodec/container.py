@@ -547,8 +547,11 @@ def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
             folded = min(zlib.compress(plain, 9), folder.compress(plain) + folder.flush(), key=len)
             if len(folded) <= max(sizes) and chunk_size(len(folded)) < sum(map(chunk_size, sizes)):
                 return {kind: payload for kind, payload in metadata.items() if kind not in texts} | {PACKED: folded}
-        # One chunk may not have more than readers take of the largest that was given: the others are tried without that.
-        del texts[max(texts, key=lambda kind: len(texts[kind]))]
+        # One chunk may not have more than readers take of the largest that was given: others are tried without one of them.
+        if len(plain) > MOST_PACKED:
+            del texts[max(texts, key=lambda kind: len(texts[kind]))]
+        else:
+            del texts[min(texts, key=lambda kind: len(texts[kind]) - len(zlib.compress(texts[kind], 9)))]
     return metadata
 
 

@@ -32,6 +32,7 @@ from .slices import Encoder
 ROUNDS = {1: 0, 2: 3, 3: 4, 4: 6, 5: 8, 6: 11, 7: 16, 8: 24, 9: 40}  # at most, by effort
 FIRST_SHARE, LEAST_SHARE = 0.1, 0.005  # of the steps that promise something are taken together
 DISTORTION = 0.65  # weight of squared errors beside bits; the model was trained with other errors for the rest
+Mask = NDArray[np.bool_]
 LARGEST = 40  # magnitude of residuals from which on steps are not considered
 
 
@@ -59,7 +60,7 @@ class _State(NamedTuple):
     residual: NDArray[np.int32]
     indexes: NDArray[np.uint8]
     bits: Tensor  # that residuals cost
-    error: Tensor  # of the picture around the slice, in levels
+    error: Tensor  # of the picture around the slice, in levels, where it is seen
 
 
 @functools.lru_cache(maxsize=16)
@@ -80,12 +81,14 @@ def refine(
     effort: int,
     threads: int,
     step: Callable[[], None] = lambda: None,
+    shown: Callable[[Box], Mask] | None = None,
 ) -> Plane:
     """The latents in quantisation steps, [M, h, w], that ``Encoder`` should code instead of ``y``; 5 bytes a pixel more.
 
     Args:
         colours: what ``analyse`` was given.
         step: called ``ROUNDS[effort]`` times for every slice.
+        shown: of which pixels of a box the networks' colours are seen, [rows, columns]; by default of all.
 
     Raises:
         BundleError: the model has no network of gradients, or a broken one.
@@ -99,9 +102,8 @@ def refine(
 
     def work(i: int, j: int) -> None:
         box = layout.latents.box(i, j)
-        out[:, box.top : box.bottom, box.left : box.right] = _Slice(base, colours, box, weights).refined(
-            ROUNDS[effort], step
-        )
+        part = _Slice(base, colours, box, weights, shown)
+        out[:, box.top : box.bottom, box.left : box.right] = part.refined(ROUNDS[effort], step)
 
     base.run(work, (base.y_hat, 0, SYNTHESIS_HALO), *base.first_planes(ahead=1))
     return Plane(layout.latents, lambda i, j, box: (out[:, box.top : box.bottom, box.left : box.right],))
@@ -120,7 +122,14 @@ def _trade_offs(bundle: ModelBundle) -> tuple[float, float]:
 class _Slice:
     """One slice and what surrounds it."""
 
-    def __init__(self, base: _Base, colours: Any, box: Box, weights: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        base: _Base,
+        colours: Any,
+        box: Box,
+        weights: NDArray[np.float32],
+        shown: Callable[[Box], Mask] | None,
+    ) -> None:
         bounds = base.layout.latents.bounds
         self.base, self.box = base, box
         self.bits = _bits(base.bundle.conditional, base.residual_band)
@@ -138,6 +147,8 @@ class _Slice:
         rgb = pixels.to_rgb(np.asarray(colours[at.top : at.bottom, at.left : at.right]))
         padded = pixels.pad_to_multiple(rgb, pixels.LATENT_STRIDE, (0, 1)).astype(np.float32)
         self.levels = np.ascontiguousarray(padded)[None]
+        self.counts = np.zeros((1, *padded.shape[:2], 1), np.float32)  # 1 where errors are seen
+        self.counts[0, : at.bottom - at.top, : at.right - at.left, 0] = 1 if shown is None else shown(at)
         self.first, self.mean1 = base.step1(box), base.means.read(box)[1]
         self.indexes1, self.wanted = base.scales.read(box)[1], base._steps(box)
         self.fixed = np.zeros(self.first.shape, np.bool_)  # what their neighbours are predicted from
@@ -184,7 +195,7 @@ class _Slice:
         residual = self._residual(mean, indexes, shift)
         steps = mean + residual.astype(np.float32)
         self.y_hat[:, *box.within(self.wide)] = steps * self.inverse
-        error = base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels
+        error = (base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels) * self.counts
         squares = float(np.square(error).sum(dtype=np.float64))
         bits = np.where(self.fixed, np.float32(0), self.bits[indexes, _inside(residual)])
         cost = float(bits.sum(dtype=np.float64)) + self.weight_around * squares

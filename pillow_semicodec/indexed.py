@@ -463,7 +463,7 @@ class Drawing:
         fillings = self.colours.fillings(indexed)
         step = stage(way, len(fillings) * self.layout.slices, 1 / 2)
         ways = [encode_numbers(filled, self.layout, self.threads, step) for filled in fillings]
-        streams = min(ways, key=lambda streams: sum(map(len, streams)))
+        streams = tuple(min(choices, key=len) for choices in zip(*ways, strict=True))
         if sum(map(len, streams)) >= below:
             return None
         palette = write_palette(indexed.palette)

@@ -30,6 +30,7 @@ from .indexed import (
 )
 from .pixels import LATENT_STRIDE as CELL
 from .pixels import coloured, reduced
+from .planes import Box
 
 FILLED = 0.5  # share of a cell's pixels that its two most frequent colours have, if it is drawn
 RETURNS = 4  # pixels of a picture that have a colour, if it is one of a screen; edges of photographs have others everywhere
@@ -44,10 +45,11 @@ class Parts(NamedTuple):
     """A picture taken apart.
 
     Attributes:
-        payload: of the overlay's chunk. rest: what the networks are shown, which gives boxes.
+        payload: of the overlay's chunk. cells: which are drawn. rest: what the networks are shown, which gives boxes.
     """
 
     payload: bytes
+    cells: Mask
     rest: VisibleColours
     neutral: bool  # whether all that can be seen of the rest is grey, and given in colour
     simpler: bool  # whether the rest is anything but the picture itself
@@ -111,7 +113,12 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     rest = np.where(plain[:, :, None], bytes_of(_pixels(grounds, height, width), colours.grey), own)
     photographed = ~where if seen is None else ~where & seen
     neutral = bands > 2 and not (coloured(own) & photographed).any()
-    return Parts(payload, VisibleColours(np.dstack([rest, alpha])), neutral, not np.array_equal(rest, own))
+    return Parts(payload, cells, VisibleColours(np.dstack([rest, alpha])), neutral, not np.array_equal(rest, own))
+
+
+def drawn_pixels(cells: Mask, box: Box) -> Mask:
+    """Which pixels of a box lie in cells that are drawn, [rows, columns]."""
+    return cells[(np.arange(box.top, box.bottom) // CELL)[:, None], np.arange(box.left, box.right) // CELL]
 
 
 def _pixels(cells: NDArray[Any], height: int, width: int) -> NDArray[Any]:

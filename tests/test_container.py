@@ -230,6 +230,13 @@ def test_texts_are_packed_where_that_takes_less(said: dict[bytes, bytes]) -> Non
     assert len(container.packed({container.XMP: b" " * 5000})[container.PACKED]) < 50
 
 
+def test_what_packs_least_is_left_out() -> None:
+    """Where all together are longer than the longest, as one chunk may not be."""
+    noise = np.random.default_rng(0).bytes(1200)
+    packed = container.packed({container.EXIF: noise[:500] + bytes(500), container.XMP: noise[500:] + b" " * 250})
+    assert packed.keys() == {container.PACKED, container.XMP}
+
+
 def test_packed_texts_that_are_none() -> None:
     """An ancillary chunk never keeps a picture from being read, and never unfolds to more than it may."""
     whole = container.packed({container.XMP: b"x" * 5000, container.EXIF: b"e" * 500})[container.PACKED]

@@ -22,6 +22,7 @@ import pillow_semicodec as sgc
 from pillow_semicodec import container, indexed, metrics
 from pillow_semicodec.cli import main
 from pillow_semicodec.codec import PALETTE_WORTH
+from pillow_semicodec.layout import Layout
 from pillow_semicodec.overlay import GROUND_COST
 
 
@@ -442,6 +443,20 @@ def test_what_nobody_sees_may_be_anything(picture: np.ndarray, alpha: np.ndarray
     data = sgc.encode(picture, quality, indexed=True)
     seen = picture[..., -1] > 0
     assert np.array_equal(sgc.decode(data)[seen], np.dstack([first.palette[first.numbers], picture[..., -1]])[seen])
+
+
+def test_every_slice_is_filled_as_is_shortest() -> None:
+    """Where nobody sees anything; here one with few holes among stripes, another with noise of which little is seen."""
+    rng = np.random.default_rng(0)
+    picture = np.repeat(rng.integers(0, 9, (64, 128, 1), np.uint8) * 20, 2, 2)
+    picture[:, :64, 0] = np.arange(64)[:, None] // 8 * 20
+    picture[..., 1] = 255 * (rng.random((64, 128)) < np.repeat([0.95, 0.05], 64))
+    colours, layout = indexed.Colours(picture), Layout(64, 128, 64)
+    ways = [indexed.encode_numbers(way, layout, 1) for way in colours.fillings(colours.indexed(indexed.share_of(95)))]
+    left, right = (np.argmin(sizes) for sizes in zip(*(map(len, way) for way in ways), strict=True))
+    assert left != right
+    sizes = sgc.read_prologue(sgc.encode(picture, 95, indexed=True, slice_side=64)).index.stream_sizes
+    assert list(sizes[:2]) == [min(map(len, streams)) for streams in zip(*ways, strict=True)]
 
 
 def test_exact_colours_move_no_farther_for_being_unseen() -> None:

@@ -16,6 +16,9 @@ def _check(config: Any, *, least: dict[str, float], shares: tuple[str, ...] = ()
             raise ValueError(f"{name} is {getattr(config, name)}, and should be from 0 to 1")
 
 
+MOST_ANCHORS = 16  # that a file's 16 bits can tell apart
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Shape of the networks; widths are channels, depths are depth-conv blocks."""
@@ -42,8 +45,10 @@ class ModelConfig:
     lambda_max: float = 0.4
 
     def __post_init__(self) -> None:
-        if self.rate_anchors < 2:
-            raise ValueError(f"rate_anchors is {self.rate_anchors}; rates lie between two or more")
+        if not 2 <= self.rate_anchors <= MOST_ANCHORS:
+            raise ValueError(f"rate_anchors is {self.rate_anchors}; rates lie between 2 to {MOST_ANCHORS} of them")
+        if self.latent_channels > (most := 4 * min(self.analysis_width, 3 * 8**2)):  # what a run begins with makes no more
+            raise ValueError(f"latent_channels is {self.latent_channels}; four cells of this analysis_width give {most}")
         if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):
             raise ValueError(f"predicted channels {list(self.predicted)} should be different ones of {self.latent_channels}")
 

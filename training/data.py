@@ -85,6 +85,12 @@ def read_rgb(path: Path) -> Picture:
         raise OSError(f"cannot read training picture {path}: {error}") from error
 
 
+def usual_crop(pictures: list[Picture], most: int) -> int:
+    """The side, a multiple of 64 from 64 to ``most``, of the largest crop that nine of ten pictures have room for."""
+    sides = sorted(min(picture.shape[:2]) for picture in pictures)
+    return max(64, min(most, sides[len(sides) // 10] // 64 * 64))
+
+
 class CropSampler:
     """Endless random crops, mirrored and rotated, some reduced, some grey, some vivid, some synthetic.
 

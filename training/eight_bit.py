@@ -128,17 +128,17 @@ class EightBitBlocks(nn.Sequential):
     """Blocks one after another, to be calibrated before they are used.
 
     Attributes:
-        log_stream_step: of the residual path, [C, 1, 1]; learned.
+        log_stream_step: of the residual path, [C, 1, 1]; learned. Of a channel that is new, in a model that grew, 0.
     """
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__(*(EightBitBlock(channels) for _ in range(count)))
-        self.log_stream_step = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.log_stream_step = nn.Parameter(torch.zeros(channels, 1, 1), requires_grad=count > 0)
 
     @property
     def calibrated(self) -> bool:
-        steps = (p for name, p in self.named_parameters() if name.endswith(("log_steps", "log_stream_step")))
-        return len(self) == 0 or all(bool(p.any()) for p in steps)
+        steps = (p for name, p in self.named_parameters() if name.endswith("log_steps"))
+        return len(self) == 0 or (bool(self.log_stream_step.all()) and all(bool(p.any()) for p in steps))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _through(self, x)

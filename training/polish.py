@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .commands import one_line
-from .data import CropSampler, rates_of, read_split, rounds, to_signal
+from .data import CropSampler, rates_of, read_split, rounds, to_signal, usual_crop
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
 from .layers import INDEX_SCALE
@@ -34,7 +34,7 @@ from .state import load_checkpoint, save_checkpoint
 from .train import configure
 
 SHIFTS = range(-40, 11)  # of indexes, that are tried where a channel begins to be predicted
-CROP = 320  # pixels; nearly all training pictures are as large
+CROP = 320  # pixels, at most
 BATCH = 12
 LEARNS = ("hyper_analysis.", "hyper_synthesis.", "mean_context.", "scale_hyper_synthesis.", "scale_context.")
 LEARNS += ("rate_bank.hyper_bias",)
@@ -226,7 +226,7 @@ def polish(
         coded = model.code(y, model.rate_bank.weights(rate))
         rates.count(coded, rate, FORGETS)
         weight = (0.02 / model.rate_bank.rd_lambda(rate)) ** RATE_POWER
-        loss = (rates.of(coded, rate) * weight).mean() / CROP**2
+        loss = (rates.of(coded, rate) * weight).mean() / latents[0].pixels
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_model(args.checkpoint, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training, _, validation = read_split(args.data)
     shares = {"grey_share": config.grey_share, "synthetic_share": config.synthetic_share, "vivid_share": config.vivid_share}
-    sampler = CropSampler(training, CROP, 4, seed=1, **shares)
+    sampler = CropSampler(training, usual_crop(training, CROP), 4, seed=1, **shares)
     latents: list[Latents] = []
     with tqdm(total=args.crops, desc="latents", mininterval=10) as progress:
         while len(latents) < args.crops:

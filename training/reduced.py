@@ -30,11 +30,11 @@ from pillow_semicodec.slices import Decoder, Encoder, analyse
 
 from .commands import one_line
 from .companions import export_companion, start_from
-from .data import CropSampler, read_split, rounds
+from .data import CropSampler, read_split, rounds, usual_crop
 from .layers import DepthConvBlock
 from .semisup import EmaTeacher
 
-CROP = 256  # pixels
+CROP = 256  # pixels, at most
 WIDTH, BLOCKS = 128, 2
 QUALITIES = (2, 100)  # drawn evenly from between
 
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     with one_line("reduced"):
         model = bundle.find_model(args.model)
         training, _, held_out = read_split(args.data)
-        sampler = CropSampler(training, CROP, 1, 0.04, 0.06, seed=1)
+        sampler = CropSampler(training, usual_crop(training, CROP), 1, 0.04, 0.06, seed=1)
         random = np.random.default_rng(1)
         jobs = [
             (np.ascontiguousarray(sampler.next()[0].permute(1, 2, 0).numpy()), float(random.uniform(*QUALITIES)), args.model)

@@ -37,7 +37,7 @@ from .hardness import read_hardness
 from .heads import SemanticHeads
 from .joint import JointSampler, Objective, Teacher, task_of
 from .labels import read_all
-from .losses import rate_distortion_loss
+from .losses import LEAST, rate_distortion_loss
 from .model import SemicodecModel
 from .optim import load_state, make_optimiser, state_of
 from .plots import RATES as VALIDATION_RATES
@@ -205,7 +205,9 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
                 q = torch.tensor([rate], device=device)
                 output = model(x, q, hard_rate=True, y=y)
                 rd = rate_distortion_loss(output, x, q, model.rate_bank.rd_lambda(q), config, every=True)
-                figures.append((rd.bpp.item(), -10 * torch.log10(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
+                figures.append(
+                    (rd.bpp.item(), -10 * torch.log10(rd.mse.clamp_min(LEAST)).item(), rd.msssim.item(), rd.xyb.item())
+                )
     result: dict[str, float] = {}
     for rate, figures in rows.items():
         for name, values in zip(VALIDATION_FIGURES, zip(*figures, strict=True), strict=True):
@@ -276,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     sample = to_signal(torch.cat([sampler.next() for _ in range(64 // config.batch + 1)]))
     kept = {"tasks": [dataclasses.asdict(task_of(s)) for s in sets], "heads_config": dataclasses.asdict(configs["heads"])}
     same_heads = state is not None and bool(sets) and all(state.get(key) == value for key, value in kept.items())
+    same_heads &= state is not None and state["configs"]["model"]["latent_channels"] == model_config.latent_channels
     if state and "heads" in state and not same_heads:
         if not args.restart_clock:
             raise ValueError(f"{source} was trained with heads of other labels or another shape; --restart-clock drops them")
@@ -405,7 +408,7 @@ def main(arguments: list[str] | None = None) -> None:
                     kept_of_mean = kept_share(config, before + step - first_step, left)
                     torch._foreach_lerp_(mean, current, 1 - kept_of_mean)
             rd, broken = losses.codec, 0
-            psnr = -10 * torch.log10(rd.mse).mean()
+            psnr = -10 * torch.log10(rd.mse.clamp_min(LEAST)).mean()  # a flat crop may be exact
             sums += torch.stack([v.detach() for v in (rd.loss, rd.bpp.mean(), psnr, rd.msssim.mean(), rd.xyb.mean(), norm)])
             count += 1
             if losses.semi:

@@ -135,11 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
             if other.model_id == model.model_id and other.name == args.name and other.directory.resolve() != target:
                 raise LabelsError(f"heads {args.name} are installed already in {other.directory}; take another name")
         task = Task(args.name, labelled_set.kind, labelled_set.classes, foreground=foreground)
-        heads = SemanticHeads(model.latent_channels, (task,), HeadsConfig())
         trunk = args.init
         if trunk is None and DEFAULT_CHECKPOINT.is_file():
             known = load_checkpoint(DEFAULT_CHECKPOINT, ("heads",)).get("model_id")
             trunk = DEFAULT_CHECKPOINT if known == model.model_id.hex() else None
+        shape = load_checkpoint(trunk, ("heads",)).get("heads_config", {}) if trunk else {}
+        heads = SemanticHeads(model.latent_channels, (task,), HeadsConfig(**shape))
         if trunk is not None:
             load_trunk(heads, trunk, model.model_id)
         print(

@@ -159,6 +159,13 @@ def test_what_grows_is_silent() -> None:
     before, after = (model(x, rate, hard_rate=True) for model in (small, wide))
     assert torch.allclose(before.x_hat, after.x_hat, atol=1e-4)
     assert torch.allclose(before.bits_y, after.bits_y, rtol=1e-4)
+    _, rounded = models(3)
+    wide = SemicodecModel(ModelConfig(**{**SHAPE, "synthesis_width": 24, "eight_bit": True}))
+    load_grown(wide, rounded.state_dict())
+    assert rounded.calibrated
+    assert not wide.calibrated, "new channels have no step yet, and would be read as zeros"
+    wide.calibrate(x)
+    assert wide.calibrated
     more = SemicodecModel(ModelConfig(**{**SHAPE, "rate_anchors": 5}))
     load_grown(more, small.state_dict())
     gain = more.rate_bank.log_gain

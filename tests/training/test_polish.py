@@ -114,7 +114,6 @@ def test_polishing_leaves_the_transforms_alone(tmp_path: Path, monkeypatch: pyte
     """They and the gains stay, entropy models learn; the checkpoint is one to go on from."""
     data = small_pictures(tmp_path / "data")
     old, new = small_run(data, tmp_path / "run"), tmp_path / "new.pt"
-    monkeypatch.setattr(polish, "CROP", 128)
     monkeypatch.setattr(polish, "COUNTED", 2)
     arguments = ["--data", str(data), "--checkpoint", str(old), "--out", str(new), "--crops", "8", "--minutes", "0.02"]
     polish.main([*arguments, "--predict", "0", "3"])

@@ -55,7 +55,7 @@ from training.semisup import (  # noqa: E402
     soft_consistency_loss,
     train_heads,
 )
-from training.state import load_checkpoint  # noqa: E402
+from training.state import load_checkpoint, save_checkpoint  # noqa: E402
 
 SMALL = HeadsConfig(width=8, coarse_width=8, coarse_blocks=1, embedding=8, dropout=0.0)
 TWO = Task("two", CLASSIFICATION, ("left", "right"))
@@ -338,6 +338,9 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     compact(tmp_path / "run" / "checkpoint.pt", tmp_path / "small.pt")
     small = load_checkpoint(tmp_path / "small.pt")
     assert small["heads_config"] == state["heads_config"]
+    wide = ["--data", str(pictures), "--out", str(tmp_path / "wide"), "--threads", "1", "--set", "model.latent_channels=16"]
+    train.main([*wide, "--labels", *labelled, "--steps", "1", "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
+    assert load_checkpoint(tmp_path / "wide" / "checkpoint.pt")["heads"]["mean"].numel() == 16, "new heads"
     with pytest.raises(ValueError, match="was trained with heads"):
         train.main([*arguments, "--steps", "7"])
     another = ["--resume", str(tmp_path / "small.pt"), "--restart-clock"]
@@ -376,6 +379,8 @@ def test_weak_augmentation_distorts_nothing(labelled: list[str]) -> None:
         "train.ema_decay=1",
         "train.crop=200",
         "model.rate_anchors=1",
+        "model.rate_anchors=17",
+        "model.analysis_width=64",
         "semi.temperature=0",
     ],
 )
@@ -512,6 +517,11 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(SystemExit, match="1"):
         transfer.main([*arguments, "--init", str(tmp_path / "none.pt")])
     assert "none.pt is no checkpoint" in capsys.readouterr().err
+    model = bundle.find_model()
+    trunk = SemanticHeads(model.latent_channels, (TWO,), SMALL)  # as finish_heads --set heads.… makes them
+    state = {"heads": trunk.state_dict(), "heads_config": dataclasses.asdict(SMALL), "model_id": model.model_id.hex()}
+    save_checkpoint(tmp_path / "small.pt", {**state, "configs": "{}"})
+    assert transfer.main([*arguments, "--steps", "1", "--init", str(tmp_path / "small.pt")]) == 0
     broken = sorted((tmp_path / "pets").rglob("*.png"))
     for path in broken:
         path.write_bytes(path.read_bytes()[:60])

@@ -35,6 +35,7 @@ from training.data import (  # noqa: E402
     rates_of,
     read_pictures,
     read_split,
+    usual_crop,
 )
 from training.hardness import read_hardness  # noqa: E402
 from training.state import load_checkpoint  # noqa: E402
@@ -237,6 +238,14 @@ def test_long_runs_are_drawn_and_pictures_of_them_end_no_run(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
+def test_a_crop_that_nearly_all_have_room_for() -> None:
+    """Few smaller ones are left out, many make it smaller."""
+    large, small = np.zeros((400, 500, 3), np.uint8), np.zeros((200, 300, 3), np.uint8)
+    assert usual_crop([large] * 19 + [small], 320) == 320
+    assert usual_crop([large] * 8 + [small] * 2, 320) == 192
+    assert usual_crop([large[:, :90]], 320) == 64
+
+
 def test_crops_drawn_by_other_processes() -> None:
     """Every process draws crops of its own, the same ones with the same seed."""
     sampler = CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7)

@@ -2,7 +2,7 @@
 
 Saves and loads every picture of FOLDER and its sub-folders through Pillow, and says what came back: mode, size, alpha,
 frames and durations, and bytes. Transparent pictures are compared with WebP at equal SSIMULACRA2, on black or white,
-whichever is worse: the bytes of SGC over WebP's, interpolated between its qualities.
+whichever is worse: the bytes of SGC over WebP's, interpolated between its qualities, or lossless where that takes fewer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 import pillow_semicodec as sgc
 from pillow_semicodec.metrics import ssimulacra2
 
-WEBP_QUALITIES = (5, 15, 30, 45, 60, 75, 85, 92, 97, 100)
+WEBP_QUALITIES = (0, 5, 15, 30, 45, 60, 75, 85, 92, 97, 100)
 
 
 def durations(image: Image.Image) -> list[int]:
@@ -51,7 +51,9 @@ def against_webp(image: Image.Image, data: bytes) -> float:
         image.save(file, "WEBP", quality=quality)
         curve.append((looks(image, file.getvalue()), np.log(len(file.getvalue()))))
     scores, sizes = np.maximum.accumulate([s for s, _ in curve]), [b for _, b in curve]
-    return float(len(data) / np.exp(np.interp(ours, scores, sizes)))
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True)
+    return float(len(data) / min(np.exp(np.interp(ours, scores, sizes)), len(file.getvalue())))
 
 
 def row(path: Path, quality: float) -> str:

@@ -30,15 +30,16 @@ from .options import check_threads
 from .overlay import GROUND_COST, Overlaid, drawn_pixels, take_apart
 from .planes import Box, Plane
 from .progress import Progress, Report, check_progress, stage
-from .rate_control import OutOfReachError, SquaredError, Target, lowered, rate_for, target_of
+from .rate_control import OutOfReachError, SquaredError, Target, lowered, rate_between, rate_for, target_of
 from .regions import Cells, Roi, auto_cells, balance, cells_of, heads_with_foreground
 from .semantics import write_semantics
 from .slices import Decoder, Encoder, analyse
 
 DEFAULT_QUALITY = 75
 PALETTE_WORTH = 1.15  # times the bytes of latents that a palette may take: it is sharper, at low qualities by much
-SLICE_SIDE, SMALL_SLICE_SIDE = 1024, 512  # pixels
+SLICE_SIDE, SMALL_SLICE_SIDE, BILEVEL_SLICE_SIDE = 1024, 512, 2048  # pixels
 PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictures that get one, its longer side at most
+REFINED_TRIES = 3  # of effort for a PSNR
 TRIAL_SHARE = 1 / 5  # of what is left to do, as progress counts it
 SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
 
@@ -85,8 +86,8 @@ def encode(
             ``threads`` and ``progress``.
         slice_side: pixels of a slice's side, a power of two from 64 to 65536, or 0 for one slice; by default pictures of
             more than 2²⁰ pixels are cut into slices of 1024, those whose shorter side has 4096 or more into slices of 512,
-            and palettes into slices of 4096. Slices leave no trace in the picture. Those of anything but a palette have at
-            most ``limits.max_latent_slice_pixels``.
+            black and white into slices of 2048 and palettes into slices of 4096. Slices leave no trace in the picture.
+            Those of anything but a palette have at most ``limits.max_latent_slice_pixels``.
         model: name or id of an installed model; the default one otherwise.
         threads: CPU threads; 0 takes one per core.
         icc_profile, exif, xmp, comment: kept byte for byte; strings in UTF-8.
@@ -161,6 +162,7 @@ def encode(
             min(quality, PREVIEW_QUALITY),
             model=model,
             threads=layout.workers(threads)[1] if layout.slices > 1 else threads,  # on the networks that are there anyway
+            alpha_quality=alpha_quality,
             exact=exact,
             slice_side=slice_side,
             preview=False,
@@ -369,7 +371,7 @@ class _Job(NamedTuple):
         """Streams at a rate, with regions if there are any, and with effort, unless its streams miss the target."""
         harder = self.effort > 1 and has_companion(self.bundle, GRADIENT)
         streams: Streams = ()
-        cells, size = self.cells, self.target.size
+        cells = self.cells
         if cells is not None and cells.any() and not cells.all():
             streams = self.trial(plan.rate, 1 / 8)
             plan, streams = balance(self.y, plan.rate, cells, streams, self.bundle, self.layout, self.threads)
@@ -381,18 +383,37 @@ class _Job(NamedTuple):
             streams = self.trial(plan.rate, 1 / 8)
         if not harder:
             return plan, streams
-        again = size is not None and plan.levels is None
         if self.target.psnr is not None:
-            stage(self.way, 1, 1 / 4)  # reserved for a look at what comes out
+            return self.smallest_refined(plan, streams, self.target.psnr)
+        size = self.target.size
+        again = size is not None and plan.levels is None
         better = self.refined(plan, keep=again)
-        if self.meets(plan, better):
+        if size is None or len(self.file(plan.rate, better)) <= size:
             return plan, better
-        if size is not None and again:  # at the same rate they may take a little more
-            lower = RatePlan(lowered(plan.rate, len(self.file(plan.rate, better)), size))
+        latents = sum(map(len, better))
+        left = size - (len(self.file(plan.rate, better)) - latents)
+        if again and left > 0:  # at the same rate they may take a little more
+            lower = RatePlan(lowered(plan.rate, latents, left))
             better = self.refined(lower, keep=False)
-            if self.meets(lower, better):
+            if len(self.file(lower.rate, better)) <= size:
                 return lower, better
         return plan, streams
+
+    def smallest_refined(self, plan: RatePlan, streams: Streams, psnr: float) -> tuple[RatePlan, Streams]:
+        """At the same rate refined streams are better than they must be: the rate is lowered until they hardly are."""
+        stage(self.way, 1, 1 / 4)  # reserved for looks at what comes out
+        found, known = [(plan, streams)], list[tuple[int, float]]()
+        rate = plan.rate
+        for k in range(REFINED_TRIES):
+            other = RatePlan(rate)
+            better = self.refined(other, keep=k < REFINED_TRIES - 1)
+            known.append((rate, self.psnr(other, better)))
+            if known[-1][1] >= psnr:
+                found.append((other, better))
+            rate = rate_between(known, psnr)
+            if rate in (one for one, _ in known):
+                break
+        return min(found, key=lambda one: len(self.file(one[0].rate, one[1])))
 
     def refined(self, plan: RatePlan, *, keep: bool) -> Streams:
         """Args: keep: there may be another try, at a lower rate."""
@@ -424,12 +445,6 @@ class _Job(NamedTuple):
             return self.psnr(RatePlan(rate), self.trial(rate, TRIAL_SHARE / 2), TRIAL_SHARE / 2)
 
         return RatePlan(rate_for(self.target, self.bundle, self.size_at, psnr_at))
-
-    def meets(self, plan: RatePlan, streams: Streams) -> bool:
-        size, psnr = self.target
-        if size is not None:
-            return len(self.file(plan.rate, streams)) <= size
-        return psnr is None or self.psnr(plan, streams) >= psnr
 
 
 def _encode_bilevel(
@@ -544,6 +559,8 @@ def _layout(picture: Any, slice_side: int | None, latents: bool, limits: Limits)
     planes = int(bilevel or (len(picture.shape) == 3 and picture.shape[2] in (2, 4)))
     if slice_side is None:
         slice_side = default_side(height, width)
+        if bilevel and slice_side:  # every slice learns its contexts anew
+            slice_side = BILEVEL_SLICE_SIDE
         while container.slice_pixels(width, height, slice_side) > limits.slice_pixels(latents) and slice_side != LEAST_SIDE:
             slice_side = slice_side // 2 or SLICE_SIDE
     layout = Layout(height, width, slice_side)

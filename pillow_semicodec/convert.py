@@ -30,7 +30,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import metadata, options, other_formats
 from .container import FLOAT, VIEWS, Numbers
@@ -163,8 +163,8 @@ def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO
         if name == "PDF" and _is_fax(kinds):  # whose pages go by way of TIFFs, and EXIF would replace tags there
             kept = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
         save |= metadata.keywords(name, kept, picture.mode, printable(str(getattr(image, "filename", ""))))
-        if name == "TIFF" and frames > 1:
-            save.pop("icc_profile", None)  # every page has its own
+        if name == "TIFF" and frames > 1 and save.get("icc_profile"):
+            del save["icc_profile"]  # every page has its own
         buffer = io.BytesIO()  # Pillow's writers of JPEG and others do not notice a full disk
         try:
             _save(picture, buffer, name, save)
@@ -254,14 +254,16 @@ def _frames(image: Image.Image) -> int:
 def _save(picture: Image.Image, buffer: io.BytesIO, name: str, save: dict[str, Any]) -> None:
     """As a format; a picture whose mode it lacks in that which an SGC file has it in, CMYK as RGB; 16 bits in 8."""
     deep = picture.mode[0] in "IF"
-    view = "L" if picture.mode.startswith("I;16") else VIEWS.get(picture.mode) if picture.format == "SGC" else None
+    view = "L" if picture.mode.startswith("I;16") else None
+    if picture.format == "SGC":
+        view = view or {**VIEWS, "1": "L"}.get(picture.mode)
     try:
         if deep and (name in CLIPPING or (picture.mode == "I" and name in CLIPPING_32_BITS and _is_beyond_16_bits(picture))):
             raise OSError(f"cannot write mode {picture.mode} as {name}")
         if save.get("no_jp2") and picture.mode in ("CMYK", "YCbCr"):  # nothing would say that it is not RGB
             raise OSError(f"cannot write mode {picture.mode} as a codestream of {name}")
         picture.save(buffer, name, **save)
-    except (OSError, ValueError, NotImplementedError):  # formats say in many ways that they lack a mode
+    except (OSError, ValueError, NotImplementedError, KeyError):  # formats say in many ways that they lack a mode
         if view is None or name == "SGC":  # which takes every mode, and says why it does not take this picture
             raise
         buffer.seek(0)
@@ -456,14 +458,17 @@ def _measured(source: Path | IO[bytes], result: IO[bytes]) -> dict[str, float]:
 
     from .metrics import psnr, ssimulacra2
 
-    images = []
+    images, kind = [], None
     result.seek(0)
     for file in (source, result):
         with Image.open(file) as image:
+            kind = image.format
             if metadata.has_default_image(image):
                 image.seek(1)
             # On white: of what is transparent nobody sees the colour.
             images.append(on_white(image) if image.has_transparency_data else image.copy())
+    if kind in metadata.TURNING:
+        images[0] = ImageOps.exif_transpose(images[0])
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
     if images[1].mode[0] in "IF":  # in 8 bits of the source's range
         numbers = np.asarray(images[0]).astype(np.float64)

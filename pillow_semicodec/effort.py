@@ -139,16 +139,18 @@ class _Slice:
         self.residual1 = base.residual1.read(self.near)[0].copy()
         self.condition = base.rate("synthesis", self.wide)
         self.inverse = base.rate("inverse", box)[0]
-        levels = base.plan.levels
-        own = np.zeros(box.shape, np.intp) if levels is None else levels[box.top : box.bottom, box.left : box.right]
-        self.weight = weights[own]  # of squared errors in levels, [rows, columns]
-        self.weight_around = float(self.weight.mean())
+        around = np.broadcast_to(weights[0], self.wide.shape)  # of squared errors in levels, [rows, columns]
+        if (levels := base.plan.levels) is not None:
+            around = weights[levels[self.wide.top : self.wide.bottom, self.wide.left : self.wide.right]]
+        self.weight = around[box.within(self.wide)]
         at = base.layout.pixels_of(self.wide)
         rgb = pixels.to_rgb(np.asarray(colours[at.top : at.bottom, at.left : at.right]))
         padded = pixels.pad_to_multiple(rgb, pixels.LATENT_STRIDE, (0, 1)).astype(np.float32)
         self.levels = np.ascontiguousarray(padded)[None]
         self.counts = np.zeros((1, *padded.shape[:2], 1), np.float32)  # 1 where errors are seen
         self.counts[0, : at.bottom - at.top, : at.right - at.left, 0] = 1 if shown is None else shown(at)
+        stride = pixels.LATENT_STRIDE
+        self.worth = None if levels is None else around.repeat(stride, 0).repeat(stride, 1)[None, :, :, None]
         self.first, self.mean1 = base.step1(box), base.means.read(box)[1]
         self.indexes1, self.wanted = base.scales.read(box)[1], base._steps(box)
         self.fixed = np.zeros(self.first.shape, np.bool_)  # what their neighbours are predicted from
@@ -196,9 +198,10 @@ class _Slice:
         steps = mean + residual.astype(np.float32)
         self.y_hat[:, *box.within(self.wide)] = steps * self.inverse
         error = (base.transforms.synthesis_of_levels(self.y_hat[None], self.condition) - self.levels) * self.counts
-        squares = float(np.square(error).sum(dtype=np.float64))
+        squares = np.square(error) if self.worth is None else np.square(error) * self.worth
+        distortion = float(squares.sum(dtype=np.float64)) * (float(self.weight[0, 0]) if self.worth is None else 1.0)
         bits = np.where(self.fixed, np.float32(0), self.bits[indexes, _inside(residual)])
-        cost = float(bits.sum(dtype=np.float64)) + self.weight_around * squares
+        cost = float(bits.sum(dtype=np.float64)) + distortion
         return _State(cost, shift, steps, residual, indexes, bits, error)
 
     def _promise(self, state: _State) -> tuple[Tensor, NDArray[np.int8]]:

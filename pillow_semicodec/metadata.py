@@ -30,6 +30,7 @@ WITH_PROFILES = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "PDF", "HEIF")
 AS_RGB = ("WEBP", "AVIF")  # whatever the picture's mode is
 WITH_CMYK = ("JPEG", "MPO", "TIFF", "PDF")  # others have it as RGB
 COLOURS = (b"GRAY", b"RGB ", b"CMYK", b"Lab ")  # of ICC profiles
+TURNING = ("TIFF", "HEIF", "JXL")  # whose pixels come as they are to be seen
 TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # orientations
 TOLD = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment")  # of a picture, by Pillow's names
 EXIF_MARKER = b"Exif\x00\x00"  # what EXIF begins with in a JPEG
@@ -121,7 +122,7 @@ def _says_dpi(image: Image.Image) -> bool:
     """Pillow says 1 of a TIFF that does not, and 72 of a JPEG whose EXIF does not, or not in numbers that make sense."""
     if image.format == "TIFF":
         return X_RESOLUTION in image.tag_v2  # type: ignore[attr-defined]
-    if image.format in ("JPEG", "MPO") and image.info.get("dpi") == (72, 72) and not image.info.get("jfif_unit"):
+    if image.format in ("JPEG", "MPO", "JXL") and image.info.get("dpi") == (72, 72) and not image.info.get("jfif_unit"):
         with contextlib.suppress(*BROKEN):
             return bool(image.getexif().get(X_RESOLUTION) == 72)
         return False

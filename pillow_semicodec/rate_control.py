@@ -18,6 +18,7 @@ SIZE_SLACK = 0.015  # share of the bytes that may be left over
 PSNR_SLACK = 0.05  # dB
 LARGEST_SIZE, LARGEST_PSNR = 2.0**62, 1000.0  # beyond what any picture takes or has; arithmetic ends farther on
 LOG_BYTES_PER_ANCHOR, DB_PER_ANCHOR = 0.45, 1.9  # a first guess at how both rise with the rate
+STEEP_DB_PER_ANCHOR = 2.4
 
 
 class OutOfReachError(ValueError):
@@ -83,6 +84,18 @@ def rate_for(target: Target, bundle: ModelBundle, size_at: Callable[[int], int],
 def lowered(rate: int, size: int, most: int) -> int:
     """The rate at which a file that takes ``size`` bytes should take ``most``."""
     return max(0, rate - math.ceil((math.log(size / most) + SIZE_SLACK / 4) / LOG_BYTES_PER_ANCHOR * RATE_UNIT))
+
+
+def rate_between(known: list[tuple[int, float]], psnr: float) -> int:
+    """The rate that should have this PSNR, or hardly more, as those tell of which it is known, the highest first: on a line
+    between the nearest of both sides, or as steep as it may be below one.
+    """
+    above = min((one for one in known if one[1] >= psnr), default=known[0], key=lambda one: one[1])
+    below = max((one for one in known if one[1] < psnr), default=None, key=lambda one: one[1])
+    if below is None or above[0] <= below[0]:
+        return max(0, above[0] - max(0, int((above[1] - psnr) / STEEP_DB_PER_ANCHOR * RATE_UNIT)))
+    share = (psnr + PSNR_SLACK / 2 - below[1]) / max(above[1] - below[1], PSNR_SLACK)
+    return min(above[0], below[0] + math.ceil(share * (above[0] - below[0])))
 
 
 def _search(

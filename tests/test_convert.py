@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import types
 import zipfile
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -877,7 +879,10 @@ def test_formats_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Image.fromarray(photo(20, 30)).save(tmp_path / "in" / "x.other", "PNG")
     Image.fromarray(photo(20, 30)).save(tmp_path / "in" / "y.png")
     monkeypatch.setattr(Image, "EXTENSION", Image.registered_extensions().copy())
-    monkeypatch.setattr(other_formats, "PACKAGES", ("sgc_broken", "sgc_other", "sgc_missing"))
+    monkeypatch.setattr(other_formats, "PACKAGES", ("sgc_broken", "pillow_heif", "sgc_other", "sgc_missing"))
+    monkeypatch.setattr(other_formats, "register", functools.cache(other_formats.register.__wrapped__))
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.ModuleType("pillow_heif"))
+    sys.modules["pillow_heif"].register_heif_opener = lambda: (_ for _ in ()).throw(ImportError("a library is missing"))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "sgc_broken.py").write_text("raise OSError('a library is missing')")
     (tmp_path / "sgc_other.py").write_text("from PIL import Image\nImage.register_extension('PNG', '.other')")
@@ -889,18 +894,38 @@ def test_formats_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_turned_pictures_and_other_packages(package: str, suffix: str, tmp_path: Path) -> None:
     """There and back they are seen as before: HEIC and JPEG XL say in a place of their own how they are turned."""
     pytest.importorskip(package)
+    pytest.importorskip("ssimulacra2")
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.sgc", exif=exif, quality=95)
     Image.fromarray(photo(20, 30)).save(tmp_path / "x.jpg", exif=exif, quality=95)
     steps = (("x.sgc", f"y.{suffix}"), (f"y.{suffix}", "z.sgc"), ("x.jpg", f"z.{suffix}"))
     for source, target in steps:
-        outcome = convert.convert(Job(str(tmp_path / source), str(tmp_path / target)), Settings(strip=source == "x.jpg"))
+        settings = Settings(strip=source == "x.jpg", measure=True)
+        outcome = convert.convert(Job(str(tmp_path / source), str(tmp_path / target)), settings)
         assert not outcome.error
+        assert outcome.quality["psnr"] > 20
         with Image.open(tmp_path / target) as image:
             assert image.getexif().get(ORIENTATION, 1) == 1
             error = np.asarray(image).astype(float) - np.rot90(photo(20, 30), -1)
             assert np.abs(error).mean() < 12
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("pillow_heif", "heic"), ("pillow_jxl", "jxl"), ("PIL", "tif")])
+@pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "CMYK", "LAB", "HSV", "YCbCr", "RGBX", "RGBA", "I;16"])
+def test_modes_and_other_packages(package: str, suffix: str, mode: str, tmp_path: Path) -> None:
+    """What they lack they have in another mode, and it is measured."""
+    pytest.importorskip(package)
+    pytest.importorskip("ssimulacra2")
+    if mode == "I;16":
+        picture = Image.fromarray(photo(20, 30)[:, :, 0].astype(np.uint16) * 257)
+    else:
+        picture = Image.new("LAB", (30, 20)) if mode == "LAB" else Image.fromarray(photo(20, 30)).convert(mode)
+    picture.save(tmp_path / "x.sgc")
+    outcome = convert.convert(Job(str(tmp_path / "x.sgc"), str(tmp_path / f"x.{suffix}")), Settings(measure=True))
+    assert not outcome.error
+    assert outcome.quality["psnr"] > 15
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "glob"])

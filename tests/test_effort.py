@@ -82,6 +82,18 @@ def test_effort_counts_with_a_size(quality: int) -> None:
     assert psnr(picture, better) > psnr(picture, plain) + 0.03
 
 
+@pytest.mark.model
+def test_effort_counts_with_a_psnr() -> None:
+    """What it makes is better at the same rate: then a lower one is enough, and never is a file larger for it."""
+    picture, saved = photo(130, 200), []
+    for wanted in (27, 31, 35):
+        plain, better = (sgc.encode(picture, target_psnr=wanted, effort=effort) for effort in (1, 5))
+        assert psnr(picture, better) >= wanted
+        saved.append(1 - len(better) / len(plain))
+    assert min(saved) >= 0
+    assert np.mean(saved) > 0.005
+
+
 def test_what_is_promised_is_what_is_coded() -> None:
     """The latents that are chosen are those that a decoder finds."""
     from pillow_semicodec.effort import refine

@@ -39,7 +39,7 @@ THIRD_PARTY = {
               "bench.curves"},
     "constriction": {"entropy.coder"},
     "onnxruntime": {"inference", "bench.run"},
-    "PIL": {"SemicodecImagePlugin", "cli", "convert", "demo", "metadata", "metrics", "search",
+    "PIL": {"SemicodecImagePlugin", "other_formats", "cli", "convert", "demo", "metadata", "metrics", "search",
             "bench.codecs", "bench.curves", "bench.costs", "bench.report", "bench.run"},
     "tqdm": {"cli"},
     "fsspec": {"convert"},

@@ -86,6 +86,7 @@ class SgcImageFile(ImageFile.ImageFile):
     _start = 0  # of the first slice
     _frame = 0
     _to_fit = False  # whether it is enough for a draft to reach one side of what is asked for
+    _held = False  # whether the file of an animation is in memory
     _shown: tuple[int, Image.Image, bool] | None = None  # the last frame that was put together; whether leniently
 
     def _open(self) -> None:
@@ -186,16 +187,18 @@ class SgcImageFile(ImageFile.ImageFile):
 
     def _hold(self) -> None:
         """Take the file of an animation into memory before its first frame is decoded: ``save`` under its own name, which
-        empties the file before it asks for the other frames, then loses none.
+        empties the file before it asks for the other frames, then loses none, nor does whoever closes a file of his own.
         """
-        if not getattr(self, "_exclusive_fp", False) or isinstance(self.fp, BytesIO) or self.fp is None:
+        if self._held or self.fp is None:
             return
         place = self.fp.tell()
         self.fp.seek(0)
         held = BytesIO(self.fp.read())
         held.seek(place)
-        self.fp.close()
+        if getattr(self, "_exclusive_fp", False):
+            self.fp.close()
         self.fp = self._fp = held
+        self._held = True
 
     def _put_together(self) -> None:
         """The picture of this frame: that of the last one that is known, and what changed since."""

@@ -98,9 +98,9 @@ def encode(
         semantics: also store what the model's heads see, for readers without a model: True for all installed heads, or
             the names of some.
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
-        effort: 1 to 9; above 1 the encoder tries other roundings, for up to 50 times as long, where the model has a network
-            for it: at equal PSNR 5 and more save about 1.6 % of the bytes. It takes more memory then: 0.3 GB for every
-            thread and 10 bytes for every pixel.
+        effort: 1 to 9; above 1 the encoder tries other roundings, for up to 50 times as long, three times that with
+            ``target_psnr``, where the model has a network for it: at equal PSNR 5 and more save about 1.6 % of the bytes. It
+            takes more memory then: 0.3 GB for every thread and 10 bytes for every pixel.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.
         preview: store a version of at most 512 pixels, too, of which thumbnails are made without decoding the picture; by
@@ -256,7 +256,7 @@ def _look(
         heads = heads_with_foreground(bundle.model_id)
         cells = auto_cells(run_heads(latents, heads, threads), heads)
     if semantics:
-        heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int)) else semantics)
+        heads = find_heads(bundle.model_id, () if isinstance(semantics, (bool, int, np.bool_)) else semantics)
         metadata[container.SEMANTICS] = write_semantics(run_heads(latents, heads, threads))
     return cells
 

@@ -466,17 +466,33 @@ def test_from_a_path(tmp_path: Path) -> None:
         opened.seek(1)
 
 
-def test_saving_under_its_own_name(tmp_path: Path) -> None:
-    """All frames are kept, from whichever frame it is saved."""
+@pytest.mark.parametrize("by_name", [True, False])
+def test_saving_under_its_own_name(by_name: bool, tmp_path: Path) -> None:
+    """All frames are kept, from whichever frame it is saved, and however it was opened."""
     for frame in (0, 2):
         (tmp_path / "x.sgc").write_bytes(saved(ball(3)).getvalue())
-        with Image.open(tmp_path / "x.sgc") as opened:
+        path = tmp_path / "x.sgc"
+        with contextlib.nullcontext(path) if by_name else path.open("rb") as file, Image.open(file) as opened:
             opened.seek(frame)
-            opened.save(tmp_path / "x.sgc", save_all=True)
+            opened.save(path, save_all=True)
         with Image.open(tmp_path / "x.sgc") as again:
             assert again.n_frames == 3
             again.seek(2)
             again.load()
+
+
+def test_frames_outlive_a_file_that_is_closed() -> None:
+    """As those of WebP and AVIF do: of an archive's member, or what a parser was fed with."""
+    data = saved(ball(3)).getvalue()
+    parser = ImageFile.Parser()
+    parser.feed(data)
+    fed = parser.close()
+    with io.BytesIO(data) as file:
+        opened = Image.open(file)
+        opened.load()
+    for film in (fed, opened):
+        frames = [np.asarray(frame) for frame in ImageSequence.Iterator(film)]
+        assert all(np.array_equal(a, b) for a, b in zip(frames, decode_frames(data), strict=True))
 
 
 def test_the_profile_is_that_of_the_picture_that_is_saved(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_file_says_what_the_encoder_saw(height: int, width: int, seed: int, si
 
 def test_a_stored_chunk_needs_no_model(tmp_path: Path) -> None:
     """With ``semantics=True`` the file says the same without model, NumPy or runtime; pixels are the same bytes."""
-    plain, told = (sgc.encode(photo(), 60, semantics=flag) for flag in (False, True))
+    plain, told = (sgc.encode(photo(), 60, semantics=flag) for flag in (False, np.True_))
     assert np.array_equal(sgc.decode(plain), sgc.decode(told))
     assert 0 < len(told) - len(plain) < 600
     seen, stored = sgc.analyze(plain), sgc.analyze(told)

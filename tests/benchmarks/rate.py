@@ -13,10 +13,11 @@ from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import slices
+from pillow_semicodec.bench.curves import photographs
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("../shared/data/kodak")
 bundle, worst = sgc.find_model(), -np.inf
-for path in sorted(folder.glob("*.png")):
+for path in photographs(folder):
     picture = np.asarray(Image.open(path).convert("RGB"))
     cells = []
     for quality in (5, 50, 95):

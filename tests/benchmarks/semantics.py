@@ -19,6 +19,7 @@ from PIL import Image
 import pillow_semicodec as sgc
 from pillow_semicodec import codec, regions
 from pillow_semicodec.bench.costs import median_ms
+from pillow_semicodec.bench.curves import photographs
 from pillow_semicodec.metrics import psnr
 
 COLD = """
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="CSV with columns image, mask, split")
     parser.add_argument("--quality", type=float, default=50)
     args = parser.parse_args()
-    times(sorted(args.folder.glob("*.png")), args.quality)
+    times(photographs(args.folder), args.quality)
     if args.labels:
         rows = [line.split(",") for line in args.labels.read_text().splitlines()[1:]]
         tests = [args.labels.parent / row[0] for row in rows if row[2] == "test"]

@@ -29,6 +29,7 @@ import pillow_semicodec as sgc
 from pillow_semicodec import inference, latent_path
 from pillow_semicodec.bench.codecs import present
 from pillow_semicodec.bench.costs import median_ms, memory
+from pillow_semicodec.bench.curves import photographs
 from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the trainer is not installed
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     sgc.options.THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = args.threads
-    paths = sorted(args.folder.glob("*.png"))
+    paths = photographs(args.folder)
     bundle = find_model()
     pictures = [Image.open(path).convert("RGB") for path in paths]
     loaded(saved(pictures[0], "SGC"))  # load the model

@@ -98,8 +98,8 @@ def encode(
         semantics: also store what the model's heads see, for readers without a model: True for all installed heads, or
             the names of some.
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.
-        effort: 1 to 9; above 1 the encoder tries other roundings, for about 20 times as long at most, three times
-            that with ``target_psnr``, where the model has a network for it: at equal PSNR 5 and more save about 1.6 % of the bytes. It
+        effort: 1 to 9; above 1 the encoder tries other roundings, for about 20 times as long at most, three times that with
+            ``target_psnr``, where the model has a network for it: at equal PSNR 5 and more save about 1.6 % of the bytes. It
             takes more memory then: 0.3 GB for every thread and 10 bytes for every pixel.
         exact: spend bits on colours under alpha 0, too; otherwise they are made up from what is visible around them.
         shown_as: mode of Pillow, one of ``container.VIEWS``, that the picture had and shall have when Pillow opens it.

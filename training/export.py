@@ -56,10 +56,10 @@ RELATIVE_TOLERANCE = 1e-3
 # more than they should for it, but always a block of 8x8, which one activation reaches; and latents by this share of their
 # spread, in the root of the mean square. The check's latents are noise, and the pictures they give all contrast (a spread of
 # 95 levels): 1 to 9 in a thousand differ by more, none by more than 5 levels; of photographs, 2 to 70 in a million: the
-# finer the steps that a run has learned, the more. Most of it is PyTorch's, which sums in float what bytes keep exact: between
-# ONNX Runtime with all of its optimisations and with few, one in a million of photographs' pixels differs by more than a
-# level. So it is with weights of 16 bits (``training.compact``); with those of 32 sums are rounded more often, and up to
-# nine times as many differ.
+# finer the steps that a run has learned, the more. Most of it is PyTorch's, which sums in float what bytes keep exact:
+# between ONNX Runtime with all of its optimisations and with few, one in a million of photographs' pixels differs by more
+# than a level. So it is with weights of 16 bits (``training.compact``); with those of 32 sums are rounded more often, and up
+# to nine times as many differ.
 BEYOND = {"pixels": 1.5e-2, "samples": 4e-3}
 MOST = {"pixels": 6.0, "samples": 6.0}  # and none by more
 EIGHT_BIT_TOLERANCE = 0.01

@@ -458,17 +458,18 @@ def _measured(source: Path | IO[bytes], result: IO[bytes]) -> dict[str, float]:
 
     from .metrics import psnr, ssimulacra2
 
-    images, kind = [], None
+    images, turned = list[Image.Image](), list[bool]()
     result.seek(0)
     for file in (source, result):
         with Image.open(file) as image:
-            kind = image.format
+            turned.append(metadata.comes_turned(image))
             if metadata.has_default_image(image):
                 image.seek(1)
             # On white: of what is transparent nobody sees the colour.
             images.append(on_white(image) if image.has_transparency_data else image.copy())
-    if kind in metadata.TURNING:
-        images[0] = ImageOps.exif_transpose(images[0])
+    if turned == [False, True]:
+        with contextlib.suppress(*metadata.BROKEN):
+            ImageOps.exif_transpose(images[0], in_place=True)
     low, high = 0.0, 65535.0  # as ``_save`` makes 8 bits of 16
     if images[1].mode[0] in "IF":  # in 8 bits of the source's range
         numbers = np.asarray(images[0]).astype(np.float64)

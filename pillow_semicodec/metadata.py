@@ -30,7 +30,6 @@ WITH_PROFILES = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "PDF", "HEIF")
 AS_RGB = ("WEBP", "AVIF")  # whatever the picture's mode is
 WITH_CMYK = ("JPEG", "MPO", "TIFF", "PDF")  # others have it as RGB
 COLOURS = (b"GRAY", b"RGB ", b"CMYK", b"Lab ")  # of ICC profiles
-TURNING = ("TIFF", "HEIF", "JXL")  # whose pixels come as they are to be seen
 TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # orientations
 TOLD = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "Comment")  # of a picture, by Pillow's names
 EXIF_MARKER = b"Exif\x00\x00"  # what EXIF begins with in a JPEG
@@ -97,7 +96,7 @@ def load(image: Image.Image) -> dict[str, Any]:
 
 def comes_turned(image: Image.Image) -> bool:
     """Whether what its EXIF says of its orientation has been done, or is to be ignored (ISO/IEC 18181-2, of JPEG XL)."""
-    return image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False))
+    return image.format in ("TIFF", "HEIF") or (image.format == "JXL" and not getattr(image, "jpeg", False))
 
 
 def turn(image: Image.Image, kept: dict[str, Any]) -> dict[str, Any]:

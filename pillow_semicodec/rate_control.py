@@ -93,7 +93,8 @@ def rate_between(known: list[tuple[int, float]], psnr: float) -> int:
     above = min((one for one in known if one[1] >= psnr), default=known[0], key=lambda one: one[1])
     below = max((one for one in known if one[1] < psnr), default=None, key=lambda one: one[1])
     if below is None or above[0] <= below[0]:
-        return max(0, above[0] - max(0, int((above[1] - psnr) / STEEP_DB_PER_ANCHOR * RATE_UNIT)))
+        more = min(max(above[1] - psnr, 0.0) / STEEP_DB_PER_ANCHOR, above[0] / RATE_UNIT)  # infinite where nothing differs
+        return above[0] - int(more * RATE_UNIT)
     share = (psnr + PSNR_SLACK / 2 - below[1]) / max(above[1] - below[1], PSNR_SLACK)
     return min(above[0], below[0] + math.ceil(share * (above[0] - below[0])))
 

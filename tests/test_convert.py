@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -888,6 +889,21 @@ def test_formats_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "sgc_other.py").write_text("from PIL import Image\nImage.register_extension('PNG', '.other')")
     assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert names(tmp_path / "out") == ["x.sgc", "y.sgc"]
+
+
+def test_measures_of_turned_tiffs(tmp_path: Path) -> None:
+    """Their pixels come turned, those of what they are compared with do not; EXIF that is none keeps nothing from it."""
+    pytest.importorskip("ssimulacra2")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(photo(20, 30)).save(tmp_path / "turned.sgc", exif=exif, quality=95)
+    Image.fromarray(photo(20, 30)).save(tmp_path / "broken.sgc", exif=b"no EXIF at all")
+    for name in ("turned", "broken"):
+        job = Job(str(tmp_path / f"{name}.sgc"), str(tmp_path / f"{name}.tif"))
+        with pytest.warns(UserWarning, match="does not fit") if name == "broken" else contextlib.nullcontext():
+            outcome = convert.convert(job, Settings(measure=True))
+        assert not outcome.error
+        assert outcome.quality["psnr"] == float("inf")
 
 
 @pytest.mark.parametrize(("package", "suffix"), [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])

@@ -55,7 +55,10 @@ def test_only_what_is_visible_counts() -> None:
 def test_exact_pictures_have_no_psnr() -> None:
     """Where nothing is visible, or everything is exact, any target is met; bytes are told."""
     invisible = np.dstack([photo(40, 40), np.zeros((40, 40), np.uint8)])
-    assert sgc.decode(sgc.encode(invisible, target_psnr=30)).shape == invisible.shape
+    for effort in (1, 2):
+        assert sgc.decode(sgc.encode(invisible, target_psnr=30, effort=effort)).shape == invisible.shape
+        blank = np.full((64, 64), 1000, np.uint16)
+        assert np.array_equal(sgc.decode(sgc.encode(blank, target_psnr=50, effort=effort)), blank)
     bilevel = photo(40, 40)[:, :, 0] > 100
     assert np.array_equal(sgc.decode(sgc.encode(bilevel, target_psnr=30)), bilevel)
     with pytest.raises(ValueError, match="exactly"):

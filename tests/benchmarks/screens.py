@@ -38,7 +38,7 @@ def main() -> None:
             of_webp = 100.0 if size >= exact else float(np.interp(np.log(size), sizes, scores))
             lossy = float(np.exp(np.interp(score, scores, sizes)))
             ratio = size / min(lossy, exact)
-            beyond = size < np.exp(sizes[0])  # smaller than any WebP: nothing to be compared with
+            beyond = size < min(exact, np.exp(sizes[0]))  # smaller than any WebP: nothing to be compared with
             worse += score < of_webp and not beyond
             told = f"{ratio:5.2f} of WebP's bytes" + (", lossless" if exact < lossy else "")
             told += "; no WebP is as small" if beyond else ""

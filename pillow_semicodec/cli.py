@@ -333,7 +333,10 @@ def _describe(source: Path, held: Path | bytes) -> None:
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
-    _say(f"{source}: {header.width}x{header.height} {header.mode}, {end} bytes, {8 * end / pixels:.3f} bits per pixel")
+    view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
+    shown = f" ({view} through Pillow)" if container.VIEWS.get(view) == header.mode else ""
+    size = f"{end} bytes, {8 * end / pixels:.3f} bits per pixel"
+    _say(f"{source}: {header.width}x{header.height} {header.mode}{shown}, {size}")
     if header.bilevel:
         print("  lossless, without a model")
     elif header.indexed:

@@ -599,6 +599,14 @@ def test_numbers_out_of_range_are_usage(option: str, value: str, why: str, capsy
     assert why in capsys.readouterr().err
 
 
+def test_info_names_the_mode_that_pillow_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside that in which the file is coded."""
+    for mode, told in (("CMYK", "RGB (CMYK through Pillow), "), ("RGB", "RGB, ")):
+        Image.fromarray(photo(20, 30)).convert(mode).save(tmp_path / "x.sgc")
+        assert main(["info", str(tmp_path / "x.sgc")]) == 0
+        assert f"x.sgc: 30x20 {told}" in capsys.readouterr().out
+
+
 def test_info_of_an_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bits are those of a frame's pixels, and all bytes are told."""
     frames = [Image.fromarray(photo(64, 96, k)) for k in range(3)]

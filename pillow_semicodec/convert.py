@@ -45,15 +45,8 @@ DROPPING_ALPHA = ("BMP", "DIB", "PPM")  # show what is transparent in the colour
 CLEARED = 2  # a GIF's frame before the next one is drawn: nothing old shows through its holes
 CODESTREAMS = (".j2k", ".j2c", ".jpc")  # JPEG 2000 without the boxes of JP2
 LARGEST_LOOP = 2**16 - 1  # that GIF and WebP hold
-RENAMED = {
-    "ftp",
-    "sftp",
-    "ssh",
-    "hdfs",
-    "arrow_hdfs",
-    "webhdfs",
-    "webHDFS",
-}  # fsspec's transactions need a /tmp there, or are none
+# Whose transactions, as fsspec has them, need a /tmp there, or are none.
+RENAMED = {"ftp", "sftp", "ssh", "hdfs", "arrow_hdfs", "webhdfs", "webHDFS"}
 MOST_BYTES = 2**31  # of a picture in an archive or at a URL, which is held in memory
 Kinds = set[tuple[str, str]]  # mode and compression of every frame
 ATTEMPTS = 2  # of a job whose worker died, before it is given up
@@ -435,21 +428,24 @@ def _renamed_there(filesystem: Any, path: str, buffer: io.BytesIO, replace: bool
     def move() -> None:
         filesystem.mv(temporary, path)
         if filesystem.exists(temporary):  # WebHDFS says in its answer alone that it did not
-            raise OSError(f"it cannot be renamed to {path}")
+            raise OSError(f"{temporary} cannot be renamed to {path}")
 
+    lost = False  # what was there before: then the new one is kept, whatever it is called
     try:
         with filesystem.open(temporary, "wb") as file:
             file.write(buffer.getbuffer())
         try:
             move()
         except Exception:  # there are servers that replace nothing
-            if not (replace and filesystem.exists(path)):
+            if not (replace and filesystem.exists(path) and filesystem.exists(temporary)):
                 raise
+            lost = True
             filesystem.rm_file(path)
             move()
     except BaseException:
-        with contextlib.suppress(Exception):
-            filesystem.rm_file(temporary)
+        if not lost:
+            with contextlib.suppress(Exception):
+                filesystem.rm_file(temporary)
         raise
 
 

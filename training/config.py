@@ -46,7 +46,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.rate_anchors <= MOST_ANCHORS:
-            raise ValueError(f"rate_anchors is {self.rate_anchors}; rates lie between 2 to {MOST_ANCHORS} of them")
+            raise ValueError(f"rate_anchors is {self.rate_anchors}; 2 to {MOST_ANCHORS} are possible")
         if self.latent_channels > (most := 4 * min(self.analysis_width, 3 * 8**2)):  # what a run begins with makes no more
             raise ValueError(f"latent_channels is {self.latent_channels}; four cells of this analysis_width give {most}")
         if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):

@@ -59,8 +59,7 @@ def _shown_as(prologue: container.Prologue) -> str:
     """The mode of the picture that was saved; Pillow has none for 16 bits in colour."""
     if prologue.numbers:
         return _DEEP[prologue.numbers.kind] if prologue.header.grey else "RGB"
-    view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
-    return view if container.VIEWS.get(view) == prologue.header.mode else prologue.header.mode
+    return prologue.shown_as or prologue.header.mode
 
 
 def _accept(prefix: bytes) -> bool:

@@ -333,8 +333,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
-    view = prologue.metadata.get(container.SHOWN_AS, b"").decode("ascii", "replace")
-    shown = f" ({view} through Pillow)" if container.VIEWS.get(view) == header.mode else ""
+    shown = f" ({prologue.shown_as} through Pillow)" if prologue.shown_as else ""
     size = f"{end} bytes, {8 * end / pixels:.3f} bits per pixel"
     _say(f"{source}: {header.width}x{header.height} {header.mode}{shown}, {size}")
     if header.bilevel:

@@ -388,12 +388,12 @@ class _Job(NamedTuple):
         size = self.target.size
         again = size is not None and plan.levels is None
         better = self.refined(plan, keep=again)
-        if size is None or len(self.file(plan.rate, better)) <= size:
+        excess = len(self.file(plan.rate, better)) - size if size is not None else 0
+        if size is None or excess <= 0:
             return plan, better
         latents = sum(map(len, better))
-        left = size - (len(self.file(plan.rate, better)) - latents)
-        if again and left > 0:  # at the same rate they may take a little more
-            lower = RatePlan(lowered(plan.rate, latents, left))
+        if again and excess < latents:  # at the same rate they may take a little more
+            lower = RatePlan(lowered(plan.rate, latents, latents - excess))
             better = self.refined(lower, keep=False)
             if len(self.file(lower.rate, better)) <= size:
                 return lower, better

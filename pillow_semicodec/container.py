@@ -530,6 +530,12 @@ class Prologue:
         return read_numbers(self.metadata[NUMBERS], self.header) if self.header.deep else None
 
     @property
+    def shown_as(self) -> str:
+        """The mode that Pillow had the picture in, where that is another than the file's and can be made of it again."""
+        view = self.metadata.get(SHOWN_AS, b"").decode("ascii", "replace")
+        return view if VIEWS.get(view) == self.header.mode else ""
+
+    @property
     def dpi(self) -> tuple[float, float] | None:
         """Dots per inch, across and down, where the file says them."""
         payload = self.metadata.get(RESOLUTION, b"")

@@ -116,9 +116,9 @@ def take_apart(picture: NDArray[np.uint8], share: float, flat: bool = False) -> 
     return Parts(payload, cells, VisibleColours(np.dstack([rest, alpha])), neutral, not np.array_equal(rest, own))
 
 
-def drawn_pixels(cells: Mask, box: Box) -> Mask:
-    """Which pixels of a box lie in cells that are drawn, [rows, columns]."""
-    return cells[(np.arange(box.top, box.bottom) // CELL)[:, None], np.arange(box.left, box.right) // CELL]
+def drawn_pixels(cells: Mask, box: Box, side: int = CELL) -> Mask:
+    """Which pixels of a box lie in cells, of so many pixels a side, that are drawn, [rows, columns]."""
+    return cells[(np.arange(box.top, box.bottom) // side)[:, None], np.arange(box.left, box.right) // side]
 
 
 def _pixels(cells: NDArray[Any], height: int, width: int) -> NDArray[Any]:
@@ -155,8 +155,7 @@ class Overlaid:
                 self._numbers = unpack_numbers(self._stream, len(self._palette), shape)
         first, last = at[0].start + self._top, at[0].stop + self._top
         left, right = at[1].start + self._left, at[1].stop + self._left
-        side = CELL // self._scale
-        where = self._cells[(np.arange(first, last) // side)[:, None], np.arange(left, right) // side]
+        where = drawn_pixels(self._cells, Box(first, left, last, right), CELL // self._scale)
         numbers = self._numbers[first * self._scale : last * self._scale, left * self._scale : right * self._scale]
         box = box.copy()
         if self._scale == 1:

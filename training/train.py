@@ -194,6 +194,11 @@ def kept_share(config: TrainConfig, seen: float, left: float) -> float:
     return 1 - 1 / window
 
 
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR; that of a flat picture, which may be exact, has an end."""
+    return -10 * torch.log10(mse.clamp_min(LEAST))
+
+
 @torch.no_grad()
 def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, device: torch.device) -> dict[str, float]:
     rows: dict[float, list[tuple[float, ...]]] = {rate: [] for rate in VALIDATION_RATES}
@@ -205,9 +210,7 @@ def validate(model: SemicodecModel, pictures: list[Any], config: TrainConfig, de
                 q = torch.tensor([rate], device=device)
                 output = model(x, q, hard_rate=True, y=y)
                 rd = rate_distortion_loss(output, x, q, model.rate_bank.rd_lambda(q), config, every=True)
-                figures.append(
-                    (rd.bpp.item(), -10 * torch.log10(rd.mse.clamp_min(LEAST)).item(), rd.msssim.item(), rd.xyb.item())
-                )
+                figures.append((rd.bpp.item(), decibels(rd.mse).item(), rd.msssim.item(), rd.xyb.item()))
     result: dict[str, float] = {}
     for rate, figures in rows.items():
         for name, values in zip(VALIDATION_FIGURES, zip(*figures, strict=True), strict=True):
@@ -408,7 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
                     kept_of_mean = kept_share(config, before + step - first_step, left)
                     torch._foreach_lerp_(mean, current, 1 - kept_of_mean)
             rd, broken = losses.codec, 0
-            psnr = -10 * torch.log10(rd.mse.clamp_min(LEAST)).mean()  # a flat crop may be exact
+            psnr = decibels(rd.mse).mean()
             sums += torch.stack([v.detach() for v in (rd.loss, rd.bpp.mean(), psnr, rd.msssim.mean(), rd.xyb.mean(), norm)])
             count += 1
             if losses.semi:

@@ -561,7 +561,7 @@ def test_later_frames_hold_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
 def test_frames_of_other_modes_stay_rgb(mode: str) -> None:
-    """As the README says."""
+    """As REFERENCE.md says."""
     with Image.open(saved([frame.convert(mode) for frame in ball(2)])) as opened:
         assert (opened.n_frames, opened.mode) == (2, "RGB")
 

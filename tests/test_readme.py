@@ -1,4 +1,4 @@
-"""Every Python and sgc example of the README runs."""
+"""Every Python and sgc example of README.md and REFERENCE.md runs, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from PIL import Image
 
 from pillow_semicodec.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "REFERENCE.md", "FEATURES.md")}
+README = DOCUMENTS["README.md"]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "".join(DOCUMENTS.values()), re.S)
 NEIGHBOURS = {"torch", "torchvision", "datasets", "webdataset", "django"}  # may be absent; all else must be there
 
 
@@ -56,6 +58,17 @@ def test_commands() -> None:
 
 def test_the_set_up_commands_are_those_of_the_gate() -> None:
     """The gate runs the command that the README gives."""
-    gate = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+    gate = (ROOT / ".ci" / "run").read_text()
     assert 'pip install -q -e ".[test]" && pytest' in gate
     assert 'pip install -e ".[test]" && pytest' in README
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links(name: str) -> None:
+    """Files that are linked exist, and so do the headings that are named."""
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", DOCUMENTS[name]):
+        target = ROOT / (path or name)
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", target.read_text("utf-8"), flags=re.S), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor

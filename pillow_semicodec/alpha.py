@@ -1,7 +1,8 @@
 """Alpha channels, and pictures in black and white: coded losslessly, slice by slice; and colours that nobody sees.
 
 What lies under alpha 0 is taken from the visible colours around it, coarse where those are far, so that edges of transparent
-pictures neither bleed nor cost anything behind them. It depends on its neighbourhood alone: slices leave no trace.
+pictures neither bleed nor cost anything behind them. It depends on its neighbourhood alone, and, where nothing in that is
+visible, on the mean of all that is: slices leave no trace.
 
 Source: the push-pull pyramid of Gortler et al., "The lumigraph" (1996).
 """
@@ -26,9 +27,10 @@ from .planes import Box
 LEVELS = 6  # of the pyramid; its coarsest cells have 64 pixels
 CELL = 2**LEVELS
 REACH = 2 * CELL  # no filled colour depends on what is farther away
-BY_CONTEXT, BY_REPETITION, CONSTANT = 0, 1, 2  # first byte of a stream of alpha
-COSTLY = 16  # pixels a byte of a stream: where fewer are coded, patterns that repeat are looked for
-UNSEEN = 127.5  # where nothing visible is near
+BY_CONTEXT, BY_REPETITION, CONSTANT, CUT_OUT = 0, 1, 2, 3  # first byte of a stream of alpha
+COSTLY = 64  # pixels a byte of a stream: where fewer are coded, patterns that repeat are looked for
+UNSEEN = 127.5  # where nothing is visible
+LOOKED_OVER = 2**20  # pixels that are looked at together
 
 
 class VisibleColours:
@@ -37,12 +39,16 @@ class VisibleColours:
     Args:
         picture: uint8 [H, W, 2] or [H, W, 4], an array or anything that gives boxes.
         exact: leave colours under alpha 0 as they are.
+
+    Attributes:
+        hidden: whether there is alpha 0.
     """
 
     def __init__(self, picture: Any, exact: bool = False) -> None:
         self.picture, self.exact, self.dtype = picture, exact, picture.dtype
         height, width, bands = picture.shape
         self.shape = (height, width, 3) if bands == 4 else (height, width)
+        self.hidden, self._far = _looked_over(picture)
 
     def seen(self, box: Box) -> NDArray[np.bool_]:
         """Which pixels of a box are seen, or shall be kept all the same, [rows, columns]."""
@@ -57,14 +63,28 @@ class VisibleColours:
             bounds = Box(0, 0, *self.shape[:2])
             window = box.divided(CELL).scaled(CELL).grown(REACH, REACH, bounds)
             around = np.asarray(self.picture[window.top : window.bottom, window.left : window.right])
-            part = filled(around[:, :, :-1], around[:, :, -1])[box.within(window)]
+            part = filled(around[:, :, :-1], around[:, :, -1], self._far)[box.within(window)]
         else:
             part = part[:, :, :-1]
         return part if part.shape[2] == 3 else part[:, :, 0]
 
 
-def filled(colours: Pixels, alpha: Pixels) -> Pixels:
-    """Colours [H, W, C] with those under alpha 0 made up from their neighbours."""
+def _looked_over(picture: Any) -> tuple[bool, NDArray[np.float64]]:
+    """(whether there is alpha 0, the mean of the colours that are seen, weighted by alpha) of [H, W, bands]."""
+    height, width, bands = picture.shape
+    hidden, weight, sums = False, 0.0, np.zeros(bands - 1)
+    rows = max(LOOKED_OVER // width, 1)
+    for top in range(0, height, rows):
+        part = np.asarray(picture[top : min(top + rows, height), 0:width]).reshape(-1, bands)
+        alpha = part[:, -1].astype(np.float64)
+        hidden |= not part[:, -1].all()
+        weight += alpha.sum()
+        sums += [alpha @ part[:, band] for band in range(bands - 1)]
+    return hidden, sums / weight if weight else np.full(bands - 1, UNSEEN)
+
+
+def filled(colours: Pixels, alpha: Pixels, far: NDArray[np.float64]) -> Pixels:
+    """Colours [H, W, C] with those under alpha 0 made up from their neighbours, or ``far`` [C] where those are not seen."""
     height, width = alpha.shape
     padding = ((0, -height % CELL), (0, -width % CELL))
     weights = [np.pad(alpha, padding).astype(np.float64)]
@@ -72,7 +92,7 @@ def filled(colours: Pixels, alpha: Pixels) -> Pixels:
     for _ in range(LEVELS):
         weights.append(_sum_of_fours(weights[-1][:, :, None])[:, :, 0])
         sums.append(_sum_of_fours(sums[-1]))
-    guess = np.full(sums[-1].shape, UNSEEN)
+    guess = np.broadcast_to(far, sums[-1].shape).copy()
     for weight, total in zip(weights[:0:-1], sums[:0:-1], strict=True):  # what is seen of the finest is not guessed
         seen = weight > 0
         guess[seen] = total[seen] / weight[seen, None]
@@ -128,12 +148,13 @@ def encode_alpha(
 def _coded(plane: Pixels, bilevel: bool = False) -> bytes:
     if not bilevel and (plane == plane[0, 0]).all():
         return bytes([CONSTANT, plane[0, 0]])
+    cut_out = not bilevel and not ((plane != 0) & (plane != 255)).any()
     encoder = StreamEncoder()
-    encode_plane(encoder, plane, bilevel)
+    encode_plane(encoder, plane, bilevel or cut_out)
     stream = encoder.finish()
     if bilevel:
         return stream
-    choices = [bytes([BY_CONTEXT]) + stream]
+    choices = [bytes([CUT_OUT if cut_out else BY_CONTEXT]) + stream]
     if len(stream) * COSTLY > plane.size and is_available():
         choices.append(bytes([BY_REPETITION]) + pack(np.diff(plane, axis=0, prepend=np.uint8(0)).tobytes()))
     return min(choices, key=len)
@@ -153,7 +174,8 @@ def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -
             return np.cumsum(steps, 0, np.uint8)
         if stream[:1] == bytes([CONSTANT]) and len(stream) == 2:
             return np.full(shape, stream[1], np.uint8)
-        if stream[:1] != bytes([BY_CONTEXT]):
+        bilevel = stream[:1] == bytes([CUT_OUT])
+        if not bilevel and stream[:1] != bytes([BY_CONTEXT]):
             raise FormatError("alpha of an unknown kind")
         stream = stream[1:]
     decoder = StreamDecoder(stream)

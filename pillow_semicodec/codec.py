@@ -471,9 +471,10 @@ def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple
         metadata[container.NUMBERS] = container.write_numbers(numbers)
         return "I;16" if mode == "L" else "RGB;16", Levels(picture, numbers)
     if mode.endswith("A"):
-        if exact:
+        visible = VisibleColours(picture, exact)
+        if exact and visible.hidden:
             metadata[container.UNSEEN_KEPT] = b""
-        return mode, VisibleColours(picture, exact)
+        return mode, visible
     return mode, picture
 
 

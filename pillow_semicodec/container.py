@@ -545,6 +545,7 @@ class Prologue:
 def packed(metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """As it is written: with texts, profile and semantics in one chunk, where that takes fewer bytes."""
     texts = {kind: payload for kind, payload in metadata.items() if kind in PACKABLE}
+    texts = dict(sorted(texts.items(), key=lambda text: len(text[1])))  # deflate reaches back 32 kB to the dictionary
     while texts:
         plain = b"".join(kind + write_varint(len(payload)) + payload for kind, payload in texts.items())
         sizes = [len(payload) for payload in texts.values()]

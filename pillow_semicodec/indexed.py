@@ -273,8 +273,9 @@ def _nearest(some: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[ND
 def write_palette(palette: NDArray[np.uint8]) -> bytes:
     """The payload of the palette's chunk: uint8 [n, bands], in the order of ``Colours.indexed``."""
     steps = np.concatenate([np.diff(part, prepend=0) for part in _groups(_numbers_of(palette))])
-    planes = bytes_of(steps, palette.shape[1] == 1).T  # high bytes first
-    return container.write_varint(len(palette)) + pack(planes.tobytes())
+    planes = bytes_of(steps, palette.shape[1] == 1).T.tobytes()  # high bytes first
+    packed = pack(planes)
+    return container.write_varint(len(palette)) + (packed if len(packed) < len(planes) else planes)
 
 
 def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
@@ -287,8 +288,9 @@ def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
     count, bands = container.read_varint(stream.read)[0], 1 if grey else 3
     if not 1 <= count <= MOST_COLOURS:
         raise FormatError(f"a palette of {count} colours")
-    planes = np.frombuffer(unpack(stream.read(), count * bands), np.uint8).reshape(bands, count)
-    steps = _numbers_of(planes.T)
+    size, planes = count * bands, stream.read()
+    planes = planes if len(planes) == size else unpack(planes, size)
+    steps = _numbers_of(np.frombuffer(planes, np.uint8).reshape(bands, count).T)
     colours = np.concatenate([np.cumsum(part) for part in _groups(steps)])
     if colours.max() >= 256**bands:
         raise FormatError("a palette of colours that do not exist")

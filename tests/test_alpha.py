@@ -94,10 +94,11 @@ def test_filled_colours_go_on_from_the_edge() -> None:
     colours[:, :80] = (200, 40, 90)
     alpha = np.zeros((100, 200), np.uint8)
     alpha[:, :80] = 255
-    result = filled(colours, alpha)
+    result = filled(colours, alpha, np.full(3, 7.0))
     assert np.array_equal(result[:, :80], colours[:, :80])
     assert np.abs(result[:, 80:84] - np.array([200, 40, 90])).max() < 20
-    assert (filled(colours, np.zeros_like(alpha)) == 128).all()
+    assert (filled(colours, np.zeros_like(alpha), np.full(3, 7.0)) == 7).all()
+    assert (VisibleColours(np.dstack([colours, alpha]))[0:100, 0:200] == (200, 40, 90)).all()  # far ones, too
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 99), st.integers(1, 99), st.integers(0, 9))
@@ -162,6 +163,29 @@ def test_black_and_white_planes(plane: np.ndarray) -> None:
     assert np.array_equal(decode_plane(decoder, plane.shape, bilevel=True), bilevel)
     decoder.finish()
     assert len(stream) <= plane.size / 8 * 1.3 + 64
+
+
+@given(planes(60), st.booleans())
+def test_cut_outs(plane: np.ndarray, exact: bool) -> None:
+    """Alpha of 0 and 255 alone: two choices a pixel; the second decoder agrees."""
+    plane = np.where(plane > 127, 255, 0).astype(np.uint8) if exact else plane
+    stream = alpha._coded(plane)
+    assert np.array_equal(alpha.decode_alpha(stream, plane.shape), plane)
+    assert np.array_equal(reference_decoder.decode_alpha(stream, plane.shape), plane)
+    assert not exact or stream[0] != alpha.BY_CONTEXT
+
+
+def test_masks_are_small() -> None:
+    """What is ragged takes a bit a pixel; letters repeat."""
+    noise = np.random.default_rng(0).integers(0, 2, (200, 200), np.uint8) * np.uint8(255)
+    assert len(alpha._coded(noise)) < 1.1 * noise.size / 8
+    assert len(alpha._coded(np.tile(noise[:20, :20], (20, 20)))) < 500
+
+
+def test_exact_says_nothing_where_all_is_seen() -> None:
+    """So that nothing is lost by it."""
+    picture = np.dstack([photo(70, 90), np.full((70, 90), 200, np.uint8)])
+    assert sgc.encode(picture, exact=True) == sgc.encode(picture)
 
 
 def test_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:

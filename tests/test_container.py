@@ -237,6 +237,14 @@ def test_what_packs_least_is_left_out() -> None:
     assert packed.keys() == {container.PACKED, container.XMP}
 
 
+def test_small_texts_are_near_the_dictionary() -> None:
+    """What is large stands behind them, whatever came first."""
+    noise = np.random.default_rng(0).bytes(40000)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="">\n <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    alone, both = (container.packed(said) for said in ({container.EXIF: noise}, {container.EXIF: noise, container.XMP: xmp}))
+    assert sum(map(len, both.values())) < sum(map(len, alone.values())) + 50
+
+
 def test_packed_texts_that_are_none() -> None:
     """An ancillary chunk never keeps a picture from being read, and never unfolds to more than it may."""
     whole = container.packed({container.XMP: b"x" * 5000, container.EXIF: b"e" * 500})[container.PACKED]

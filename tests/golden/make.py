@@ -31,7 +31,7 @@ def good() -> None:
         "rgb-q5": (photo(75, 130, 1), 5, {}),
         "rgb-q100-noise": (np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8), 100, {}),
         "grey-q80": (photo(64, 81, 2)[:, :, 0], 80, {}),
-        "one-pixel": (np.array([[[255, 0, 128]]], np.uint8), 50, {}),
+        "one-pixel": (np.array([[[255, 0, 128]]], np.uint8), 50, {"indexed": False}),
         "metadata": (photo(16, 16), 40, {"exif": b"Exif\0\0some", "icc_profile": b"profile"}),
         "slices": (photo(150, 203, 3), 60, {"slice_side": 64}),
         "slices-regions": (photo(130, 100, 4)[:, :, 1], 40, {"slice_side": 64, "roi": [(10, 20, 60, 90)]}),
@@ -41,6 +41,8 @@ def good() -> None:
     disc = np.clip(128 - 40 * (np.hypot(i - 80, j - 90) - 60), 0, 255).astype(np.uint8)[:, :, None]
     cases["alpha"] = np.concatenate([photo(150, 203, 6), disc], 2), 60, {"indexed": False}
     cases["alpha-slices"] = np.concatenate([photo(150, 203, 7), disc], 2), 60, {"slice_side": 64, "indexed": False}
+    cut_out = (disc > 128) * np.uint8(255)
+    cases["cut-out"] = np.concatenate([photo(150, 203, 18), cut_out], 2), 60, {"indexed": False}
     noise = np.random.default_rng(1).integers(0, 256, (41, 30, 1), dtype=np.uint8)
     cases["grey-alpha"] = np.concatenate([photo(41, 30, 8)[:, :, :1], noise], 2), 30, {"exact": True}
     frames = [photo(40, 50, 10) for _ in range(3)]
@@ -79,6 +81,7 @@ def good() -> None:
     drawn = {
         "indexed": (blocks, 100, {}),
         "indexed-two": (np.where(blocks[:, :, 0] > 60, 7, 250).astype(np.uint8), 30, {}),
+        "indexed-few": (np.random.default_rng(2).integers(0, 256, (6, 3), np.uint8)[(i // 9 + j // 8) % 6], 95, {}),
         "indexed-one": (blocks[:5, :8] * 0 + 77, 50, {}),
         "indexed-many": (np.dstack([steps >> 4, steps & 15, steps % 7]).astype(np.uint8), 97, {"comment": "1200 colours"}),
         "indexed-alpha-slices": (np.dstack([blocks, np.tile(noise[:, :, 0], (2, 3))[:50, :70]]), 60, {"slice_side": 64}),

@@ -9,6 +9,7 @@ Source: the push-pull pyramid of Gortler et al., "The lumigraph" (1996).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ REACH = 2 * CELL  # no filled colour depends on what is farther away
 BY_CONTEXT, BY_REPETITION, CONSTANT, CUT_OUT = 0, 1, 2, 3  # first byte of a stream of alpha
 COSTLY = 64  # pixels a byte of a stream: where fewer are coded, patterns that repeat are looked for
 UNSEEN = 127.5  # where nothing is visible
-LOOKED_OVER = 2**20  # pixels that are looked at together
+LOOKED_OVER = 1024  # pixels of a side of what is looked at together
 
 
 class VisibleColours:
@@ -73,10 +74,10 @@ def _looked_over(picture: Any) -> tuple[bool, NDArray[np.float64]]:
     """(whether there is alpha 0, the mean of the colours that are seen, weighted by alpha) of [H, W, bands]."""
     height, width, bands = picture.shape
     hidden, weight, sums = False, 0.0, np.zeros(bands - 1)
-    rows = max(LOOKED_OVER // width, 1)
-    for top in range(0, height, rows):
-        part = np.asarray(picture[top : min(top + rows, height), 0:width]).reshape(-1, bands)
-        alpha = part[:, -1].astype(np.float64)
+    for top, left in itertools.product(range(0, height, LOOKED_OVER), range(0, width, LOOKED_OVER)):
+        box = Box(top, left, min(top + LOOKED_OVER, height), min(left + LOOKED_OVER, width))
+        part = np.asarray(picture[box.top : box.bottom, box.left : box.right]).reshape(-1, bands)
+        alpha = part[:, -1].astype(np.float64)  # whose sums are whole numbers, the same in any order
         hidden |= not part[:, -1].all()
         weight += alpha.sum()
         sums += [alpha @ part[:, band] for band in range(bands - 1)]
@@ -168,19 +169,22 @@ def decode_alpha(stream: bytes, shape: tuple[int, int], bilevel: bool = False) -
     """
     if isinstance(stream, CutStream):
         return np.full(shape, 255, np.uint8)
+    cut_out = False
     if not bilevel:
         if stream[:1] == bytes([BY_REPETITION]):
             steps = np.frombuffer(unpack(stream[1:], shape[0] * shape[1]), np.uint8).reshape(shape)
             return np.cumsum(steps, 0, np.uint8)
         if stream[:1] == bytes([CONSTANT]) and len(stream) == 2:
             return np.full(shape, stream[1], np.uint8)
-        bilevel = stream[:1] == bytes([CUT_OUT])
-        if not bilevel and stream[:1] != bytes([BY_CONTEXT]):
+        cut_out = stream[:1] == bytes([CUT_OUT])
+        if not cut_out and stream[:1] != bytes([BY_CONTEXT]):
             raise FormatError("alpha of an unknown kind")
         stream = stream[1:]
     decoder = StreamDecoder(stream)
-    plane = decode_plane(decoder, shape, bilevel)
+    plane = decode_plane(decoder, shape, bilevel or cut_out)
     decoder.finish()
+    if cut_out and plane[0, 0] not in (0, 255):
+        raise FormatError("alpha of a cut-out that is neither 0 nor 255")
     return plane
 
 

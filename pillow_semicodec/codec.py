@@ -146,7 +146,7 @@ def encode(
     cells = cells_of(roi, height, width)
     if picture.dtype == np.bool_:
         return _finished(_encode_bilevel(picture, metadata, layout, target, threads, way), way, limits)
-    mode, colours = colours_of(picture, exact, metadata)
+    mode, colours = colours_of(picture, exact, metadata, levels_of(alpha_quality))
     indexed = _may_index(picture, mode, roi, False if preview and indexed is None else indexed)
     draw = partial(Drawing, picture, mode, threads, levels_of(alpha_quality), exact, slice_side, limits)
     if indexed:
@@ -462,8 +462,12 @@ def _encode_bilevel(
     return data
 
 
-def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple[str, Any]:
-    """(mode of the file, what the networks are shown); says in ``metadata`` what it has to say of it."""
+def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes], levels: int = 256) -> tuple[str, Any]:
+    """(mode of the file, what the networks are shown); says in ``metadata`` what it has to say of it.
+
+    Args:
+        levels: of alpha: with fewer than 256 some of it may become 0.
+    """
     bands = 1 if len(picture.shape) == 2 else picture.shape[2]
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[bands]
     if picture.dtype in KINDS:
@@ -472,7 +476,7 @@ def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes]) -> tuple
         return "I;16" if mode == "L" else "RGB;16", Levels(picture, numbers)
     if mode.endswith("A"):
         visible = VisibleColours(picture, exact)
-        if exact and visible.hidden:
+        if exact and (visible.hidden or levels < 256):
             metadata[container.UNSEEN_KEPT] = b""
         return mode, visible
     return mode, picture

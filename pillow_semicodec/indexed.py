@@ -40,6 +40,7 @@ LONG_RUN = 32  # pixels of one colour in a row
 WORTH_RUNS = 0.2  # share of the pixels in such runs, if a picture of more colours is a screen with photographs
 FEW_COLOURS = 16  # of a dithered picture, which need repeat nothing
 PROBE_ROWS = 32
+AS_THEY_ARE = b"\1"  # before colours that are not packed: LZMA begins with 0
 FREQUENT = 256  # colours whose numbers have one byte
 EXACT_FROM = 95  # quality
 SHARE_PER_QUALITY, LARGEST_SHARE = 0.0075, 0.3
@@ -275,7 +276,7 @@ def write_palette(palette: NDArray[np.uint8]) -> bytes:
     steps = np.concatenate([np.diff(part, prepend=0) for part in _groups(_numbers_of(palette))])
     planes = bytes_of(steps, palette.shape[1] == 1).T.tobytes()  # high bytes first
     packed = pack(planes)
-    return container.write_varint(len(palette)) + (packed if len(packed) < len(planes) else planes)
+    return container.write_varint(len(palette)) + (packed if len(packed) <= len(planes) else AS_THEY_ARE + planes)
 
 
 def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
@@ -289,7 +290,12 @@ def read_palette(payload: bytes, grey: bool) -> NDArray[np.uint8]:
     if not 1 <= count <= MOST_COLOURS:
         raise FormatError(f"a palette of {count} colours")
     size, planes = count * bands, stream.read()
-    planes = planes if len(planes) == size else unpack(planes, size)
+    if planes[:1] == AS_THEY_ARE:
+        planes = planes[1:]
+        if len(planes) != size:
+            raise FormatError(f"a palette of {count} colours in {len(planes)} bytes")
+    else:
+        planes = unpack(planes, size)
     steps = _numbers_of(np.frombuffer(planes, np.uint8).reshape(bands, count).T)
     colours = np.concatenate([np.cumsum(part) for part in _groups(steps)])
     if colours.max() >= 256**bands:

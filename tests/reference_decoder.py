@@ -392,7 +392,9 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> np.ndarray:
         (value,) = stream[1:]
         return np.full(shape, value, np.uint8)
     if stream[0] == 3:
-        return decode_plane(RangeDecoder(stream[1:]), shape, bilevel=True).astype(np.uint8)
+        plane = decode_plane(RangeDecoder(stream[1:]), shape, bilevel=True)
+        assert plane[0, 0] in (0, 255)
+        return plane.astype(np.uint8)
     assert stream[0] == 1
     plane = np.frombuffer(unpack(stream[1:]), np.uint8).reshape(shape).astype(int)
     for i in range(1, shape[0]):
@@ -402,7 +404,7 @@ def decode_alpha(stream: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 def read_palette(payload: bytes, bands: int) -> np.ndarray:
     count, at = leb128(payload, 0)
-    steps = payload[at:] if len(payload) == at + count * bands else unpack(payload[at:])
+    steps = payload[at + 1 :] if payload[at] == 1 else unpack(payload[at:])
     assert len(steps) == count * bands
     palette, colour = [], 0
     for k in range(count):

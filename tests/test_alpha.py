@@ -15,7 +15,7 @@ from PIL import Image
 from strategies import planes
 
 import pillow_semicodec as sgc
-from pillow_semicodec import alpha
+from pillow_semicodec import alpha, container
 from pillow_semicodec.alpha import REACH, VisibleColours, filled, levels_of
 from pillow_semicodec.entropy import lossless
 from pillow_semicodec.entropy.coder import StreamDecoder, StreamEncoder
@@ -182,10 +182,37 @@ def test_masks_are_small() -> None:
     assert len(alpha._coded(np.tile(noise[:20, :20], (20, 20)))) < 500
 
 
+@given(planes(40), st.data())
+def test_damaged_cut_outs(plane: np.ndarray, data: st.DataObject) -> None:
+    """Any bytes are a plane or a FormatError."""
+    stream = bytearray(alpha._coded(np.where(plane > 127, 255, 0).astype(np.uint8)))
+    stream[data.draw(st.integers(0, len(stream) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(sgc.FormatError):
+        assert alpha.decode_alpha(bytes(stream), plane.shape).shape == plane.shape
+
+
 def test_exact_says_nothing_where_all_is_seen() -> None:
-    """So that nothing is lost by it."""
+    """So that nothing is lost by it. Fewer levels may hide what is hardly seen."""
     picture = np.dstack([photo(70, 90), np.full((70, 90), 200, np.uint8)])
-    assert sgc.encode(picture, exact=True) == sgc.encode(picture)
+    picture[:30, :, 3] = 2
+    plain, exact, rounded = (
+        sgc.encode(picture, exact=exact, alpha_quality=levels) for exact, levels in ((False, 100), (True, 100), (True, 0))
+    )
+    assert plain == exact
+    assert container.UNSEEN_KEPT in sgc.read_prologue(rounded).metadata
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(5, 40), st.integers(0, 9))
+def test_a_picture_is_looked_over_in_squares(height: int, width: int, side: int, seed: int) -> None:
+    """However they lie."""
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
+    picture[..., 3] *= picture[..., 3] > 9
+    with pytest.MonkeyPatch.context() as patch:
+        whole = alpha._looked_over(picture)
+        patch.setattr(alpha, "LOOKED_OVER", side)
+        hidden, mean = alpha._looked_over(picture)
+    assert hidden == whole[0] == (picture[..., 3] == 0).any()
+    assert np.array_equal(mean, whole[1])
 
 
 def test_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,9 @@ def sealed(data: bytes, random: np.random.Generator, frame: bool = False) -> byt
         header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(6))
     if random.random() < 0.7:
         k = int(random.integers(len(payloads)))
+        beyond = len(payloads[k]) % 4  # whole words, behind a byte or not
         payloads[k] = mutate(payloads[k], random)
-        payloads[k] = payloads[k][: len(payloads[k]) // 4 * 4]
+        payloads[k] = payloads[k][: max(len(payloads[k]) - beyond, 0) // 4 * 4 + beyond]
     rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
     side = prologue.index.side if random.random() < 0.9 else 2 ** int(random.integers(6, 9))
     index = container.write_index(container.SliceIndex(rate, tuple(map(len, payloads)), side))

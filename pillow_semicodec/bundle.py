@@ -78,6 +78,10 @@ class RateBank:
         """The quality from 1 to 100 whose rate is nearest."""
         return float(np.interp(rate / RATE_UNIT - 1, self.quality_positions[:, 1], self.quality_positions[:, 0]))
 
+    def share_of(self, rate: int) -> float:
+        """From 0 at the first anchor to 1 at the last."""
+        return (rate / RATE_UNIT - 1) / (self.anchors - 1)
+
     def interpolate(self, bank: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """Row of ``bank`` [A, C] at ``rate``, as [1, C, 1, 1]."""
         position = rate / RATE_UNIT - 1

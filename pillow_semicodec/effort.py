@@ -152,7 +152,7 @@ class _Slice:
         stride = pixels.LATENT_STRIDE
         self.worth = None if levels is None else around.repeat(stride, 0).repeat(stride, 1)[None, :, :, None]
         self.first, self.mean1 = base.step1(box), base.means.read(box)[1]
-        self.indexes1, self.wanted = base.scales.read(box)[1], base._steps(box)
+        self.indexes1, self.wanted, self.busy = base.scales.read(box)[1], base._steps(box), base.busy(box)
         self.fixed = np.zeros(self.first.shape, np.bool_)  # what their neighbours are predicted from
         predicted = list(base.bundle.predicted)
         self.fixed[predicted] = self.first[predicted]
@@ -184,7 +184,7 @@ class _Slice:
         round that this makes worse is taken back.
         """
         bundle = self.base.bundle
-        residual = bundle.conditional.quantised(self.wanted - mean, indexes, bundle.predicted) + shift
+        residual = bundle.conditional.quantised(self.wanted - mean, indexes, bundle.predicted, self.busy) + shift
         return bundle.conditional.zero_uncoded(residual, indexes)
 
     def _state(self, shift: NDArray[np.int8]) -> _State:

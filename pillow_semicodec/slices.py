@@ -17,6 +17,7 @@ from .alpha import decode_alpha
 from .bundle import ModelBundle
 from .container import LAYERS, CutStream
 from .entropy.coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder
+from .entropy.models import is_busy
 from .errors import FormatError
 from .inference import Tensor
 from .latent_path import (
@@ -89,6 +90,11 @@ class Encoder(LatentPath):
         z = z[:, *box.within(window.divided(pixels.HYPER_STRIDE))]
         return (np.rint(np.clip(z, -MAGNITUDE_LIMIT, MAGNITUDE_LIMIT)).astype(np.int32),)
 
+    def busy(self, box: Box) -> bool:
+        """Whether dead zones of a slice are the wider ones."""
+        indexes = self.scales.read(box)[1].take(self.positions(1, box))
+        return is_busy(indexes, self.bundle.rate_bank.share_of(self.plan.rate))
+
     def _coded(self, step: int, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(flat positions of a step's latents, what is left of these to code)."""
         conditional, at = self.bundle.conditional, self.positions(step, box)
@@ -98,7 +104,7 @@ class Encoder(LatentPath):
             return at, conditional.rounded(values, indexes)
         area = box.shape[0] * box.shape[1]
         plain = [slice(*np.searchsorted(at, (c * area, (c + 1) * area))) for c in self.bundle.predicted]
-        return at, conditional.quantised(values, indexes, plain)
+        return at, conditional.quantised(values, indexes, plain, self.busy(box))
 
     def _residual1(self, i: int, j: int, box: Box) -> Arrays:
         mean, indexes = self.means.read(box)[1], self.scales.read(box)[1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import table_sets
 
 from pillow_semicodec.entropy.coder import MAGNITUDE_LIMIT, StreamDecoder, StreamEncoder, TableModels
-from pillow_semicodec.entropy.models import DEAD_ZONES, ScaleConditional, StaticPrior
+from pillow_semicodec.entropy.models import BUSY_DEAD_ZONES, DEAD_ZONES, ScaleConditional, StaticPrior
 from pillow_semicodec.entropy.tables import TOTAL, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, FormatError
 
@@ -141,11 +141,12 @@ def test_dead_zones(chosen_model, seed: int) -> None:
     conditional = chosen_model.conditional
     indexes = random.integers(0, 64, (3, 8, 9)).astype(np.uint8)
     values = random.laplace(size=indexes.shape).astype(np.float32) * 2
-    rounded, coded = conditional.rounded(values, indexes), conditional.quantised(values, indexes, [1])
+    busy = bool(seed % 2)
+    rounded, coded = conditional.rounded(values, indexes), conditional.quantised(values, indexes, [1], busy)
     assert np.array_equal(rounded, np.where(conditional.codes_nothing[indexes], 0, np.rint(values)))
     assert np.array_equal(coded[1], rounded[1])
     for channel in (0, 2):
-        dead = np.abs(values[channel]) < DEAD_ZONES[indexes[channel]]
+        dead = np.abs(values[channel]) < (BUSY_DEAD_ZONES if busy else DEAD_ZONES)[indexes[channel]]
         assert np.array_equal(coded[channel], np.where(dead, 0, rounded[channel]))
     assert np.array_equal(conditional.quantised(coded.astype(np.float32), indexes, []), coded)
 
@@ -157,4 +158,5 @@ def test_dead_zones_end_where_they_should(chosen_model) -> None:
     indexes = np.array([1, 1, 8, 8, 9, 1, 1, 40, 40, 1], np.uint8)[:, None, None]
     limit = MAGNITUDE_LIMIT // 2 - 1
     assert conditional.quantised(values, indexes, [])[:, 0, 0].tolist() == [0, 1, 0, 1, 1, 0, -1, limit, -limit, 2]
+    assert conditional.quantised(values, indexes, [], busy=True)[:, 0, 0].tolist() == [0, 0, 0, 0, 1, 0, 0, limit, -limit, 2]
     assert conditional.quantised(values, indexes, [0, 5])[:, 0, 0].tolist() == [1, 1, 0, 1, 1, -1, -1, limit, -limit, 2]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pillow_semicodec.entropy.models import DEAD_ZONES
+from pillow_semicodec.entropy.models import DEAD_ZONES, FIRST_WITHOUT, QUIET
 
 from .config import ModelConfig
 from .eight_bit import EightBitBlocks
@@ -41,14 +41,16 @@ class Coded(NamedTuple):
     Attributes:
         z: hyper-latents, not yet rounded, [B, Z, H/64, W/64]. residual: of y beside its means, not yet rounded; of
             predicted channels, in step 1, beside what their neighbours say, too; symbol: what is coded of it, a whole
-            number; and index: of the scales' tables, from 0 to 63, all [B, M, H/16, W/16]. y_hat: of the same shape,
-            dequantised; the decoder's, but where an index of 0 lets a symbol go that is not zero.
+            number; index: of the scales' tables, from 0 to 63; and dead: half of the widths of dead zones, all
+            [B, M, H/16, W/16]. y_hat: of the same shape, dequantised; the decoder's, but where an index of 0 lets a
+            symbol go that is not zero.
     """
 
     z: Tensor
     residual: Tensor
     symbol: Tensor
     index: Tensor
+    dead: Tensor
     y_hat: Tensor
 
 
@@ -59,6 +61,7 @@ class _Step1(NamedTuple):
     mask: Tensor
     scale_features: Tensor
     index1: Tensor
+    busy: Tensor
     symbol: Tensor
     mean1: Tensor
     mean2: Tensor
@@ -89,6 +92,11 @@ class RateBank(nn.Module):
         anchors = torch.arange(self.config.rate_anchors, device=rate.device)
         return (anchors == low) * (1 - distance) + (anchors == low + 1) * distance
 
+    def rate(self, weights: Tensor) -> Tensor:
+        """Inverse of ``weights``."""
+        anchors = torch.arange(self.config.rate_anchors, device=weights.device, dtype=weights.dtype)
+        return (weights * anchors).sum(1) / (self.config.rate_anchors - 1)
+
     def rd_lambda(self, rate: Tensor) -> Tensor:
         return self.config.lambda_min * (self.config.lambda_max / self.config.lambda_min) ** rate
 
@@ -106,21 +114,28 @@ def neighbours_say(residual: Tensor) -> Tensor:
     return guess
 
 
-def dead_zone_of(index: Tensor, dead_zone: Tensor) -> Tensor:
-    """Half of the widths [B, M, h, w]; of a broken batch, whose indexes are no numbers, any."""
-    channel = torch.arange(index.shape[1], device=index.device)[:, None, None]
-    return dead_zone[channel, index.detach().nan_to_num().long()]
+def is_busy(index1: Tensor, mask: Tensor, rate: Tensor) -> Tensor:
+    """``pillow_semicodec.entropy.models.is_busy`` of samples, [B]; index1 [B, M, h, w] counts where ``mask`` is."""
+    high = ((index1.detach() >= FIRST_WITHOUT) & mask).sum((1, 2, 3))
+    return high > QUIET * rate * mask.sum()
 
 
-def quantised(residual: Tensor, index: Tensor, dead_zone: Tensor) -> Tensor:
-    """Residuals [B, M, h, w] as an encoder codes them, with straight-through gradients: rounded, but 0 within the dead zone
-    of their table.
+def dead_zone_of(index: Tensor, dead_zone: Tensor, busy: Tensor) -> Tensor:
+    """Half of the widths [B, M, h, w]; of a broken batch, whose indexes are no numbers, any.
 
     Args:
-        index: of the tables, same shape. dead_zone: half of its width by channel and table, [M, 64].
+        index: of the tables, same shape. dead_zone: half of the narrower widths by channel and table, [M, 64]. busy: [B].
     """
-    width = dead_zone_of(index, dead_zone)
-    symbol = torch.where(residual.abs() < width, 0, torch.floor(residual.detach() + 0.5))
+    channel = torch.arange(index.shape[1], device=index.device)[:, None, None]
+    half = dead_zone[channel, index.detach().nan_to_num().long()]
+    return torch.where(busy[:, None, None, None], 2 * half - 0.5, half)
+
+
+def quantised(residual: Tensor, dead: Tensor) -> Tensor:
+    """Residuals [B, M, h, w] as an encoder codes them, with straight-through gradients: rounded, but 0 within dead zones,
+    of half of whose widths ``dead`` is.
+    """
+    symbol = torch.where(residual.abs() < dead, 0, torch.floor(residual.detach() + 0.5))
     return symbol + (residual - residual.detach())  # exact: the difference is 0, and its gradient 1
 
 
@@ -205,9 +220,10 @@ class SemicodecModel(nn.Module):
         mask = step_mask(y)
         with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
-        symbol = torch.where(mask, quantised(y - mean1, index1, self.dead_zone), 0)
+        busy = is_busy(index1, mask, self.rate_bank.rate(weights))
+        symbol = torch.where(mask, quantised(y - mean1, dead_zone_of(index1, self.dead_zone, busy)), 0)
         mean2 = mean1 + self.mean_context(features, torch.where(mask, mean1 + symbol, 0))
-        return _Step1(z, mask, scale_features, index1, symbol, mean1, mean2)
+        return _Step1(z, mask, scale_features, index1, busy, symbol, mean1, mean2)
 
     def code(self, y: Tensor, weights: Tensor) -> Coded:
         """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
@@ -218,7 +234,8 @@ class SemicodecModel(nn.Module):
             index2 = self.scale_context(first.scale_features, first.symbol.detach())
         index = torch.where(mask, first.index1, index2)
         residual, guess = y - mean, torch.zeros_like(y)
-        symbol = torch.where(mask, first.symbol, quantised(y - first.mean2, index2, self.dead_zone))
+        dead = dead_zone_of(index, self.dead_zone, first.busy)
+        symbol = torch.where(mask, first.symbol, quantised(y - first.mean2, dead))
         if self.config.predicted:
             channels = self.predicted
             guess = guess.index_copy(1, channels, neighbours_say(first.symbol.index_select(1, channels))) * mask
@@ -226,7 +243,7 @@ class SemicodecModel(nn.Module):
             # What differs from a guess is not zero for certain. Gradients pass; a maximum halves them where both are alike.
             index = index + (torch.maximum(index, least * mask) - index).detach()
         inverse_gain = torch.exp(interpolated(weights, self.rate_bank.log_inverse_gain))
-        return Coded(first.z, residual - guess, symbol - guess, index, (mean + symbol) * inverse_gain)
+        return Coded(first.z, residual - guess, symbol - guess, index, dead, (mean + symbol) * inverse_gain)
 
     def semantic_latents(self, x: Tensor, rate: Tensor) -> Tensor:
         """x, rate as in ``forward`` → dequantised latents after step 1 of the coding, step 2 at its means: what the

@@ -27,7 +27,7 @@ from .data import CropSampler, rates_of, read_split, rounds, to_signal, usual_cr
 from .entropy_models import SCALE_COUNT, gaussian_bits, scale_of_index
 from .export import BANDS, band_of, hyper_prior, hyper_probabilities, load_model, residual_prior, residual_probabilities
 from .layers import INDEX_SCALE
-from .model import Coded, SemicodecModel, dead_zone_of, step_mask
+from .model import Coded, SemicodecModel, step_mask
 from .plots import RATES as VALIDATION_RATES
 from .semisup import EmaTeacher
 from .state import load_checkpoint, save_checkpoint
@@ -117,7 +117,7 @@ class Rates:
         gaussians, trained = residual_prior(), hyper_prior(model)
         shape = (BANDS, *gaussians.shape)
         self.residuals = Tables(shape, functools.partial(residual_probabilities, prior=gaussians), fixed=gaussians[:1])
-        self.channels, self.dead_zone = model.config.hyper_channels, model.dead_zone
+        self.channels = model.config.hyper_channels
         self.hyper = Tables(tuple(trained.shape), functools.partial(hyper_probabilities, prior=trained))  # type: ignore[arg-type]
 
     def _rows(self, coded: Coded, rate: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class Rates:
     def of(self, coded: Coded, rate: Tensor) -> Tensor:
         """Bits of every sample [B]. Slopes are those of residuals nearer to 0 by what dead zones add to a half."""
         of_y, of_z = self._rows(coded, rate)
-        spared = dead_zone_of(coded.index, self.dead_zone) - 0.5
+        spared = coded.dead - 0.5
         near = coded.residual - coded.residual.detach().clamp(-spared, spared)
         bits_y = self.residuals.of(of_y, near, coded.symbol).sum((1, 2, 3))
         return bits_y + self.hyper.of(of_z, coded.z, coded.z.round()).sum((1, 2, 3))

@@ -16,9 +16,18 @@ SCALES = 64  # of residuals: indexes are 0 to 63
 # Half of the widths of the dead zones that encoders quantise residuals of ±1 with, by table. Index 9 stands for a scale of
 # a third of a step (training/entropy_models.py); below it ones are so rare that they may cost more bits than they are
 # worth: rate-distortion optimised quantisation. Training has the same symbols; its rates come from noise that knows none.
-DEAD_ZONES = (0.5 + 0.015 * np.maximum(9 - np.arange(SCALES), 0)).astype(np.float32)
+FIRST_WITHOUT = 9
+DEAD_ZONES = (0.5 + 0.015 * np.maximum(FIRST_WITHOUT - np.arange(SCALES), 0)).astype(np.float32)
+# Where much is going on they are twice as wide: what is lost does not show. On quiet ground it may be a star.
+BUSY_DEAD_ZONES = 2 * DEAD_ZONES - np.float32(0.5)
+QUIET = 0.25  # share of the tables from FIRST_WITHOUT on, at the highest rate; at others as much less as these are lower
 
 Latents = NDArray[np.int32]
+
+
+def is_busy(indexes: NDArray[np.uint8], rate: float) -> bool:
+    """Whether a slice, of whose step 1 these are the tables, has wider dead zones at a rate from 0 to 1."""
+    return bool(np.count_nonzero(indexes >= FIRST_WITHOUT) > QUIET * rate * indexes.size)
 
 
 class StaticPrior:
@@ -67,8 +76,9 @@ class ScaleConditional:
         if (empty != empty[0]).any():
             raise BundleError("a probability table of residuals codes nothing in some bands of rates alone")
         # Magnitudes below these become 0, by table: with dead zones, and in rounding alone, which needs no bound of its own.
-        self._least_dead, self._least = (
-            np.where(self.codes_nothing, np.inf, least).astype(np.float32) for least in (DEAD_ZONES, np.zeros(SCALES))
+        self._least, *self._least_dead = (
+            np.where(self.codes_nothing, np.inf, least).astype(np.float32)
+            for least in (np.zeros(SCALES), DEAD_ZONES, BUSY_DEAD_ZONES)
         )
 
     @property
@@ -82,14 +92,16 @@ class ScaleConditional:
         """Residuals [M, h, w] in quantisation steps → the nearest that can be coded."""
         return _whole(values, self._least.take(indexes))
 
-    def quantised(self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int | slice]) -> Latents:
+    def quantised(
+        self, values: NDArray[np.float32], indexes: NDArray[np.uint8], plain: Sequence[int | slice], busy: bool = False
+    ) -> Latents:
         """Residuals [M, h, w] in quantisation steps → what an encoder codes: rounded, but 0 in the dead zone of their table.
 
         Args:
             plain: channels that are only rounded: those that are predicted from their neighbours, of which a difference is
-                coded, so that a 0 saves nothing. Of flat residuals [N], where these lie.
+                coded, so that a 0 saves nothing. Of flat residuals [N], where these lie. busy: see ``is_busy``.
         """
-        least = self._least_dead.take(indexes)
+        least = self._least_dead[busy].take(indexes)
         for channel in plain:
             least[channel] = self._least.take(indexes[channel])
         return _whole(values, least)

@@ -17,13 +17,15 @@ from hypothesis import strategies as st  # noqa: E402
 
 from pillow_semicodec import pixels  # noqa: E402
 from pillow_semicodec.bundle import RATE_UNIT, ModelBundle, RateBank  # noqa: E402
+from pillow_semicodec.entropy.models import is_busy  # noqa: E402
 from pillow_semicodec.prediction import differences  # noqa: E402
 from training import losses  # noqa: E402
+from training import model as model_module  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
 from training.layers import interpolated  # noqa: E402
 from training.losses import TYPICAL, rate_distortion_loss  # noqa: E402
-from training.model import CodecOutput, SemicodecModel, quantised, step_mask  # noqa: E402
+from training.model import CodecOutput, SemicodecModel, dead_zone_of, quantised, step_mask  # noqa: E402
 from training.transforms import block_transform, dct_matrix  # noqa: E402
 
 SHAPE = ModelConfig(analysis_blocks=1, synthesis_blocks=1, latent_channels=96, synthesis_width=64, scale_width=16)
@@ -204,12 +206,31 @@ def test_dead_zones_are_the_coders(chosen_model: ModelBundle, seed: int) -> None
     indexes = random.integers(1, 64, (SHAPE.latent_channels, 7, 9)).astype(np.uint8)
     values = (random.laplace(size=indexes.shape) * 2).astype(np.float32)
     residual = torch.from_numpy(values.copy()).requires_grad_()
-    dead_zone = SemicodecModel(dataclasses.replace(SHAPE, predicted=(1,))).dead_zone
-    symbols = quantised(residual[None], torch.from_numpy(indexes)[None], dead_zone)[0]
+    busy = bool(seed % 2)
+    zone = SemicodecModel(dataclasses.replace(SHAPE, predicted=(1,))).dead_zone
+    symbols = quantised(residual[None], dead_zone_of(torch.from_numpy(indexes)[None], zone, torch.tensor([busy])))[0]
     symbols.sum().backward()
     assert torch.equal(residual.grad, torch.ones_like(residual))
     halves = values % 1 == 0.5  # round to even in the encoder, up in training
-    assert ((symbols.detach().numpy() == chosen_model.conditional.quantised(values, indexes, (1,))) | halves).all()
+    assert ((symbols.detach().numpy() == chosen_model.conditional.quantised(values, indexes, (1,), busy)) | halves).all()
+
+
+@given(st.integers(0, 999), st.floats(-0.125, 1), st.floats(0, 0.4))
+def test_what_is_busy_is_so_for_the_coder(seed: int, rate: float, share: float) -> None:
+    """By the tables of step 1 alone."""
+    random = np.random.default_rng(seed)
+    indexes = np.where(random.random((2, SHAPE.latent_channels, 7, 9)) < share, 30, 3)
+    mask = step_mask(torch.from_numpy(indexes))
+    found = model_module.is_busy(torch.from_numpy(indexes).float(), mask, torch.full((2,), rate, dtype=torch.float64))
+    assert found.tolist() == [is_busy(sample[mask[0].numpy()], rate) for sample in indexes]
+
+
+def test_rates_of_weights() -> None:
+    """Below the first anchor, too."""
+    bank, rates = SemicodecModel(SHAPE).rate_bank, torch.tensor([-0.125, 0.0, 0.3, 1.0])
+    assert torch.allclose(bank.rate(bank.weights(rates)), rates, atol=1e-6)
+    numbers = RateBank(*(np.zeros((9, 2), np.float32),) * 4, np.zeros((2, 2)))
+    assert [numbers.share_of(rate) for rate in (0, RATE_UNIT, 9 * RATE_UNIT)] == [-0.125, 0, 1]
 
 
 def test_small_scales_are_coded_with_dead_zones(chosen_model: ModelBundle, model: SemicodecModel) -> None:
@@ -224,7 +245,9 @@ def test_small_scales_are_coded_with_dead_zones(chosen_model: ModelBundle, model
         y = small.analysis(x).float()
         coded, heads = small.code(y, weights), small.semantic_latents(x, rate)
         residual, first = coded.residual[0].numpy(), step_mask(y)
-        expected = chosen_model.conditional.quantised(residual, coded.index[0].numpy().astype(np.uint8), [])
+        indexes = coded.index[0].numpy().astype(np.uint8)
+        busy = is_busy(indexes[first[0].numpy()], 0.6)
+        expected = chosen_model.conditional.quantised(residual, indexes, [], busy)
         unlike = (coded.symbol[0].numpy() != expected) & (coded.index[0].numpy() > 0)  # index 0 codes nothing
         assert not unlike[residual % 1 != 0.5].any()
         assert ((coded.symbol == 0) & (coded.residual.abs() > 0.5)).any()

@@ -76,7 +76,7 @@ def test_rates_are_those_of_exported_tables() -> None:
     spread = index / 8 * (0.3 + 2 * rate)[:, None, None, None]  # another one in every band
     residual = torch.randn(count, 6, 1, 1) * spread
     symbol = residual.round() * (residual.abs() > 0.6)
-    coded = Coded(torch.randn(count, 3, 1, 1) * 2, residual, symbol, index, torch.zeros(1))
+    coded = Coded(torch.randn(count, 3, 1, 1) * 2, residual, symbol, index, torch.full_like(residual, 0.5), torch.zeros(1))
     rates.count(coded, rate)
     rates.renew()
     residuals = residual_tables(rates.residuals.counts.numpy())

@@ -80,7 +80,7 @@ def _rewound(request: Request) -> bool:
 
 
 def _is_batch(pictures: ArrayLike | list[ArrayLike]) -> bool:
-    return isinstance(pictures, list) or len(shape := np.shape(pictures)) == 4 or (len(shape) == 3 and shape[2] > 4)
+    return isinstance(pictures, (list, tuple)) or len(shape := np.shape(pictures)) == 4 or (len(shape) == 3 and shape[2] > 4)
 
 
 class SemicodecPlugin(PluginV3):
@@ -408,6 +408,8 @@ class SemicodecPlugin(PluginV3):
 
 def _native(picture: Any) -> NDArray[Any]:
     """As an array, in this machine's order of bytes."""
+    if np.ma.is_masked(picture):
+        raise TypeError("masked pixels cannot be kept; fill them first")
     array = np.asarray(picture)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

@@ -110,6 +110,8 @@ def describe(
         TypeError, ValueError: arguments of the wrong kind, shape or range.
         UnknownModelError, BundleError: model or heads are not installed.
     """
+    import numpy as np
+
     from . import codec
     from .bundle import find_model
     from .head_bundle import find_heads
@@ -117,7 +119,8 @@ def describe(
 
     codec.check_picture(picture)
     if picture.dtype == bool:
-        picture = 255 * picture.astype("uint8")
+        height, width = picture.shape
+        picture = np.asarray(picture[0:height, 0:width]) * np.uint8(255)
     codec.check_quality(quality)
     check_threads(threads)
     bundle = find_model(model)

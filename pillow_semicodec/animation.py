@@ -71,6 +71,8 @@ def encode_animation(
     for k, frame in enumerate(frames):
         if k == container.MAX_FRAMES:
             raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
+        if np.ma.is_masked(frame):
+            raise TypeError("masked pixels cannot be kept; fill them first")
         picture = np.asarray(frame)
         _check_target(target, k + 1)
         if before is None:
@@ -265,7 +267,9 @@ def decode_frames(source: Source, *, start: int = 0, threads: int = 0, limits: L
         SemicodecError: one of its subclasses; frames before the damage come first.
         TypeError, ValueError: ``source`` is none of these; ``start`` or ``threads`` is none that may be asked for.
     """
-    if operator.index(start) < 0:
+    if isinstance(start, bool) or not isinstance(start, (int, np.integer)):
+        raise TypeError(f"start must be a whole number, not {start!r}")
+    if start < 0:
         raise ValueError(f"start must be 0 or more, not {start}")
     with opened(source) as file:
         yield from _frames(file, start, threads, limits)

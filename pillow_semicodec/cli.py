@@ -25,7 +25,7 @@ from . import container, convert, options, other_formats
 from ._version import __version__
 from .convert import Job, Outcome, Settings, as_rgb, format_of, is_url, named, reason, recode
 from .errors import SemicodecError
-from .files import opened, printable, walk, write_atomically, write_text
+from .files import opened, printable, sweep, walk, write_atomically, write_text
 
 SGC = ".sgc"
 LABELS_SHOWN = 5
@@ -50,6 +50,9 @@ CHUNK_TITLES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, or a program without a terminal
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # file names may hold anything, and help has signs that few encodings have
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -234,6 +237,7 @@ def _recode(source: Path, target: Path, settings: Settings) -> int:
     if target.exists() and not settings.overwrite:
         raise ValueError(f"{target} exists; --overwrite replaces it")
     format_of(str(target))  # before anything is read: an unknown extension must not cost a decode
+    sweep([target.parent])
     with _naming(source):
         return write_atomically(target, partial(recode, source, str(target), settings), replace=settings.overwrite)
 
@@ -461,11 +465,13 @@ def _convert(args: argparse.Namespace) -> int:
         with contextlib.closing(run):  # before it is told: an interrupted run does no more
             for outcome in tqdm(run, total=len(jobs), unit="file", disable=None):
                 outcomes.append(outcome)
-    finally:  # what it has done is told
-        print(convert.summary(outcomes, len(skipped)))
-        _tell(outcomes)
-        if args.report:
-            _write_report(args.report, outcomes, jobs + skipped)
+    finally:  # what it has done is told; first where nobody can stop listening
+        try:
+            if args.report:
+                _write_report(args.report, outcomes, jobs + skipped)
+        finally:
+            print(convert.summary(outcomes, len(skipped)))
+            _tell(outcomes)
     return 1 if any(o.error for o in outcomes) or not (jobs or skipped) else 0
 
 

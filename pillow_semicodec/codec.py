@@ -315,11 +315,11 @@ class _Job(NamedTuple):
         Raises:
             OutOfReachError: by neither.
         """
-        plan, missed, size = None, None, self.target.size
+        plan, why, size = None, "", self.target.size
         try:
             plan = self.plan_for()
         except OutOfReachError as failure:
-            missed = failure
+            why = str(failure)  # alone: its traceback leads here
         quality = self.bundle.rate_bank.quality_of_rate(plan.rate) if plan else 1.0 if size else 100.0
         if drawing and (laid := self.overlaid(drawing, quality, below=size or math.inf)):
             with contextlib.suppress(OutOfReachError):
@@ -327,8 +327,7 @@ class _Job(NamedTuple):
                 if plan is None or (other.rate >= plan.rate if size else laid.size_at(other.rate) < self.size_at(plan.rate)):
                     return laid, other
         if plan is None:
-            assert missed is not None
-            raise missed
+            raise OutOfReachError(why)
         return self, plan
 
     def drawn(self, data: bytes, drawing: Drawing, quality: float, plan: RatePlan) -> bytes:
@@ -584,6 +583,10 @@ def default_side(height: int, width: int) -> int:
 def check_picture(picture: Any) -> None:
     """Raise TypeError or ValueError unless ``picture`` is one that ``encode`` takes, and not empty."""
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
+    if shape is not None and dtype is not None and not isinstance(dtype, np.dtype):
+        raise TypeError(f"a picture's dtype must be a numpy.dtype, not {dtype!r}")
+    if np.ma.is_masked(picture):
+        raise TypeError("masked pixels cannot be kept; fill them first")
     if shape is None or dtype not in (np.uint8, np.bool_, *KINDS):
         raise TypeError(
             f"a picture must be an array of uint8, uint16, int32, float32 or bool, not {dtype or type(picture).__name__}"
@@ -721,12 +724,15 @@ def decode_picture(
     area = _area(box, header).divided(scale)
     numbers = prologue.numbers
     shape = area.shape if header.bands == 1 else (*area.shape, header.bands)
+    made = np.dtype(np.uint8) if shown else dtype_of(prologue)
     if out is None:
-        out = np.empty(shape, np.uint8 if shown else dtype_of(prologue))
+        out = np.empty(shape, made)
     elif not hasattr(out, "shape"):
         raise TypeError(f"out must have a shape, as arrays do; {type(out).__name__} has none")
     elif tuple(out.shape) != shape:
         raise ValueError(f"out has the shape {list(out.shape)}, and the pixels have {list(shape)}")
+    elif (held := getattr(out, "dtype", made)) is not None and not np.can_cast(made, held, "safe"):
+        raise ValueError(f"out holds {held}, and the pixels are {made}")
     layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
     bundle = find_model(header.model_id) if header.latents else None
     touched = sum(1 for _ in layout.latents.squares(area.scaled(scale).divided(pixels.LATENT_STRIDE)))
@@ -771,9 +777,10 @@ def dtype_of(prologue: Prologue) -> np.dtype[Any]:
 def _area(box: tuple[int, int, int, int] | None, header: Header) -> Box:
     if box is None:
         return Box(0, 0, header.height, header.width)
-    if len(box) != 4:
-        raise ValueError(f"a box is (left, top, right, bottom), not {tuple(box)}")
-    left, top, right, bottom = (operator.index(n) for n in box)
+    try:
+        left, top, right, bottom = (operator.index(n) for n in box)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"a box is four whole numbers (left, top, right, bottom), not {box!r}") from None
     if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
         raise ValueError(f"box {tuple(box)} does not lie in {header.width}x{header.height} pixels")
     return Box(top, left, bottom, right)

@@ -75,10 +75,7 @@ class _Sessions:
             return self._sessions[key]
 
     def _build(self, name: str, wanted: tuple[str, ...]) -> Any:
-        # Telemetry starts a thread with the import; besides being unasked for, it hangs forked children when they end.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         # By itself it would take all cores of the machine, whatever of them this process may use.
         cores = package_options.cores()
@@ -119,6 +116,14 @@ def _keep_freed_memory() -> None:
     is given back and cleared anew again and again, for a fifth of its time. This array is freed, and was never touched.
     """
     np.empty(LARGEST_FREED, np.uint8)
+
+
+def runtime() -> Any:
+    """ONNX Runtime. Its telemetry starts a thread with the import: unasked for, and forked children hang when they end."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _share_memory(onnxruntime: Any) -> bool:

@@ -95,9 +95,13 @@ class Plane:
     def read(self, box: Box) -> Arrays:
         """The arrays of ``box``, which lies within the grid."""
         squares = list(self.grid.squares(box))
-        for i, j in squares:  # what nobody has begun comes first, so that threads do not wait for each other in step
-            self._begin(i, j)
-        pieces = [(self.grid.box(i, j), self._square(i, j)) for i, j in squares]
+        begun = [self._begin(i, j) for i, j in squares]  # all, so that threads do not wait for each other in step
+        pieces = []
+        try:
+            for k, (i, j) in enumerate(squares):
+                pieces.append((self.grid.box(i, j), begun[k].result()))
+        finally:
+            begun.clear()
         if len(pieces) == 1:
             outer, arrays = pieces[0]
             return arrays if outer == box else tuple(a[:, *box.within(outer)] for a in arrays)
@@ -109,7 +113,11 @@ class Plane:
         return out
 
     def _begin(self, i: int, j: int) -> Future[Arrays]:
-        """Make a square here and now, unless somebody does or did."""
+        """Make a square here and now, unless somebody does or did.
+
+        No frame that an error's traceback leads to keeps what leads to the error, here and below: pictures would stay in
+        memory until a collector comes by.
+        """
         with self._lock:
             future = self._squares.get((i, j))
             if future is not None:
@@ -118,11 +126,13 @@ class Plane:
         try:
             future.set_result(self._make(i, j, self.grid.box(i, j)))
         except BaseException as error:  # whoever waits for it must hear of it
+            with self._lock:
+                self._squares.pop((i, j), None)
             future.set_exception(error)
-        return future
-
-    def _square(self, i: int, j: int) -> Arrays:
-        return self._begin(i, j).result()
+        try:
+            return future
+        finally:
+            del future
 
     def forget(self, before: int, axis: int) -> None:
         """Let go of rows (``axis`` 0) or columns (1) of squares that lie before a position."""
@@ -178,10 +188,11 @@ def run_squares(
     with ThreadPoolExecutor(workers) as pool:
         try:
             futures = {k: [begun(pool, work, *square) for square in squares] for k, squares in bands.items()}
-            for k, pending in futures.items():
-                for future in pending:
-                    future.result()
+            for k in bands:
+                for n in range(len(futures[k])):
+                    futures[k][n].result()
                 left_behind(k, axis)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            futures.clear()
             raise

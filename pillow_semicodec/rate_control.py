@@ -153,7 +153,7 @@ class SquaredError:
         self._sum, self._count, self._lock = 0.0, 0, threading.Lock()
 
     def __setitem__(self, at: tuple[slice, slice], box: Pixels) -> None:
-        original, decoded = np.atleast_3d(self.picture[at]), np.atleast_3d(box)
+        original, decoded = np.atleast_3d(np.asarray(self.picture[at])), np.atleast_3d(box)
         alpha = original[:, :, -1:] > 0 if original.shape[2] in (2, 4) else None
         bands = original.shape[2] - (alpha is not None)
         colours: NDArray[Any] = original[:, :, :bands].astype(np.float64 if self.deep else np.int32)

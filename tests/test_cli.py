@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import stat
 import struct
@@ -184,6 +185,41 @@ def test_info_reads_a_pipe(more: list[str], tmp_path: Path, capsys: pytest.Captu
     assert main(["info", str(tmp_path / "pipe"), *more]) == 0, capsys.readouterr().err
     writer.join(10)
     assert not writer.is_alive()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_nobody_has_to_listen(closed: str, png: Path, tmp_path: Path) -> None:
+    """What is done is done, and reported as such, where output or errors are closed."""
+    command = f"{sys.executable} -m pillow_semicodec"
+    encode = f"{command} encode {png} {tmp_path / 'a.sgc'} {closed}"
+    tree = f"{command} convert {png} -o {tmp_path / 'out'} --workers 1 --report {tmp_path / 'r.json'} {closed}"
+    assert subprocess.run(f"{encode} && {tree}", shell=True, capture_output=True, check=False).returncode == 0
+    assert (tmp_path / "a.sgc").exists()
+    assert len(list((tmp_path / "out").rglob("*.sgc"))) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")
+def test_a_report_is_written_though_nobody_listens(png: Path, tmp_path: Path) -> None:
+    """Before what was done is told: rows of files that are there could not be had again."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(png.read_bytes())
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    report = tmp_path / "r.json"
+    command = [sys.executable, "-m", "pillow_semicodec", "convert", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    subprocess.run([*command, "--workers", "1", "--report", str(report)], stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert len(json.loads(report.read_text())["files"]) == 2
+
+
+def test_what_killed_runs_left_is_removed(png: Path, tmp_path: Path) -> None:
+    """Beside what is written next."""
+    left = tmp_path / ".sgc-killed.part"
+    left.touch()
+    assert main(["encode", str(png), str(tmp_path / "a.sgc")]) == 0
+    assert not left.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes of POSIX")

@@ -310,6 +310,17 @@ def test_all_frames_are_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(iio.imread(data, plugin="sgc", index=3), list(iio.imiter(data, plugin="sgc"))[3])
 
 
+def test_a_tuple_of_frames() -> None:
+    """Is a list of them, as for imageio itself."""
+    narrow = [np.full((9, 3), value, np.uint8) for value in (10, 200)]
+    data = iio.imwrite("<bytes>", tuple(narrow), extension=".sgc")
+    assert data == iio.imwrite("<bytes>", narrow, extension=".sgc")
+    with pytest.raises(ValueError, match="alike"):
+        iio.imwrite("<bytes>", (photo(8, 8), photo(8, 9)), extension=".sgc")
+    with pytest.raises(TypeError, match="masked"):
+        iio.imwrite("<bytes>", np.ma.masked_equal(photo(8, 8), photo(8, 8)[0, 0, 0]), extension=".sgc")
+
+
 def test_a_batch_of_grey_pictures() -> None:
     """An array of three axes whose last one is longer than a picture has bands."""
     data = iio.imwrite("<bytes>", np.stack([PICTURE[..., 0], PICTURE[::-1, ..., 0]]), extension=".SGC", plugin="sgc")

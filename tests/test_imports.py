@@ -34,11 +34,11 @@ SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), (
 THIRD_PARTY = {
     "numpy": {"entropy.tables", "entropy.coder", "entropy.models", "entropy.lossless", "bundle", "inference", "pixels",
               "codec", "metrics", "alpha", "animation", "rate_control", "semantics", "planes", "layout", "latent_path",
-              "slices", "heads", "regions", "depth", "prediction",
+              "slices", "heads", "regions", "depth", "prediction", "analysis",
               "indexed", "overlay", "effort", "SemicodecImagePlugin", "convert", "demo", "search",
               "bench.curves"},
     "constriction": {"entropy.coder"},
-    "onnxruntime": {"inference", "bench.run"},
+    "onnxruntime": {"inference"},
     "PIL": {"SemicodecImagePlugin", "other_formats", "cli", "convert", "demo", "metadata", "metrics", "search",
             "bench.codecs", "bench.curves", "bench.costs", "bench.report", "bench.run"},
     "tqdm": {"cli"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, inference, latent_path, layout, planes, slices
+from pillow_semicodec import codec, container, inference, latent_path, layout, planes, slices
 from pillow_semicodec.codec import default_side
 from pillow_semicodec.planes import Box, Grid, Plane, run_squares
 
@@ -68,8 +68,45 @@ def test_boxes_outside_are_refused(box: tuple[int, int, int, int]) -> None:
     """A box that is empty or leaves the picture is named."""
     with pytest.raises(ValueError, match="does not lie in 100x80"):
         sgc.decode(sgc.encode(photo(80, 100)), box=box)
-    with pytest.raises(ValueError, match="a box is"):
-        sgc.decode(sgc.encode(photo(80, 100)), box=box[:3])  # type: ignore[arg-type]
+    for wrong, error in ((box[:3], ValueError), (5, TypeError), (np.array(box, np.float32), TypeError)):
+        with pytest.raises(error, match="a box is four whole numbers"):
+            sgc.decode(sgc.encode(photo(80, 100)), box=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("picture", "given", "taken"),
+    [
+        (photo(30, 40).astype(np.uint16) * 257, np.uint8, False),
+        (photo(30, 40), np.int8, False),
+        (photo(30, 40)[:, :, 0].astype(np.float32), np.uint16, False),
+        (photo(30, 40)[:, :, 0] > 90, np.uint8, True),
+        (photo(30, 40), np.float32, True),
+    ],
+)
+def test_what_out_holds(picture: np.ndarray, given: Any, taken: bool) -> None:
+    """Every value of the pixels, or it is refused: NumPy would take numbers modulo 256."""
+    data, out = sgc.encode(picture), np.zeros(picture.shape, given)
+    if taken:
+        assert np.array_equal(sgc.decode(data, out=out), sgc.decode(data))
+    else:
+        with pytest.raises(ValueError, match="out holds"):
+            sgc.decode(data, out=out)
+
+
+def test_sources_whose_pixels_nobody_knows() -> None:
+    """A mask is not dropped, and a type that NumPy would have to guess is not guessed."""
+    masked = np.ma.masked_equal(photo(30, 40)[:, :, 0], 90)
+    assert masked.mask.any()
+    for call in (sgc.encode, sgc.describe, lambda frame: sgc.encode_animation([photo(30, 40)[:, :, 0], frame])):
+        with pytest.raises(TypeError, match="masked"):
+            call(masked)
+    assert np.array_equal(sgc.decode(sgc.encode(np.ma.array(photo()))), sgc.decode(sgc.encode(photo())))
+    tiles = Cut(photo(1100, 1000)[:, :, 0].astype(np.float32))
+    for dtype in (np.float32, "float32"):
+        tiles.dtype = dtype  # type: ignore[assignment]
+        with pytest.raises(TypeError, match=r"numpy\.dtype"):
+            sgc.encode(tiles)
+    assert sgc.describe(Cut(photo()[:, :, 0] > 90)) == sgc.describe(photo()[:, :, 0] > 90)  # type: ignore[arg-type]
 
 
 def test_a_region_reads_its_own_slices_only() -> None:
@@ -210,15 +247,15 @@ def test_what_takes_pixels_must_have_their_shape() -> None:
 def test_memory_holds_a_few_rows_of_slices(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Along the longer side planes are forgotten: a picture of any length is coded with the same few squares."""
     most, total = 0, 0
-    make = Plane._square
+    make = Plane._begin
 
-    def counting(self: Plane, i: int, j: int) -> planes.Arrays:
+    def counting(self: Plane, i: int, j: int) -> Future[planes.Arrays]:
         nonlocal most, total
         result = make(self, i, j)
         most = max(most, len(self._squares))
         return result
 
-    monkeypatch.setattr(Plane, "_square", counting)
+    monkeypatch.setattr(Plane, "_begin", counting)
     file = sgc.encode(photo(*shape), 50, slice_side=64, threads=1)
     sgc.decode(file, threads=1)
     assert most <= 8
@@ -339,6 +376,36 @@ def test_nothing_is_kept_when_a_picture_is_done() -> None:
         references = [weakref.ref(thing) for thing in (encoder, encoder.y, decoder, decoder.y_hat)]
         del encoder, decoder
         assert [reference() for reference in references] == [None] * 4
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("side", "threads"), [(64, 2), (64, 1), (0, 2)])
+@pytest.mark.parametrize("broken", [True, False])
+def test_nothing_is_kept_when_a_picture_fails(side: int, threads: int, broken: bool) -> None:
+    """Of a damaged file, or where the caller ends the call: no error leads back to itself."""
+    data = bytearray(sgc.encode(photo(200, 220), slice_side=side))
+    with BytesIO(data) as stream:
+        prologue = container.read_prologue(stream.read)
+        streams = list(container.read_slices(stream.read, prologue.index))
+    if broken:
+        streams[0] = bytes(streams[0][:4]) + b"\xff" * 8
+    out = Cut(np.empty((200, 220, 3), np.uint8))
+    reference = weakref.ref(out)
+
+    def cancel(share: float) -> None:
+        raise RuntimeError("enough")
+
+    gc.disable()
+    try:
+        try:
+            codec.decode_picture(prologue, streams, out=out, threads=threads, progress=None if broken else cancel)
+        except (sgc.FormatError, RuntimeError):
+            pass
+        else:
+            raise AssertionError
+        del out
+        assert reference() is None
     finally:
         gc.enable()
 

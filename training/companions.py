@@ -79,7 +79,9 @@ def export_companion(
     Raises:
         ExportError: ONNX Runtime computes something else than PyTorch.
     """
-    import onnxruntime
+    from pillow_semicodec.inference import runtime
+
+    onnxruntime = runtime()
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

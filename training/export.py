@@ -106,7 +106,9 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
     Raises:
         ExportError: exact outputs differ at all, or float ones by more than their tolerance.
     """
-    import onnxruntime
+    from pillow_semicodec.inference import runtime
+
+    onnxruntime = runtime()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of inputs that may be left out

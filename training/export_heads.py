@@ -87,7 +87,9 @@ def export_heads(heads: SemanticHeads, name: str, model_id: bytes, folder: Path)
 
 @torch.no_grad()
 def _check(graph: HeadsGraph, path: Path, heads: SemanticHeads) -> None:
-    import onnxruntime
+    from pillow_semicodec.inference import runtime
+
+    onnxruntime = runtime()
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     for height, width in ((2, 2), (8, 6)):

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import PIL
 from PIL import Image
 
 from .. import options
 from ..bundle import find_model
+from ..inference import runtime
 from . import costs, curves, report
 from .codecs import OURS, Codec
 
@@ -111,7 +111,7 @@ def run(paths: list[Path], codecs: list[Codec], plan: Plan, progress: Callable[.
         "packages": ", ".join(
             (
                 f"Pillow {PIL.__version__}",
-                f"ONNX Runtime {onnxruntime.__version__}",
+                f"ONNX Runtime {runtime().__version__}",
                 *filter(None, (codec.version() for codec in codecs)),
             )
         ),

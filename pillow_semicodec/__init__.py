@@ -108,12 +108,14 @@ def register(
     SemicodecImagePlugin.register()
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:  # the codec imports NumPy and constriction; an import of the package does not
-        import importlib
+if not TYPE_CHECKING:  # to checkers every name would be one
 
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:  # the codec imports NumPy and constriction; an import of the package does not
+            import importlib
+
+            return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from . import container
 from .container import Prologue
@@ -18,10 +18,6 @@ from .files import Source, opened
 from .limits import DEFAULT_LIMITS, Limits
 from .options import check_threads
 from .semantics import Semantics, read_semantics
-
-if TYPE_CHECKING:
-    from .pixels import Pixels
-
 
 INSTALLED = "*"
 
@@ -93,7 +89,7 @@ def _by_heads(
 
 
 def describe(
-    picture: Pixels,
+    picture: Any,
     *,
     quality: float = 50,
     model: str | None = None,

@@ -32,7 +32,7 @@ FIRST_ONLY = ("icc_profile", "exif", "xmp", "comment", "dpi", "shown_as", "roi",
 
 
 def encode_animation(
-    frames: Iterable[Pixels],
+    frames: Iterable[NDArray[Any]],
     quality: float = codec.DEFAULT_QUALITY,
     *,
     durations: Sequence[float] | float = 0,
@@ -254,7 +254,9 @@ def _read_part(
     return prologue, read(stream.read, prologue.index, limits)
 
 
-def decode_frames(source: Source, *, start: int = 0, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pixels]:
+def decode_frames(
+    source: Source, *, start: int = 0, threads: int = 0, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[NDArray[Any]]:
     """All frames of a file one after another, arrays of their own; of a file of one picture, that. Nothing is read, and no
     error raised, before the first frame is asked for; a file given by its name is open until the last.
 
@@ -275,7 +277,7 @@ def decode_frames(source: Source, *, start: int = 0, threads: int = 0, limits: L
         yield from _frames(file, start, threads, limits)
 
 
-def _frames(file: IO[bytes], start: int, threads: int, limits: Limits) -> Iterator[Pixels]:
+def _frames(file: IO[bytes], start: int, threads: int, limits: Limits) -> Iterator[NDArray[Any]]:
     first = container.read_prologue(file.read, limits)
     streams = container.read_slices(file.read, first.index, limits)
     canvas = codec.decode_picture(first, streams, threads=threads)

@@ -29,6 +29,7 @@ from .entropy.tables import TableSet
 from .errors import BundleError, UnknownModelError
 from .lazy import lazily
 
+BUILT_IN = "441a34a030c4268f"  # folder of this version's model: builds may find folders of earlier ones, too
 BUNDLE_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)  # 1: one band of residual tables, which is all that readers of it know. 2: no predictions
 ENTRY_POINT_GROUP = "pillow_semicodec.models"
@@ -193,6 +194,10 @@ class ModelBundle:
         with self._lock:
             return self._tables[1]
 
+    def is_called(self, model: str | bytes) -> bool:
+        """Whether that is its name, or its id in hexadecimal or as in files."""
+        return model == self.model_id if isinstance(model, bytes) else model in (self.name, self.model_id.hex())
+
     @lazily
     def rate_bank(self) -> RateBank:
         arrays = self._arrays("rates.npz")
@@ -244,7 +249,8 @@ def _candidates() -> Iterator[list[Path]]:
         if os.path.isfile(directory / MANIFEST):
             yield [directory]
         elif os.path.isdir(directory):
-            yield sorted(child.parent for child in directory.glob(f"*/{MANIFEST}"))
+            found = (child.parent for child in directory.glob(f"*/{MANIFEST}"))
+            yield sorted(found, key=lambda folder: (folder.name != BUILT_IN, folder))
 
 
 _cache: dict[tuple[Path, int], ModelBundle] = {}
@@ -301,7 +307,7 @@ def find_model(model: str | bytes | None = None) -> ModelBundle:
     broken: list[str] = []
     model = model or os.environ.get(DEFAULT_VARIABLE) or None
     for bundles in _installed(broken):  # stops at the first match: entry points, which cost a search, come last
-        found = [b for b in bundles if model in (None, b.name, b.model_id, b.model_id.hex())]
+        found = [b for b in bundles if model is None or b.is_called(model)]
         if len({b.model_id for b in found}) > 1 and model is not None:
             named = ", ".join(f"{b.model_id.hex()} ({b.directory})" for b in found)
             raise BundleError(f"several models are named {found[0].name}: name one by its id, or remove the others: {named}")

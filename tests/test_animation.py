@@ -159,6 +159,8 @@ def test_little_that_changes_costs_little() -> None:
     assert single < still < single + 30
     assert len(encode_animation([picture, moved])) < still + single / 4
     assert encode_animation([picture]) == sgc.encode(picture)
+    with Image.open(saved([Image.fromarray(picture)] * 3)) as opened:
+        assert opened.n_frames == 3
     hidden = np.dstack([picture, np.zeros((300, 400), np.uint8)])
     other = hidden.copy()
     other[..., 0] += 9  # nobody sees it

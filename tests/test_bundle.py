@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import reference_decoder
 from conftest import TINY, latents_of, photo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import bundle, effort, head_bundle, slices
+from pillow_semicodec import bundle, companions, effort, head_bundle, slices
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
 from pillow_semicodec.errors import BundleError, UnknownModelError
 
@@ -30,13 +31,50 @@ def copy_of(tmp_path: Path, folder: str = "copy", **changes: object) -> Path:
 
 def test_every_changed_part_is_noticed(tmp_path: Path) -> None:
     """A part that does not match its hash is never used."""
-    for part in sorted(p.name for p in TINY.iterdir() if p.name != "manifest.json"):
+    for part in json.loads((TINY / "manifest.json").read_text())["sha256"]:
         broken = copy_of(tmp_path, part)
         data = bytearray((broken / part).read_bytes())
         data[len(data) // 2] ^= 1
         (broken / part).write_bytes(data)
-        with pytest.raises(BundleError, match=part):
+        with pytest.raises(BundleError, match=f"{part}: does not match"):
             bundle.ModelBundle(broken).part(part)
+
+
+@pytest.mark.parametrize("name", ["reduced", "gradient"])
+def test_a_changed_companion_is_noticed(name: str, tmp_path: Path) -> None:
+    """Its graph is no part of the model, and verified all the same."""
+    broken = tmp_path / "tiny"
+    shutil.copytree(TINY, broken)
+    graph = broken / f"{name}.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    companion = companions.find_companion(bundle.ModelBundle(broken), name)
+    assert companion
+    with pytest.raises(BundleError, match=rf"{name}\.onnx: does not match its SHA-256"):
+        companion.graph()
+
+
+def test_the_built_in_model_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever older ones a build has left beside it; and it is the only one there."""
+    folders = [path.name for path in (Path(bundle.__file__).parent / "models").iterdir() if path.is_dir()]
+    assert folders == [bundle.BUILT_IN]
+    older, other = copy_of(tmp_path, "0000000000000000"), tmp_path / bundle.BUILT_IN
+    shutil.copytree(older, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "name": "newest"}))
+    monkeypatch.setattr(bundle, "model_directories", lambda: iter([tmp_path]))
+    monkeypatch.delenv(bundle.DEFAULT_VARIABLE)
+    assert bundle.find_model().name == "newest"
+    assert len(bundle.list_models()) == 2
+
+
+@pytest.mark.parametrize("flag", ["-b", "-bb"])
+def test_names_and_ids_are_not_confused(flag: str) -> None:
+    """Python can be told to warn where text and bytes are compared."""
+    code = "import pillow_semicodec as s; m = s.find_model(); assert s.find_model(m.model_id) is s.find_model(m.name) is m"
+    run = subprocess.run([sys.executable, flag, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_missing_parts_and_broken_manifests(tmp_path: Path) -> None:

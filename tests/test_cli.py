@@ -39,7 +39,7 @@ def png(tmp_path: Path) -> Path:
     return tmp_path / "x.png"
 
 
-def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """There and back, with metadata, and a description without a network."""
     assert main(["encode", str(png), "-q", "90"]) == 0
     sgc = png.with_suffix(".sgc")
@@ -53,6 +53,7 @@ def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert a.info["icc_profile"] == b"icc"
         assert a.getexif()[0x0112] == 3
     capsys.readouterr()
+    monkeypatch.setattr("pillow_semicodec.inference._Sessions._session", lambda *_: pytest.fail("a network"))
     assert main(["info", str(sgc)]) == 0
     text = capsys.readouterr().out
     for part in ("240x200 RGB", "(tiny)", "ICC profile: 3 bytes", "checksums: good"):

@@ -429,3 +429,34 @@ def test_providers_that_take_calls_of_one_thread(alone: bool, monkeypatch: pytes
     data = sgc.encode(picture, 40, slice_side=64, threads=4)
     sgc.decode(data, threads=4)
     assert (most == 1) == alone
+
+
+def test_the_gil_is_released(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a network runs another thread has its turn, which Python would give it after a minute only."""
+    data, real, turns, seen, done = sgc.encode(picture, 60), inference._Sessions._run, [0], list[bool](), threading.Event()
+
+    def run(self: Any, *arguments: Any, **options: Any) -> Any:
+        before = turns[0]
+        found = real(self, *arguments, **options)
+        seen.append(turns[0] > before)
+        return found
+
+    def take_turns() -> None:
+        while not done.is_set():
+            turns[0] += 1
+            time.sleep(0)  # and give them back
+
+    monkeypatch.setattr(inference._Sessions, "_run", run)
+    other, interval = threading.Thread(target=take_turns), sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        other.start()
+        for _ in range(200):
+            sgc.decode(data)
+            if any(seen):
+                break
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        other.join()
+    assert any(seen)

@@ -177,9 +177,20 @@ def test_a_url_that_ends_in_no_extension(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["photo.sgc"]
 
 
-def test_queries_are_no_globs() -> None:
+def test_queries_are_no_globs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signed addresses of single pictures keep their query; results are named without it."""
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
+
+    class Web(MemoryFileSystem):  # as fsspec's own, which needs aiohttp
+        protocol = ("http", "https")
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path
+
+    monkeypatch.setitem(_registry, "https", Web)
     failures: list[convert.Outcome] = []
     url = "https://localhost/a/b.jpg?signature=c.d/e"
     jobs, _ = convert.plan([url], "out", ".sgc", frozenset({".jpg"}), False, failures)
@@ -198,12 +209,13 @@ def test_smaller_versions_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
     assert main(["convert", str(tmp_path / "b.tif")]) == 1
 
 
-def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_results_may_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A URL as the output; what is there already is skipped."""
     fsspec = pytest.importorskip("fsspec")
     pictures(tmp_path / "in", 2)
     for _ in range(2):
         assert main(["convert", str(tmp_path / "in"), "-o", "memory://results/x", "--workers", "1"]) == 0
+    assert "2 skipped" in capsys.readouterr().out
     assert [Path(p).name for p in fsspec.filesystem("memory").find("/results")] == ["000.sgc", "001.sgc"]
 
 

@@ -147,6 +147,11 @@ def test_draft_that_is_as_large() -> None:
         assert opened.draft(None, (9, 9)) is None
 
 
+def forbid_synthesis(patch: pytest.MonkeyPatch) -> None:
+    for name in ("synthesis", "synthesis_of_levels"):
+        patch.setattr(f"pillow_semicodec.inference.Transforms.{name}", lambda *_: pytest.fail("the synthesis"))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
 def test_reduce_and_thumbnail(mode: str) -> None:
     """Of a picture that is not loaded: without its synthesis, in its mode; the picture itself stays as it is."""
@@ -155,13 +160,16 @@ def test_reduce_and_thumbnail(mode: str) -> None:
         picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
     file = saved(picture if mode == "I;16" else picture.convert(mode), quality=90)
     with Image.open(file) as opened:
-        small = opened.reduce(4)
+        with pytest.MonkeyPatch.context() as patch:
+            forbid_synthesis(patch)
+            small = opened.reduce(4)
         assert (small.mode, small.size, opened.size) == (mode, (40, 25), (160, 100))
         opened.load()
         if mode != "I;16":
             later = opened.reduce(4)
             assert np.abs(np.asarray(small).astype(float) - np.asarray(later)).mean() < 16
-    with Image.open(file) as opened:
+    with Image.open(file) as opened, pytest.MonkeyPatch.context() as patch:
+        forbid_synthesis(patch)
         opened.thumbnail((20, 20))
         assert (opened.mode, opened.size) == (mode, (20, 13))
     if mode != "I;16":  # which Pillow itself cannot reduce

@@ -237,7 +237,6 @@ def test_long_runs_are_drawn_and_pictures_of_them_end_no_run(
     assert "no plots: division by zero" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_a_crop_that_nearly_all_have_room_for() -> None:
     """Few smaller ones are left out, many make it smaller."""
     large, small = np.zeros((400, 500, 3), np.uint8), np.zeros((200, 300, 3), np.uint8)
@@ -246,6 +245,7 @@ def test_a_crop_that_nearly_all_have_room_for() -> None:
     assert usual_crop([large[:, :90]], 320) == 64
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_crops_drawn_by_other_processes() -> None:
     """Every process draws crops of its own, the same ones with the same seed."""
     sampler = CropSampler([photo(150, 150)], 64, 3, 0.5, 0, 7)

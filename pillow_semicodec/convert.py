@@ -667,7 +667,8 @@ def summary(outcomes: list[Outcome], skipped: int) -> str:
         ratios = [q["psnr"] for q in measured if math.isfinite(q["psnr"])]
         exact = f" ({len(measured) - len(ratios)} exact ones apart)" if len(ratios) < len(measured) else ""
         told += f"; mean PSNR {sum(ratios) / len(ratios):.2f} dB{exact}" if ratios else "; all exact"
-        told += f", mean SSIMULACRA2 {sum(q['ssimulacra2'] for q in measured) / len(measured):.1f}"
+        scores = [q["ssimulacra2"] for q in measured if math.isfinite(q["ssimulacra2"])]
+        told += f", mean SSIMULACRA2 {sum(scores) / len(scores):.1f}" if scores else ""
     return told
 
 

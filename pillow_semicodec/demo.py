@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .bench.codecs import OURS, Codec, load, present
+from .bench.codecs import OURS, Codec, load, present, share_threads
 from .files import write_atomically
 
 RIVALS = ("JPEG", "WebP", "AVIF")
@@ -29,13 +29,19 @@ class Coded(NamedTuple):
 def compare(picture: Image.Image, quality: float, output: Path) -> str:
     """Save ``picture`` by every codec, write crops side by side to ``output``, and return a table."""
     (ours,) = present([OURS])
-    coded = [_code(OURS, ours, picture, quality)]
+    share_threads()
+    coded, told = [_code(OURS, ours, picture, quality)], ""
     for codec in present():
-        if codec.name in RIVALS:
+        if codec.name not in RIVALS:
+            continue
+        try:
             best = codec.nearest(picture, len(coded[0].data))
             coded.append(_code(f"{codec.name} q{best}", codec, picture, best))
+        except (OSError, ValueError) as error:  # WebP ends at 16383 pixels a side, JPEG at 65500
+            told += f"\n{codec.name} cannot hold it: {error}"
     write_atomically(output, lambda file: side_by_side(picture, coded).save(file, "PNG"))
-    return f"{picture.width}x{picture.height}, SGC quality {quality:g}\n{_table(picture, coded)}\nside by side: {output}"
+    title = f"{picture.width}x{picture.height}, SGC quality {quality:g}"
+    return f"{title}\n{_table(picture, coded)}{told}\nside by side: {output}"
 
 
 def _code(name: str, codec: Codec, picture: Image.Image, quality: float) -> Coded:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 Planes = NDArray[Any]  # float32 [C, H, W]
 
+SSIMULACRA2_LEAST = 8  # pixels a side
 _MSSSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
 
@@ -76,7 +77,11 @@ def msssim_db(value: float) -> float:
 
 
 def ssimulacra2(a: Picture, b: Picture) -> float:
-    """SSIMULACRA2 (Sneyers, 2023): 100 is perfect, 90 visually lossless, 70 high quality, 50 medium quality."""
+    """SSIMULACRA2 (Sneyers, 2023): 100 is perfect, 90 visually lossless, 70 high quality, 50 medium quality. NaN below 8x8
+    pixels, of which it looks at nothing.
+    """
+    if min(a.shape[:2]) < SSIMULACRA2_LEAST:
+        return math.nan
     from ssimulacra2 import compute_ssimulacra2
 
     return float(compute_ssimulacra2(_as_file(a), _as_file(b)))

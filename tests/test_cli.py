@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -513,6 +514,16 @@ def test_demo(tmp_path: Path, png: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert name in text
     with Image.open(tmp_path / "demo.png") as image:
         assert image.width > 5 * 200
+
+
+def test_the_demo_of_what_others_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shows the rest, and says which; a picture too small for a score has none."""
+    Image.fromarray(photo(7, 16500)).save(tmp_path / "long.png")
+    assert main(["demo", str(tmp_path / "long.png"), "-q", "5", "-o", str(tmp_path / "demo.png"), "--threads", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "WebP cannot hold it: " in told
+    assert re.search(r"^JPEG q.* nan ", told, re.M)
+    assert (tmp_path / "demo.png").exists()
 
 
 def test_the_demo_shows_what_a_viewer_would(tmp_path: Path) -> None:

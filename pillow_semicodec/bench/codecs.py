@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import importlib.metadata
 import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from PIL import Image, features
+from PIL import AvifImagePlugin, Image, features
 
-from .. import other_formats
+from .. import options, other_formats
 
 OURS = "SGC"
 
@@ -44,7 +45,8 @@ class Codec:
 
     def save(self, picture: Image.Image, quality: float) -> bytes:
         file = io.BytesIO()
-        picture.save(file, self.kind, **self.settings, **self.keywords(quality))
+        threads = {"num_threads": options.THREADS or options.cores()} if self.kind == "JXL" else {}
+        picture.save(file, self.kind, **self.settings, **threads, **self.keywords(quality))
         return file.getvalue()
 
     def nearest(self, picture: Image.Image, size: int) -> int:
@@ -73,6 +75,14 @@ def load(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
+
+
+def share_threads() -> None:
+    """Let the other codecs have as many threads as SGC where they have a setting: AVIF, HEIC (decoding) and JPEG XL."""
+    count = AvifImagePlugin.DEFAULT_MAX_THREADS = options.THREADS or options.cores()
+    for module in ("pillow_heif.options", "pillow_jxl.JpegXLImagePlugin"):
+        if module in sys.modules:
+            sys.modules[module].DECODE_THREADS = count  # type: ignore[attr-defined]
 
 
 CODECS = (

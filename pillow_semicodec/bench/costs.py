@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
 from .. import options
 from ..convert import Job, Settings, run_pool
-from .codecs import OURS, Codec, load
+from .codecs import OURS, Codec, load, share_threads
 
 REPEATS = 5
 Cost = dict[str, float]  # encode_ms, decode_ms, encode_mb, decode_mb, bytes, megapixels
@@ -27,16 +27,16 @@ Cost = dict[str, float]  # encode_ms, decode_ms, encode_mb, decode_mb, bytes, me
 _CHILD = """
 import dataclasses, json, sys, time
 from pathlib import Path
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 import pillow_semicodec
 from pillow_semicodec.bench import codecs
 Image.MAX_IMAGE_PIXELS = None
 Image.init()  # Pillow's plugins, before any clock: it imports all of them where it does not know a format by its extension
 work, name, settings, quality, threads, providers, source, target = sys.argv[1:]
 limits = pillow_semicodec.Limits(max_pixels=2**31)
-AvifImagePlugin.DEFAULT_MAX_THREADS = int(threads)  # the other one that has several
 pillow_semicodec.register(threads=int(threads), limits=limits, providers=json.loads(providers))
 codec = dataclasses.replace(codecs.present([name])[0], settings=json.loads(settings))
+codecs.share_threads()
 def peak():
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -87,7 +87,7 @@ def median_ms(work: Callable[[], Any]) -> float:
 
 def times(pictures: list[Image.Image], codecs: list[Codec], quality: int) -> dict[str, Cost]:
     """Milliseconds a picture in a warm process; the other codecs at the quality whose bytes are nearest to SGC's."""
-    AvifImagePlugin.DEFAULT_MAX_THREADS = options.THREADS  # the other one that has several
+    share_threads()
     sums: dict[str, Cost] = {codec.name: dict.fromkeys(("encode_ms", "decode_ms", "bytes"), 0.0) for codec in codecs}
     for picture in pictures:
         for codec, chosen in _alike(picture, codecs, quality):

@@ -28,6 +28,7 @@ def main() -> None:
     for path in sorted(p for p in args.folder.iterdir() if p.is_file()):
         with Image.open(path) as opened:
             image = opened.convert("RGB")
+        image.info = {}  # profiles, which WebP would not write
         webp = [coded(image, "WEBP", quality=q) for q in WEBP_QUALITIES]
         sizes = np.log([size for size, _ in webp])
         scores = np.maximum.accumulate([score for _, score in webp])

@@ -64,7 +64,7 @@ def row(path: Path, quality: float) -> str:
         times = durations(image) if moving else []
         image.seek(0)
         file = io.BytesIO()
-        image.save(file, "SGC", quality=quality, save_all=moving)
+        image.save(file, "SGC", quality=quality, save_all=moving, icc_profile=None)  # nor does WebP write one
         data = file.getvalue()
         image.seek(0)
         notes = []

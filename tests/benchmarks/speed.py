@@ -23,11 +23,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import inference, latent_path
-from pillow_semicodec.bench.codecs import present
+from pillow_semicodec.bench.codecs import present, share_threads
 from pillow_semicodec.bench.costs import median_ms, memory
 from pillow_semicodec.bench.curves import photographs
 from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
@@ -170,7 +170,8 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=50)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    sgc.options.THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = args.threads
+    sgc.options.THREADS = args.threads
+    share_threads()
     paths = photographs(args.folder)
     bundle = find_model()
     pictures = [Image.open(path).convert("RGB") for path in paths]

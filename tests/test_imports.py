@@ -26,7 +26,7 @@ ROWS = {
     "codec": 9,
     "analysis": 10, "animation": 10,
     "SemicodecImagePlugin": 11, "convert": 10, "cli": 15, "demo": 11, "search": 11,
-    "bench.__init__": 0, "bench.codecs": 1, "bench.curves": 11, "bench.costs": 12, "bench.report": 13, "bench.run": 14,
+    "bench.__init__": 0, "bench.codecs": 2, "bench.curves": 11, "bench.costs": 12, "bench.report": 13, "bench.run": 14,
     "__init__": 16, "__main__": 16, "entropy.__init__": 0,
 }  # fmt: skip
 SAME_ROW = {("entropy.coder", "entropy.tables"), ("bundle", "entropy.models"), ("cli", "demo"), ("cli", "search")}

@@ -192,7 +192,7 @@ class SgcImageFile(ImageFile.ImageFile):
             return
         place = self.fp.tell()
         self.fp.seek(0)
-        held = BytesIO(self.fp.read())
+        held = BytesIO(container.read_up_to(self.fp.read, self._places[-1]))  # what stands behind may be anything
         held.seek(place)
         if getattr(self, "_exclusive_fp", False):
             self.fp.close()

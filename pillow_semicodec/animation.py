@@ -65,6 +65,8 @@ def encode_animation(
     target = _target_in(options)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     if counted:
+        if count > container.MAX_FRAMES:
+            raise ValueError(f"{count} frames, and a file holds at most {container.MAX_FRAMES}")
         _check_target(target, count)
         _checked_durations(durations, count)
     before: Pixels | None = None

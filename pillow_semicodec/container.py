@@ -25,6 +25,7 @@ from .limits import DEFAULT_LIMITS, Limits
 from .preset import dictionary
 
 MAGIC = b"\x8aSGC"
+LEAST_ROOM, ROOM = 4096, 32  # bytes of the longest stream, and of every pixel in it: three times what noise takes
 FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
 _HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
@@ -616,6 +617,9 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
         if chunk.type == INDEX:
             index = read_index(chunk.payload, header)
             check_slices(header.width, header.height, index.side, header.latents, limits)
+            most = LEAST_ROOM + ROOM * slice_pixels(header.width, header.height, index.side)
+            if max(index.stream_sizes) > most:
+                raise LimitExceededError(f"a slice of {max(index.stream_sizes)} bytes exceeds the limit of {most}")
             if header.deep is not (NUMBERS in metadata):
                 raise FormatError(f"mode {header.mode} {'without' if header.deep else 'with'} a chunk of numbers")
             if header.indexed is not (PALETTE in metadata):

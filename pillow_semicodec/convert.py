@@ -33,7 +33,7 @@ from typing import IO, Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import metadata, options, other_formats
-from .container import FLOAT, VIEWS, Numbers
+from .container import FLOAT, MAX_FRAMES, VIEWS, Numbers
 from .files import EXISTS, PREFIX, SUFFIX, ignores_case, is_picture, printable, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
@@ -120,19 +120,33 @@ def named(source: object, why: str) -> str:
 # ---- one picture -----------------------------------------------------------------------------------------------
 
 
-def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO[bytes]) -> None:
+def _formats(name: str) -> list[str] | None:
+    """That a source of this name may have: PostScript, a program that Ghostscript runs, only where the name says so."""
+    Image.init()
+    return None if name.lower().endswith((".eps", ".ps")) else [kind for kind in Image.ID if kind != "EPS"]
+
+
+def _check_frames(frames: int, name: str) -> None:
+    most = MAX_FRAMES if name == "SGC" else math.inf if name in Image.SAVE_ALL else 1
+    if frames > most:
+        raise ValueError(f"it has {frames} frames, and {name} stores {'one' if most == 1 else most}")
+
+
+def recode(source: IO[bytes] | Path, target: str, settings: Settings, output: IO[bytes], called: str = "") -> None:
     """Read one picture and write it as the format that ``target`` ends in; frames, where it has such, and metadata are kept.
+
+    Args:
+        called: name of a source that is no path.
 
     Raises:
         OSError, ValueError: the picture cannot be read or written.
     """
     name = format_of(target)
-    with Image.open(source) as image:
+    with Image.open(source, formats=_formats(called or str(source))) as image:
         kept, flatten = metadata.load(image), settings.flatten
         aside = metadata.has_default_image(image)
         place, frames = 1 if aside else image.tell(), _frames(image) - aside
-        if frames > 1 and name not in Image.SAVE_ALL:
-            raise ValueError(f"it has {frames} frames, and {name} stores one")
+        _check_frames(frames, name)
         durations, kinds, holes = _walked(metadata.frames(image) if frames > 1 or aside else [image], name)
         if image.format == "PNG" and (frames > 1 or aside):
             kept = metadata.load(image) | kept  # some may stand behind the last frame
@@ -345,7 +359,7 @@ def convert(job: Job, settings: Settings) -> Outcome:
 
         def write(file: IO[bytes]) -> None:
             result = io.BytesIO()
-            recode(_readable(source), job.target, settings, result)
+            recode(_readable(source), job.target, settings, result, job.source)
             if settings.measure:
                 quality.update(_measured(_readable(source), result))
             file.write(result.getbuffer())
@@ -555,24 +569,32 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
     if query and "*" not in path:
         yield url, os.path.basename(page)
         return
+    index = getattr(filesystem, "index", None) or {}  # of a tar
     if "*" in path or "?" in path:
         found, base = filesystem.glob(path), os.path.dirname(path.partition("*")[0].partition("?")[0])
     elif filesystem.isdir(path) or not path:
-        found, base = filesystem.find(path), path
+        listed = [name for name, (info, *_) in index.items() if info["type"] == "file" and _lies_in(name, path)]
+        found, base = listed if index else filesystem.find(path), path  # folder by folder it takes the square of the time
     else:
         yield _url_of(filesystem, url, path) + chained + rest, os.path.basename(path)
         return
     if not found:
         raise FileNotFoundError("nothing found")
-    index = getattr(filesystem, "index", None) or {}  # of a tar, which is read forwards alone where it is compressed
+    # By their places in a tar, for that is read forwards alone where it is compressed.
     for member in sorted(found, key=lambda name: (index[name][1] if name in index else 0, name)):
         if not is_picture(member, extensions):
             continue
         whole = _url_of(filesystem, url, member) + chained + rest
         if "::" in member:  # it would lead elsewhere
             failed(ValueError("a name with :: in it is not read"), whole)
+        elif member in index and index[member][0].get("linkname"):  # a compressed archive would be unpacked anew for it
+            failed(ValueError("a link in an archive is not read"), whole)
         else:
             yield whole, posixpath.relpath(member, base or ".").lstrip("/")
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    return not folder or name.startswith(folder.rstrip("/") + "/")
 
 
 def _url_of(filesystem: Any, url: str, path: str) -> str:
@@ -617,7 +639,11 @@ def plan(
         beside = source if output is None else f"{output.rstrip('/')}/{place.replace(os.sep, '/')}"
         target = (beside if keep_extension else os.path.splitext(beside)[0]) + suffix
         job = Job(*(name if is_url(name) else os.path.abspath(name) for name in (source, target)))
-        result = _identity(job.target)
+        try:
+            result = _identity(job.target)
+        except ValueError as error:  # a name that no file can have
+            failures.append(Outcome(Job(source, ""), error=reason(error)))
+            continue
         if taken.get(result) == job.source:
             continue  # named twice
         if result in originals:

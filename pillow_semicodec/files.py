@@ -182,15 +182,16 @@ def ignores_case(path: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _folder_ignores_case(folder: str) -> bool:
     """Something in it, or in the nearest folder above that is there and holds letters, is asked for by another name."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            other = entry.name.swapcase()
-            if other != entry.name == other.swapcase():  # an ß has no way back
-                with contextlib.suppress(OSError):
-                    return os.path.samestat(os.lstat(entry.path), os.lstat(os.path.join(folder, other)))
-                return False
-    above = os.path.dirname(folder)
-    return above != folder and _folder_ignores_case(above)
+    while True:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                other = entry.name.swapcase()
+                if other != entry.name == other.swapcase():  # an ß has no way back
+                    with contextlib.suppress(OSError):
+                        return os.path.samestat(os.lstat(entry.path), os.lstat(os.path.join(folder, other)))
+                    return False
+        if folder == (folder := os.path.dirname(folder)):
+            return False
 
 
 def is_picture(name: str, extensions: frozenset[str]) -> bool:

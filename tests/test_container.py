@@ -237,6 +237,19 @@ def test_what_packs_least_is_left_out() -> None:
     assert packed.keys() == {container.PACKED, container.XMP}
 
 
+def test_slices_are_bounded_by_their_pixels() -> None:
+    """A source that unfolds may hold gigabytes that say nothing. Noise is far from it."""
+    header = container.Header(16, 16, "RGB", HEADER.model_id)
+    data = container.write_container(header, 4096, (bytes(2**14),), {})
+    with pytest.raises(sgc.LimitExceededError, match="16384 bytes exceeds the limit of 12288"):
+        read(data)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+    for picture in (noise, noise[:, :, 0], noise[:, :, 0] > 127, noise.astype(np.uint16)[:, :, :3] * 257):
+        for more in ({}, {"indexed": True}) if picture.dtype == np.uint8 else ({},):
+            sizes = sgc.read_prologue(sgc.encode(picture, 100, **more)).index.stream_sizes
+            assert max(sizes) < (container.LEAST_ROOM + container.ROOM * 256) / 3
+
+
 def test_small_texts_are_near_the_dictionary() -> None:
     """What is large stands behind them, whatever came first."""
     noise = np.random.default_rng(0).bytes(40000)

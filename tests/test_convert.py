@@ -139,6 +139,59 @@ def test_broken_archives_and_places_outside(tmp_path: Path, capsys: pytest.Captu
     assert not list(tmp_path.glob("evil.sgc"))
 
 
+def tar_of(path: Path, compression: str, members: list[tarfile.TarInfo], data: bytes) -> None:
+    """Files hold ``data``."""
+    with tarfile.open(path, f"w:{compression}", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+        for member in members:
+            member.size = len(data) if member.isfile() else 0
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_members_that_no_disk_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are told, and do not end the run."""
+    pytest.importorskip("fsspec")
+    (path,) = pictures(tmp_path, 1)
+    odd = tarfile.TarInfo("odd.png")
+    odd.pax_headers = {"path": "a\0b.png"}
+    deep = tarfile.TarInfo("a/" * 600 + "x.png")
+    tar_of(tmp_path / "evil.tar", "", [odd, tarfile.TarInfo("good.png"), deep], path.read_bytes())
+    assert main(["convert", str(tmp_path / "evil.tar"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "null" in capsys.readouterr().err
+    assert "good.sgc" in names(tmp_path / "out")
+
+
+def test_a_tar_is_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever folders it has; links in it, for which it would be unpacked anew, are told."""
+    pytest.importorskip("fsspec")
+    (path,) = pictures(tmp_path, 1)
+    link = tarfile.TarInfo("b/link.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "../a/x.png"
+    folder = tarfile.TarInfo("a")
+    folder.type = tarfile.DIRTYPE
+    files = [tarfile.TarInfo(name) for name in ("a/x.png", "b/c/y.png", "ab/z.png", "a/text.txt")]
+    tar_of(tmp_path / "all.tar.gz", "gz", [folder, *files, link], path.read_bytes())
+    assert main(["convert", str(tmp_path / "all.tar.gz"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "b/link.png::" in (told := capsys.readouterr().err)
+    assert "a link in an archive is not read" in told
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.sgc")) == [
+        "a/x.sgc", "ab/z.sgc", "b/c/y.sgc"
+    ]  # fmt: skip
+    part = f"tar://a::{tmp_path / 'all.tar.gz'}"
+    assert main(["convert", part, "-o", str(tmp_path / "part"), "--workers", "1"]) == 0
+    assert names(tmp_path / "part") == ["x.sgc"]
+
+
+def test_pictures_are_no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript is looked at only where a file is called so."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    asked = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: asked.append(1) or Image.new("RGB", (10, 10)).im)
+    for name in ("a.png", "b.eps"):
+        (tmp_path / name).write_bytes(program)
+        main(["encode", str(tmp_path / name)])
+    assert asked == [1]
+
+
 def test_members_whose_names_lead_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Are told, without what drives a terminal, and not read; the others are."""
     pytest.importorskip("fsspec")

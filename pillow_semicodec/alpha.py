@@ -10,7 +10,7 @@ Source: the push-pull pyramid of Gortler et al., "The lumigraph" (1996).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from .entropy.lossless import decode_plane, encode_plane
 from .entropy.repetition import is_available, pack, unpack
 from .errors import FormatError
 from .layout import Layout, Streams
+from .lazy import lazily
 from .pixels import LATENT_STRIDE, Pixels
 from .planes import Box
 
@@ -40,16 +41,34 @@ class VisibleColours:
     Args:
         picture: uint8 [H, W, 2] or [H, W, 4], an array or anything that gives boxes.
         exact: leave colours under alpha 0 as they are.
-
-    Attributes:
-        hidden: whether there is alpha 0.
     """
 
     def __init__(self, picture: Any, exact: bool = False) -> None:
         self.picture, self.exact, self.dtype = picture, exact, picture.dtype
         height, width, bands = picture.shape
         self.shape = (height, width, 3) if bands == 4 else (height, width)
-        self.hidden, self._far = _looked_over(picture)
+
+    def _squares(self) -> Iterator[Pixels]:
+        """All of the picture, some at a time, [pixels, bands]."""
+        height, width = self.shape[:2]
+        for top, left in itertools.product(range(0, height, LOOKED_OVER), range(0, width, LOOKED_OVER)):
+            box = Box(top, left, min(top + LOOKED_OVER, height), min(left + LOOKED_OVER, width))
+            yield np.asarray(self.picture[box.top : box.bottom, box.left : box.right]).reshape(-1, self.picture.shape[2])
+
+    @lazily
+    def hidden(self) -> bool:
+        """Whether there is alpha 0."""
+        return any(not part[:, -1].all() for part in self._squares())
+
+    @lazily
+    def far(self) -> NDArray[np.float64]:
+        """The mean of the colours that are seen, weighted by alpha. Its sums are whole numbers, the same in any order."""
+        weight, sums = 0.0, np.zeros(self.picture.shape[2] - 1)
+        for part in self._squares():
+            alpha = part[:, -1].astype(np.float64)
+            weight += alpha.sum()
+            sums += [alpha @ part[:, band] for band in range(len(sums))]
+        return sums / weight if weight else np.full(len(sums), UNSEEN)
 
     def seen(self, box: Box) -> NDArray[np.bool_]:
         """Which pixels of a box are seen, or shall be kept all the same, [rows, columns]."""
@@ -64,24 +83,10 @@ class VisibleColours:
             bounds = Box(0, 0, *self.shape[:2])
             window = box.divided(CELL).scaled(CELL).grown(REACH, REACH, bounds)
             around = np.asarray(self.picture[window.top : window.bottom, window.left : window.right])
-            part = filled(around[:, :, :-1], around[:, :, -1], self._far)[box.within(window)]
+            part = filled(around[:, :, :-1], around[:, :, -1], self.far)[box.within(window)]
         else:
             part = part[:, :, :-1]
         return part if part.shape[2] == 3 else part[:, :, 0]
-
-
-def _looked_over(picture: Any) -> tuple[bool, NDArray[np.float64]]:
-    """(whether there is alpha 0, the mean of the colours that are seen, weighted by alpha) of [H, W, bands]."""
-    height, width, bands = picture.shape
-    hidden, weight, sums = False, 0.0, np.zeros(bands - 1)
-    for top, left in itertools.product(range(0, height, LOOKED_OVER), range(0, width, LOOKED_OVER)):
-        box = Box(top, left, min(top + LOOKED_OVER, height), min(left + LOOKED_OVER, width))
-        part = np.asarray(picture[box.top : box.bottom, box.left : box.right]).reshape(-1, bands)
-        alpha = part[:, -1].astype(np.float64)  # whose sums are whole numbers, the same in any order
-        hidden |= not part[:, -1].all()
-        weight += alpha.sum()
-        sums += [alpha @ part[:, band] for band in range(bands - 1)]
-    return hidden, sums / weight if weight else np.full(bands - 1, UNSEEN)
 
 
 def filled(colours: Pixels, alpha: Pixels, far: NDArray[np.float64]) -> Pixels:

@@ -73,8 +73,7 @@ def encode_animation(
     for k, frame in enumerate(frames):
         if k == container.MAX_FRAMES:
             raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
-        if np.ma.is_masked(frame):
-            raise TypeError("masked pixels cannot be kept; fill them first")
+        codec.check_unmasked(frame)
         picture = np.asarray(frame)
         _check_target(target, k + 1)
         if before is None:

@@ -79,7 +79,7 @@ class RateBank:
         """The quality from 1 to 100 whose rate is nearest."""
         return float(np.interp(rate / RATE_UNIT - 1, self.quality_positions[:, 1], self.quality_positions[:, 0]))
 
-    def share_of(self, rate: int) -> float:
+    def share_of(self, rate: float) -> float:
         """From 0 at the first anchor to 1 at the last."""
         return (rate / RATE_UNIT - 1) / (self.anchors - 1)
 

@@ -77,7 +77,7 @@ def encode(
             8 bits: uint16 [H, W] or [H, W, 3], int32 or float32 [H, W], scaled as ``depth`` says. An array, or anything with
             ``shape`` and ``dtype`` out of which boxes are cut like out of an array, ``picture[top:bottom, left:right]``
             (``numpy.memmap``, zarr, h5py), so that a picture need not fit in memory. Boxes are asked for from several
-            threads.
+            threads; ``dtype`` is a ``numpy.dtype``. Masked pixels are an error.
         quality: 1 to 100, as with JPEG.
         target_size, target_bpp, target_psnr: instead of a quality, the bytes of the file at most, its bits per pixel at
             most, or the PSNR in dB at least, over all bands but alpha, where the picture is visible. Found in up to ten
@@ -585,8 +585,7 @@ def check_picture(picture: Any) -> None:
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if shape is not None and dtype is not None and not isinstance(dtype, np.dtype):
         raise TypeError(f"a picture's dtype must be a numpy.dtype, not {dtype!r}")
-    if np.ma.is_masked(picture):
-        raise TypeError("masked pixels cannot be kept; fill them first")
+    check_unmasked(picture)
     if shape is None or dtype not in (np.uint8, np.bool_, *KINDS):
         raise TypeError(
             f"a picture must be an array of uint8, uint16, int32, float32 or bool, not {dtype or type(picture).__name__}"
@@ -599,6 +598,12 @@ def check_picture(picture: Any) -> None:
         raise ValueError(f"a picture must have shape [H, W], [H, W, 3] or, with alpha, [H, W, 2 or 4], not {list(shape)}")
     if not shape[0] or not shape[1]:
         raise ValueError("cannot write an empty picture")
+
+
+def check_unmasked(picture: Any) -> None:
+    """Raise TypeError for an array with masked pixels."""
+    if np.ma.is_masked(picture):
+        raise TypeError("masked pixels cannot be kept; fill them first")
 
 
 def check_slice_side(side: int) -> None:
@@ -666,7 +671,8 @@ def decode(
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
         TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for; a box that is
-            empty or leaves the picture; another scale; an ``out`` of another shape, or without one.
+            empty or leaves the picture; another scale; an ``out`` without a shape, of another, or that cannot hold the
+            pixels.
     """
     with opened(source) as file:
         prologue = container.read_prologue(file.read, limits)

@@ -123,6 +123,8 @@ def named(source: object, why: str) -> str:
 def _formats(name: str) -> list[str] | None:
     """That a source of this name may have: PostScript, a program that Ghostscript runs, only where the name says so."""
     Image.init()
+    if is_url(name):  # the last of the names is the archive's
+        name = name.partition("::")[0].partition("?")[0]
     return None if name.lower().endswith((".eps", ".ps")) else [kind for kind in Image.ID if kind != "EPS"]
 
 
@@ -587,8 +589,8 @@ def _remote(url: str, extensions: frozenset[str], failed: Callable[[BaseExceptio
         whole = _url_of(filesystem, url, member) + chained + rest
         if "::" in member:  # it would lead elsewhere
             failed(ValueError("a name with :: in it is not read"), whole)
-        elif member in index and index[member][0].get("linkname"):  # a compressed archive would be unpacked anew for it
-            failed(ValueError("a link in an archive is not read"), whole)
+        elif member in index and index[member][0].get("linkname") and not rest.lower().endswith(".tar"):
+            failed(ValueError("a link in a compressed archive, which would be unpacked anew for it, is not read"), whole)
         else:
             yield whole, posixpath.relpath(member, base or ".").lstrip("/")
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import pixels
-from .bundle import RATE_UNIT, ModelBundle
+from .bundle import ModelBundle
 from .companions import GRADIENT, find_companion
 from .entropy.models import ScaleConditional
 from .errors import BundleError
@@ -96,7 +96,7 @@ def refine(
     base = _Base(y, plan, bundle, layout, threads)
     low, high = _trade_offs(bundle)
     rates = plan.rates or (plan.rate,)
-    positions = [(rate / RATE_UNIT - 1) / (bundle.rate_bank.anchors - 1) for rate in rates]
+    positions = [bundle.rate_bank.share_of(rate) for rate in rates]
     weights = np.array([DISTORTION * math.exp(low + (high - low) * p) / 3 for p in positions], np.float32)
     out = np.empty((bundle.latent_channels, *layout.latents.bounds.shape), np.float32)
 

@@ -93,7 +93,10 @@ class Encoder(LatentPath):
     def busy(self, box: Box) -> bool:
         """Whether dead zones of a slice are the wider ones."""
         indexes = self.scales.read(box)[1].take(self.positions(1, box))
-        return is_busy(indexes, self.bundle.rate_bank.share_of(self.plan.rate))
+        rate, levels = float(self.plan.rate), self.plan.levels
+        if levels is not None:
+            rate = float(np.take(self.plan.rates, levels[box.top : box.bottom, box.left : box.right]).mean())
+        return is_busy(indexes, self.bundle.rate_bank.share_of(rate))
 
     def _coded(self, step: int, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(flat positions of a step's latents, what is left of these to code)."""

@@ -208,11 +208,12 @@ def test_a_picture_is_looked_over_in_squares(height: int, width: int, side: int,
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
     picture[..., 3] *= picture[..., 3] > 9
     with pytest.MonkeyPatch.context() as patch:
-        whole = alpha._looked_over(picture)
+        whole, cut = VisibleColours(picture), VisibleColours(picture)
+        assert whole.hidden == (picture[..., 3] == 0).any()
+        assert (whole.far == alpha.UNSEEN).all() == (not picture[..., 3].any())
         patch.setattr(alpha, "LOOKED_OVER", side)
-        hidden, mean = alpha._looked_over(picture)
-    assert hidden == whole[0] == (picture[..., 3] == 0).any()
-    assert np.array_equal(mean, whole[1])
+        assert cut.hidden == whole.hidden
+        assert np.array_equal(cut.far, whole.far)
 
 
 def test_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,20 @@ import csv
 import json
 import os
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, ImageCms
+from PIL import AvifImagePlugin, Image, ImageCms
 
 pytest.importorskip("bjontegaard")
 pytest.importorskip("ssimulacra2")
 
+from pillow_semicodec import options
 from pillow_semicodec.bench import codecs, costs, curves, report
 from pillow_semicodec.cli import main
 
@@ -171,6 +174,17 @@ def test_enlarged() -> None:
     large = costs.enlarged(picture, 0.0096)
     assert large.size == (120, 80)
     assert np.array_equal(np.asarray(large.crop((60, 40, 120, 80))), np.asarray(picture))
+
+
+def test_others_have_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SGC has: those that were asked for, or all that this process may use."""
+    other = types.ModuleType("pillow_heif.options")
+    monkeypatch.setitem(sys.modules, "pillow_heif.options", other)
+    monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 77)
+    for threads, expected in ((3, 3), (0, options.cores())):
+        monkeypatch.setattr(options, "THREADS", threads)
+        codecs.share_threads()
+        assert AvifImagePlugin.DEFAULT_MAX_THREADS == other.DECODE_THREADS == expected  # type: ignore[attr-defined]
 
 
 def test_memory_that_nobody_knows_is_left_out() -> None:

@@ -172,10 +172,13 @@ def test_a_tar_is_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tar_of(tmp_path / "all.tar.gz", "gz", [folder, *files, link], path.read_bytes())
     assert main(["convert", str(tmp_path / "all.tar.gz"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
     assert "b/link.png::" in (told := capsys.readouterr().err)
-    assert "a link in an archive is not read" in told
+    assert "a link in a compressed archive" in told
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.sgc")) == [
         "a/x.sgc", "ab/z.sgc", "b/c/y.sgc"
     ]  # fmt: skip
+    tar_of(tmp_path / "plain.tar", "", [tarfile.TarInfo("a/x.png"), link], path.read_bytes())
+    assert main(["convert", str(tmp_path / "plain.tar"), "-o", str(tmp_path / "plain"), "--workers", "1"]) == 0
+    assert names(tmp_path / "plain") == ["link.sgc", "x.sgc"]
     part = f"tar://a::{tmp_path / 'all.tar.gz'}"
     assert main(["convert", part, "-o", str(tmp_path / "part"), "--workers", "1"]) == 0
     assert names(tmp_path / "part") == ["x.sgc"]
@@ -190,6 +193,21 @@ def test_pictures_are_no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).write_bytes(program)
         main(["encode", str(tmp_path / name)])
     assert asked == [1]
+    pytest.importorskip("fsspec")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "b.eps", "c.eps")
+    assert main(["convert", str(tmp_path / "all.zip"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert asked == [1, 1]
+
+
+def test_frames_beyond_what_is_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Are refused before any is coded."""
+    monkeypatch.setattr(convert, "MAX_FRAMES", 2)
+    frames = [Image.new("L", (8, 8), value) for value in (0, 90, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr("pillow_semicodec.codec.encode", lambda *a, **k: pytest.fail("coded"))
+    assert main(["encode", str(tmp_path / "a.gif")]) == 1
+    assert names(tmp_path) == ["a.gif"]
 
 
 def test_members_whose_names_lead_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

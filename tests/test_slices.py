@@ -380,6 +380,36 @@ def test_nothing_is_kept_when_a_picture_is_done() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("busy", [False, True])
+def test_dead_zones_are_wider_where_much_is_going_on(busy: bool, regions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both steps of every slice, at the rates that it has."""
+    model, asked = sgc.find_model(), list[tuple[float, int]]()
+
+    def told(indexes: np.ndarray, rate: float) -> bool:
+        asked.append((rate, indexes.size))
+        return busy
+
+    monkeypatch.setattr(slices, "is_busy", told)
+    plan = layout.RatePlan(20000)
+    if regions:
+        plan = layout.RatePlan(20000, (10000, 30000), np.array([[0] * 4 + [1] * 4] * 4, np.uint8))
+    size = layout.Layout(64, 128, 64)
+    encoder = slices.Encoder(slices.analyse(photo(64, 128), model, size, 1), plan, model, size, 1)
+    box = Box(0, 0, 4, 4)
+    mean, indexes = encoder.means.read(box)[1], encoder.scales.read(box)[1]
+    wide, narrow = (
+        model.conditional.quantised(encoder._steps(box) - mean, indexes, model.predicted, kind) for kind in (True, False)
+    )
+    first = encoder.step1(box)
+    assert np.array_equal(encoder.residual1.read(box)[0][first], (wide if busy else narrow)[first])
+    encoder.streams()
+    rates = {model.rate_bank.share_of(rate) for rate in ((10000, 30000) if regions else (20000,))}
+    assert {rate for rate, _ in asked} == rates
+    assert {count for _, count in asked} == {model.latent_channels * 8}
+    assert len(asked) >= 4
+
+
 @pytest.mark.parametrize(("side", "threads"), [(64, 2), (64, 1), (0, 2)])
 @pytest.mark.parametrize("broken", [True, False])
 def test_nothing_is_kept_when_a_picture_fails(side: int, threads: int, broken: bool) -> None:

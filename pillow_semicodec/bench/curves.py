@@ -33,7 +33,7 @@ METRICS = ("psnr", "msssim_db", "ssimulacra2")
 GOOD = 50.0  # SSIMULACRA2's medium quality
 BD_METRICS = (*METRICS, "ssimulacra2_good")
 TITLES = {"psnr": "PSNR (dB)", "msssim_db": "MS-SSIM (dB)", "ssimulacra2": "SSIMULACRA2", "ssimulacra2_good": "from 50 on"}
-MEASURE = 2  # of ``measure``, as caches know it: to be raised where its figures change
+MEASURE = 3  # of ``measure``, as caches know it: to be raised where its figures change
 Row = dict[str, float]  # bpp, psnr, msssim, ssimulacra2
 Figures = dict[str, dict[int, Row]]  # by picture and quality
 

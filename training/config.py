@@ -68,6 +68,7 @@ class TrainConfig:
     msssim_share: float = 0.65  # of the distortion
     xyb_share: float = 0.0  # of the distortion; what the shares leave is MSE
     xyb_tilt: float = 0.0  # moves from MS-SSIM's share to XYB's at the lowest rate, nothing at the highest, linearly
+    mse_tilt: float = 0.0  # moves from MSE's share to XYB's, likewise
     concavity: float = 0.0  # errors are weighted by (error / typical one)**-this, by 0.5 to 2: smooth places get more bits
     lambda_balance: float = 0.5  # samples are weighted by lambda**-this, so that all rates count alike
     grey_share: float = 0.04  # of the crops
@@ -80,7 +81,7 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt", "concavity")
+        shares = ("lr_hold", "ema_decay", "msssim_share", "xyb_share", "xyb_tilt", "mse_tilt", "concavity")
         shares += ("grey_share", "synthetic_share", "vivid_share", "noise_share")
         _check(self, least={"batch": 1, "crop": 64, "lr": 0, "grad_clip": 0, "weight_decay": 0}, shares=shares)
         if self.lr_hold == 1:
@@ -91,10 +92,10 @@ class TrainConfig:
             raise ValueError(f"crop {self.crop} is no multiple of 64, the pixels of a hyper position")
         if self.xyb_tilt > self.msssim_share:
             raise ValueError(f"xyb_tilt {self.xyb_tilt} takes more than msssim_share {self.msssim_share} has")
-        if self.msssim_share + self.xyb_share > 1:
-            raise ValueError(
-                f"msssim_share {self.msssim_share} and xyb_share {self.xyb_share} leave less than nothing to MSE"
-            )
+        left = 1 - self.msssim_share - self.xyb_share
+        if left < self.mse_tilt - 1e-9:
+            told = f"msssim_share {self.msssim_share} and xyb_share {self.xyb_share} leave {left:.3g} to MSE"
+            raise ValueError(f"{told}: less than {f'mse_tilt {self.mse_tilt}' if self.mse_tilt else 'nothing'}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,14 +43,15 @@ def rate_distortion_loss(
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
     x_hat = output.x_hat + (output.x_hat.clamp(-0.5, 0.5) - output.x_hat).detach()  # what a decoder shows
     mse = (x_hat - x).square().mean((1, 2, 3))
-    moved = config.xyb_tilt * (1 - rate.clamp_min(0))
-    msssim_share, xyb_share = config.msssim_share - moved, config.xyb_share + moved
-    distortion = (1 - config.msssim_share - config.xyb_share) * mse
+    low = 1 - rate.clamp_min(0)
+    msssim_share = config.msssim_share - config.xyb_tilt * low
+    xyb_share = config.xyb_share + (config.xyb_tilt + config.mse_tilt) * low
+    distortion = (1 - msssim_share - xyb_share) * mse
     similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)
     if config.msssim_share or every:
         similarity = msssim(x + 0.5, x_hat + 0.5)
         distortion = distortion + msssim_share * MSSSIM_WEIGHT * (1 - similarity)
-    if config.xyb_share or config.xyb_tilt or every:
+    if config.xyb_share or config.xyb_tilt or config.mse_tilt or every:
         xyb = xyb_error(x + 0.5, x_hat + 0.5)
         distortion = distortion + xyb_share * XYB_WEIGHT * xyb
     if config.concavity:

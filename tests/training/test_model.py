@@ -119,6 +119,11 @@ def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:
     assert loss(-0.09, tilted) == loss(0, tilted)  # no share becomes negative
     with pytest.raises(ValueError, match="xyb_tilt"):
         TrainConfig(msssim_share=0.1, xyb_tilt=0.2)
+    both = TrainConfig(msssim_share=0.3, xyb_share=0.1, xyb_tilt=0.2, mse_tilt=0.15)
+    assert loss(1, both) == pytest.approx(loss(1, TrainConfig(msssim_share=0.3, xyb_share=0.1)), rel=1e-6)
+    assert loss(0, both) == pytest.approx(loss(0, TrainConfig(msssim_share=0.1, xyb_share=0.45)), rel=1e-6)
+    with pytest.raises(ValueError, match=r"leave 0\.1 to MSE: less than mse_tilt 0\.2"):
+        TrainConfig(msssim_share=0.5, xyb_share=0.4, mse_tilt=0.2)
 
 
 def test_concave_errors_count_less_the_larger_they_are() -> None:

@@ -786,7 +786,8 @@ def _area(box: tuple[int, int, int, int] | None, header: Header) -> Box:
     try:
         left, top, right, bottom = (operator.index(n) for n in box)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"a box is four whole numbers (left, top, right, bottom), not {box!r}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"a box is four whole numbers (left, top, right, bottom), not {box!r}") from None
     if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
         raise ValueError(f"box {tuple(box)} does not lie in {header.width}x{header.height} pixels")
     return Box(top, left, bottom, right)

@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import pillow_semicodec  # noqa: F401
-from pillow_semicodec.bench.curves import coded, read_rgb
+from pillow_semicodec.bench.curves import coded
 
 QUALITIES = (10, 25, 50, 75, 90)
 WEBP_QUALITIES = (0, 1, 5, 10, 20, 35, 50, 65, 75, 85, 92, 97, 100)
@@ -25,7 +26,9 @@ def main() -> None:
     args = parser.parse_args()
     worse = 0
     for path in sorted(p for p in args.folder.iterdir() if p.is_file()):
-        image = read_rgb(path)  # without a profile, which WebP would not write
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")  # of a terminal's rounded corners what is under them, too
+        image.info = {}  # profiles, which WebP would not write
         webp = [coded(image, "WEBP", quality=q) for q in WEBP_QUALITIES]
         sizes = np.log([size for size, _ in webp])
         scores = np.maximum.accumulate([score for _, score in webp])

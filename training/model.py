@@ -197,11 +197,11 @@ class SemicodecModel(nn.Module):
 
         Reconstructions come from quantising with straight-through gradients, rates from additive noise (Minnen & Singh,
         2020) or, with ``hard_rate``, from the symbols themselves, as the range coder sees them: noise charges about 0.1 bit
-        for a latent that is certainly zero, and knows no dead zone. ``y`` is what the analysis makes of ``x``, where that
-        is known.
+        for a latent that is certainly zero, and knows no dead zone: wide ones would cost error, and win no bits that noise
+        could see, so that they are left to ``hard_rate``. ``y`` is what the analysis makes of ``x``, where that is known.
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        coded = self.code(self.analysis(x).float() if y is None else y, weights)
+        coded = self.code(self.analysis(x).float() if y is None else y, weights, wide=hard_rate)
 
         def rounded(values: Tensor) -> Tensor:
             return round_ste(values) if hard_rate else values + torch.rand_like(values) - 0.5
@@ -212,23 +212,28 @@ class SemicodecModel(nn.Module):
         x_hat = self.synthesis(coded.y_hat, interpolated(weights, bank.synthesis_bias))
         return CodecOutput(x_hat.float(), bits_y.sum((1, 2, 3)), bits_z.sum((1, 2, 3)), coded.y_hat)
 
-    def _step1(self, y: Tensor, weights: Tensor) -> _Step1:
-        """y in quantisation steps."""
+    def _step1(self, y: Tensor, weights: Tensor, wide: bool) -> _Step1:
+        """y in quantisation steps; wide as for ``code``."""
         z = self.hyper_analysis(y)
         z_hat = round_ste(z)
         features, mean1 = self.hyper_synthesis(z_hat, interpolated(weights, self.rate_bank.hyper_bias))
         mask = step_mask(y)
         with torch.autocast(y.device.type, enabled=False):
             scale_features, index1 = self.scale_hyper_synthesis(z_hat)
-        busy = is_busy(index1, mask, self.rate_bank.rate(weights))
+        busy = is_busy(index1, mask, self.rate_bank.rate(weights)) & wide
         symbol = torch.where(mask, quantised(y - mean1, dead_zone_of(index1, self.dead_zone, busy)), 0)
         mean2 = mean1 + self.mean_context(features, torch.where(mask, mean1 + symbol, 0))
         return _Step1(z, mask, scale_features, index1, busy, symbol, mean1, mean2)
 
-    def code(self, y: Tensor, weights: Tensor) -> Coded:
-        """y as the analysis gives it [B, M, h, w], weights of the anchors of its rates [B, anchors]; in two steps."""
+    def code(self, y: Tensor, weights: Tensor, wide: bool = True) -> Coded:
+        """In two steps.
+
+        Args:
+            y: as the analysis gives it, [B, M, h, w]. weights: of the anchors of its rates, [B, anchors]. wide: let dead
+                zones be wider where much is going on, as encoders do.
+        """
         y = y * torch.exp(interpolated(weights, self.rate_bank.log_gain))
-        first = self._step1(y, weights)
+        first = self._step1(y, weights, wide)
         mask, mean = first.mask, torch.where(first.mask, first.mean1, first.mean2)
         with torch.autocast(y.device.type, enabled=False):
             index2 = self.scale_context(first.scale_features, first.symbol.detach())
@@ -250,7 +255,8 @@ class SemicodecModel(nn.Module):
         semantic heads read, [B, M, H/16, W/16].
         """
         bank, weights = self.rate_bank, self.rate_bank.weights(rate)
-        first = self._step1(self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain)), weights)
+        y = self.analysis(x).float() * torch.exp(interpolated(weights, bank.log_gain))
+        first = self._step1(y, weights, wide=True)
         latents = torch.where(first.mask, first.mean1 + first.symbol, first.mean2)
         return latents * torch.exp(interpolated(weights, bank.log_inverse_gain))
 

@@ -408,8 +408,9 @@ class SemicodecPlugin(PluginV3):
 
 def _native(picture: Any) -> NDArray[Any]:
     """As an array, in this machine's order of bytes."""
-    if np.ma.is_masked(picture):
-        raise TypeError("masked pixels cannot be kept; fill them first")
+    from pillow_semicodec.codec import check_unmasked  # not sooner: an import of the plugin loads no codec
+
+    check_unmasked(picture)
     array = np.asarray(picture)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

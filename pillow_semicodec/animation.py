@@ -65,14 +65,12 @@ def encode_animation(
     target = _target_in(options)
     later = {key: value for key, value in options.items() if key not in FIRST_ONLY} | {"preview": False}
     if counted:
-        if count > container.MAX_FRAMES:
-            raise ValueError(f"{count} frames, and a file holds at most {container.MAX_FRAMES}")
+        _check_count(count)
         _check_target(target, count)
         _checked_durations(durations, count)
     before: Pixels | None = None
     for k, frame in enumerate(frames):
-        if k == container.MAX_FRAMES:
-            raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
+        _check_count(k + 1)
         codec.check_unmasked(frame)
         picture = np.asarray(frame)
         _check_target(target, k + 1)
@@ -137,6 +135,11 @@ def _check_loop(loop: int) -> None:
 
 def _target_in(options: dict[str, Any]) -> str | None:
     return next((key for key in TARGETS if options.get(key) is not None), None)
+
+
+def _check_count(frames: int) -> None:
+    if frames > container.MAX_FRAMES:
+        raise ValueError(f"more than {container.MAX_FRAMES} frames, the most that a file holds")
 
 
 def _check_target(target: str | None, frames: int) -> None:

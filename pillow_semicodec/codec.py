@@ -475,7 +475,7 @@ def colours_of(picture: Any, exact: bool, metadata: dict[bytes, bytes], levels: 
         return "I;16" if mode == "L" else "RGB;16", Levels(picture, numbers)
     if mode.endswith("A"):
         visible = VisibleColours(picture, exact)
-        if exact and (visible.hidden or levels < 256):
+        if exact and (levels < 256 or visible.hidden):
             metadata[container.UNSEEN_KEPT] = b""
         return mode, visible
     return mode, picture

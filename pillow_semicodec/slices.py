@@ -76,6 +76,7 @@ class Encoder(LatentPath):
     ) -> None:
         super().__init__(plan, bundle, layout, threads)
         self.y, self._refined = y, refined
+        self._busy: dict[Box, bool] = {}
 
     def _steps(self, box: Box) -> Tensor:
         """Latents in quantisation steps, [M, rows, columns]."""
@@ -91,12 +92,14 @@ class Encoder(LatentPath):
         return (np.rint(np.clip(z, -MAGNITUDE_LIMIT, MAGNITUDE_LIMIT)).astype(np.int32),)
 
     def busy(self, box: Box) -> bool:
-        """Whether dead zones of a slice are the wider ones."""
-        indexes = self.scales.read(box)[1].take(self.positions(1, box))
-        rate, levels = float(self.plan.rate), self.plan.levels
-        if levels is not None:
-            rate = float(np.take(self.plan.rates, levels[box.top : box.bottom, box.left : box.right]).mean())
-        return is_busy(indexes, self.bundle.rate_bank.share_of(rate))
+        """Whether dead zones of a slice are the wider ones; both steps ask."""
+        if box not in self._busy:
+            indexes = self.scales.read(box)[1].take(self.positions(1, box))
+            rate, levels = float(self.plan.rate), self.plan.levels
+            if levels is not None:
+                rate = float(np.take(self.plan.rates, levels[box.top : box.bottom, box.left : box.right]).mean())
+            self._busy[box] = is_busy(indexes, self.bundle.rate_bank.share_of(rate))
+        return self._busy[box]
 
     def _coded(self, step: int, box: Box, mean: Tensor, indexes: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
         """(flat positions of a step's latents, what is left of these to code)."""

@@ -383,7 +383,7 @@ def test_nothing_is_kept_when_a_picture_is_done() -> None:
 @pytest.mark.parametrize("regions", [False, True])
 @pytest.mark.parametrize("busy", [False, True])
 def test_dead_zones_are_wider_where_much_is_going_on(busy: bool, regions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both steps of every slice, at the rates that it has."""
+    """Of every slice, at the rates that it has."""
     model, asked = sgc.find_model(), list[tuple[float, int]]()
 
     def told(indexes: np.ndarray, rate: float) -> bool:
@@ -407,7 +407,7 @@ def test_dead_zones_are_wider_where_much_is_going_on(busy: bool, regions: bool, 
     rates = {model.rate_bank.share_of(rate) for rate in ((10000, 30000) if regions else (20000,))}
     assert {rate for rate, _ in asked} == rates
     assert {count for _, count in asked} == {model.latent_channels * 8}
-    assert len(asked) >= 4
+    assert len(asked) == 2  # once a slice
 
 
 @pytest.mark.parametrize(("side", "threads"), [(64, 2), (64, 1), (0, 2)])

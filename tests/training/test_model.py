@@ -230,6 +230,21 @@ def test_what_is_busy_is_so_for_the_coder(seed: int, rate: float, share: float) 
     assert found.tolist() == [is_busy(sample[mask[0].numpy()], rate) for sample in indexes]
 
 
+def test_wider_dead_zones_are_left_to_rates_that_see_them(model: SemicodecModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise charges what they make zero as before."""
+    monkeypatch.setattr(model_module, "is_busy", lambda index1, mask, rate: torch.ones_like(rate, dtype=torch.bool))
+    busy = copy.deepcopy(model)
+    busy.scale_hyper_synthesis.index.bias.data.fill_(0.4)
+    x, rate = crops(1), torch.tensor([0.6])
+    with torch.no_grad():
+        y = busy.analysis(x).float()
+        weights = busy.rate_bank.weights(rate)
+        narrow, wide = (busy.code(y, weights, wide=wide) for wide in (False, True))
+        assert narrow.symbol.abs().sum() > wide.symbol.abs().sum()
+        assert torch.equal(busy(x, rate).y_hat, narrow.y_hat)
+        assert torch.equal(busy(x, rate, hard_rate=True).y_hat, wide.y_hat)
+
+
 def test_rates_of_weights() -> None:
     """Below the first anchor, too."""
     bank, rates = SemicodecModel(SHAPE).rate_bank, torch.tensor([-0.125, 0.0, 0.3, 1.0])

@@ -230,7 +230,7 @@ def _segmentation(path: Path, name: str, rows: list[dict[str, str]]) -> Labelled
     if found is None:
         raise LabelsError(f"{path}: no classes.json beside it or beside its masks")
     try:
-        content = json.loads(found.read_text())
+        content = json.loads(found.read_bytes())
         names = {int(k): str(v) for k, v in content["classes"].items()}
         ignore = content.get("ignore_index")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

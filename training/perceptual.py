@@ -33,9 +33,13 @@ def _cones(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @fused
-def _to_xyb(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+def _linear(x: Tensor) -> Tensor:
     x = x.clamp_min(0)
-    linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+@fused
+def _to_xyb(linear: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     mixed = (matrix[:, :, None, None] * linear[:, None]).sum(2)
     cones = torch.exp(torch.log((mixed + bias[:, None, None]).clamp_min(1e-4)) / 3)  # faster than a power
     cones = cones - (bias ** (1 / 3))[:, None, None]
@@ -46,7 +50,7 @@ def _to_xyb(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
 
 def to_xyb(x: Tensor) -> Tensor:
     """sRGB [B, 3, H, W] in [0, 1] → XYB [B, 3, H, W], moved and stretched to about [0, 1]."""
-    result: Tensor = _to_xyb(x.contiguous(), *_cones(x.device))
+    result: Tensor = _to_xyb(_linear(x.contiguous()), *_cones(x.device))
     return result
 
 
@@ -153,15 +157,15 @@ def xyb_error(a: Tensor, b: Tensor) -> Tensor:
 
     SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on. Sides need 32 at least.
     """
-    a, b = to_xyb(a), to_xyb(b)
+    a, b = _linear(a.contiguous()), _linear(b.contiguous())
     total = torch.zeros(len(a), device=a.device)
     for scale in range(SCALES):
-        if scale:
-            # SSIMULACRA2 shrinks linear light; shrinking XYB costs one conversion instead of six.
-            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        if scale:  # linear light: of XYB, dark parts of an area would count too much
+            a, b = F.avg_pool2d(a, 2, ceil_mode=True), F.avg_pool2d(b, 2, ceil_mode=True)
         channels, weights = _weights(scale, a.device)
         if len(channels):
-            pair = a.index_select(1, channels), b.index_select(1, channels)
+            cones = _cones(a.device)
+            pair = _to_xyb(a, *cones).index_select(1, channels), _to_xyb(b, *cones).index_select(1, channels)
             total = total + (_terms(*pair, *_moments(*pair)) * weights).sum((1, 2, 3))
     return total
 

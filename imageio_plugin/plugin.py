@@ -255,7 +255,7 @@ class SemicodecPlugin(PluginV3):
         """
         prologue = self._prologue()
         header = prologue.header
-        result: dict[str, Any] = {"mode": header.mode, "shape": (header.width, header.height)}
+        result: dict[str, Any] = {"mode": prologue.mode, "shape": (header.width, header.height)}
         if header.latents:
             result["model_id"] = header.model_id.hex()
         for key, kind in (("icc_profile", b"c"), ("exif", b"e"), ("xmp", b"x"), ("comment", b"t")):
@@ -408,9 +408,8 @@ class SemicodecPlugin(PluginV3):
 
 def _native(picture: Any) -> NDArray[Any]:
     """As an array, in this machine's order of bytes."""
-    from pillow_semicodec.codec import check_unmasked  # not sooner: an import of the plugin loads no codec
-
-    check_unmasked(picture)
+    if np.ma.is_masked(picture):
+        raise TypeError("masked pixels cannot be kept; fill them first")
     array = np.asarray(picture)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

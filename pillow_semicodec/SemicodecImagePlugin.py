@@ -48,18 +48,10 @@ _SAVED_AS = {
     "I": "I",
     "F": "F",
 }
-_DEEP = {container.UNSIGNED: "I;16", container.SIGNED: "I", container.FLOAT: "F"}
 _DTYPES = {"1": "bool", "I;16": "uint16", "I": "int32", "F": "float32"}
 
 
 METADATA = {"icc_profile": container.ICC_PROFILE, "exif": container.EXIF, "xmp": container.XMP, "comment": container.COMMENT}
-
-
-def _shown_as(prologue: container.Prologue) -> str:
-    """The mode of the picture that was saved; Pillow has none for 16 bits in colour."""
-    if prologue.numbers:
-        return _DEEP[prologue.numbers.kind] if prologue.header.grey else "RGB"
-    return prologue.shown_as or prologue.header.mode
 
 
 def _accept(prefix: bytes) -> bool:
@@ -97,7 +89,7 @@ class SgcImageFile(ImageFile.ImageFile):
         except SemicodecError as error:
             raise self._undecodable(error) from error
         header = prologue.header
-        self._size, self._mode = (header.width, header.height), _shown_as(prologue)
+        self._size, self._mode = (header.width, header.height), prologue.shown_as
         if header.latents:
             self.info["model_id"] = header.model_id.hex()
         most = Image.MAX_IMAGE_PIXELS
@@ -148,7 +140,7 @@ class SgcImageFile(ImageFile.ImageFile):
         self.fp = self._fp
         self._tell_times()
         header = self._first.header
-        self._size, self._mode = (header.width, header.height), _shown_as(self._first)  # whatever became of the last frame
+        self._size, self._mode = (header.width, header.height), self._first.shown_as  # whatever became of the last frame
         if self._im is not None and (self._im.size, self._im.mode) != (self._size, self._mode):
             self._im = None
         self.tile = [ImageFile._Tile("sgc", (0, 0, *self.size), self._start, (self._first,))]
@@ -590,7 +582,7 @@ def _common(modes: list[str]) -> str:
     """The mode that frames of these modes are saved in."""
     if len(set(modes)) == 1:
         return modes[0]
-    if deep := [mode for mode in modes if mode in _DEEP.values()]:
+    if deep := [mode for mode in modes if mode in container.DEEP_MODES.values()]:
         raise OSError(f"cannot write frames of mode {deep[0]} beside others of other modes as SGC")
     base = "L" if all(mode in ("1", "L", "LA") for mode in modes) else "RGB"
     return base + "A" * any(mode.endswith("A") for mode in modes)
@@ -615,7 +607,7 @@ def _options(im: Image.Image, mode: str) -> dict[str, Any]:
         "xmp": settings.get("xmp"),
         "comment": settings.get("comment"),
         "dpi": None if isinstance(dpi, tuple) and not any(dpi) else dpi,  # JPEGs say (0, 0) where they know none
-        "roi": _region(settings.get("roi")),
+        "roi": settings.get("roi"),
         "semantics": True if isinstance(semantics, Semantics) else semantics,  # with all of another picture's ``info``
         "exact": settings.get("exact") or False,
         "shown_as": im.mode if container.VIEWS.get(im.mode) == mode else None,
@@ -636,15 +628,6 @@ def _write(fp: IO[bytes], encode: Callable[[], bytes]) -> None:
     fp.write(data)
     if hasattr(fp, "flush"):  # as Pillow's own writers do
         fp.flush()
-
-
-def _region(roi: Any) -> Any:
-    """A mask may be an image, too."""
-    if isinstance(roi, Image.Image):
-        import numpy as np
-
-        return np.asarray(roi if roi.mode in ("1", "L", "I", "F", "I;16") else roi.convert("L"))
-    return roi
 
 
 def _profile_of(im: Image.Image, mode: str) -> bytes | None:

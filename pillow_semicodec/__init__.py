@@ -27,7 +27,7 @@ from .errors import (
     UnknownModelError,
     UnsupportedError,
 )
-from .limits import Limits
+from .limits import Limits, check_limits
 from .semantics import Label, SegmentationMap, Semantics, read_semantics
 
 if TYPE_CHECKING:
@@ -95,14 +95,18 @@ def register(
     """
     if threads is not None:
         options.check_threads(threads)
-    if limits is not None and not isinstance(limits, Limits):
-        raise TypeError(f"limits must be Limits, not {type(limits).__name__}")
+    if limits is not None:
+        check_limits(limits)
+    if providers is not None:
+        providers = (providers,) if isinstance(providers, str) else tuple(providers)
+        if not all(isinstance(provider, str) for provider in providers):
+            raise TypeError(f"providers must be names of ONNX Runtime's execution providers, not {providers!r}")
     if threads is not None:
         options.THREADS = int(threads)
     if limits is not None:
         options.LIMITS = limits
     if providers is not None:
-        options.PROVIDERS = (providers,) if isinstance(providers, str) else tuple(providers)
+        options.PROVIDERS = providers
     from . import SemicodecImagePlugin
 
     SemicodecImagePlugin.register()

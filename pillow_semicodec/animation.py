@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import IO, Any
 
@@ -260,9 +260,10 @@ def _read_part(
 
 def decode_frames(
     source: Source, *, start: int = 0, threads: int = 0, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[NDArray[Any]]:
+) -> Generator[NDArray[Any], None, None]:
     """All frames of a file one after another, arrays of their own; of a file of one picture, that. Nothing is read, and no
-    error raised, before the first frame is asked for; a file given by its name is open until the last.
+    error raised, before the first frame is asked for; a file given by its name is open until the last, or
+    until ``close`` is called.
 
     Args:
         source: a file's name, what it holds, or a file, open for reading bytes.

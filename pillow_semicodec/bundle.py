@@ -36,15 +36,6 @@ ENTRY_POINT_GROUP = "pillow_semicodec.models"
 PATH_VARIABLE = "SGC_MODEL_PATH"
 DEFAULT_VARIABLE = "SGC_MODEL"
 MANIFEST = "manifest.json"
-GRAPHS = (
-    "analysis",
-    "hyper_analysis",
-    "hyper_synthesis",
-    "mean_context",
-    "scale_hyper_synthesis",
-    "scale_context",
-    "synthesis",
-)
 RATE_UNIT = 4096  # rates are stored as 16-bit integers, in 1/4096 anchor, plus one anchor
 RATE_MAX = 2**16 - 1
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # what wrong JSON comes to

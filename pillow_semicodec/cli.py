@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import io
 import json
@@ -64,15 +65,21 @@ def main(arguments: list[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # as of other tools: quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
-        return 1
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+        if _nobody_reads(error):  # as of other tools: quietly
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
+            return 1
         _say(f"sgc: {reason(error)}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sgc: interrupted", file=sys.stderr)
         return 130
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Whether it says that the other end of the pipe was closed; Windows may call that EINVAL."""
+    closed = os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or closed
 
 
 def _quality(text: str) -> float:
@@ -310,9 +317,9 @@ def _info(args: argparse.Namespace) -> int:
             _describe(source, held)
             if args.semantics or args.heads:
                 _print_semantics(held, tuple(args.heads))
-        except BrokenPipeError:  # nobody reads on
-            raise
         except (OSError, SemicodecError) as error:
+            if _nobody_reads(error):
+                raise
             failures += 1
             _say(f"sgc: {named(source, reason(error))}", sys.stderr)
     return 1 if failures else 0
@@ -337,9 +344,9 @@ def _describe(source: Path, held: Path | bytes) -> None:
     header = prologue.header
     names = {model.model_id: model.name for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
-    shown = f" ({prologue.shown_as} through Pillow)" if prologue.shown_as else ""
+    shown = f" ({prologue.shown_as} through Pillow)" if prologue.shown_as != prologue.mode else ""
     size = f"{end} bytes, {8 * end / pixels:.3f} bits per pixel"
-    _say(f"{source}: {header.width}x{header.height} {header.mode}{shown}, {size}")
+    _say(f"{source}: {header.width}x{header.height} {prologue.mode}{shown}, {size}")
     if header.bilevel:
         print("  lossless, without a model")
     elif header.indexed:

@@ -7,7 +7,7 @@ import math
 import operator
 from functools import partial
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from .heads import run_heads
 from .indexed import LEAST_SIDE, Drawing, decode_indexed, is_worth_trying, read_palette, share_of
 from .inference import Tensor
 from .layout import Layout, RatePlan, Streams
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import DEFAULT_LIMITS, Limits, check_limits
 from .options import check_threads
 from .overlay import GROUND_COST, Overlaid, drawn_pixels, take_apart
 from .planes import Box, Plane
@@ -42,6 +42,7 @@ PREVIEW_FROM, PREVIEW_SIDE, PREVIEW_QUALITY = 2**23, 512, 60  # pixels of pictur
 REFINED_TRIES = 3  # of effort for a PSNR
 TRIAL_SHARE = 1 / 5  # of what is left to do, as progress counts it
 SMALL_FROM = 4096  # pixels of the shorter side: from here on several rows of large slices would take much memory
+Out = TypeVar("Out")
 
 
 def encode(
@@ -119,6 +120,7 @@ def encode(
         LimitExceededError, UnknownModelError, BundleError.
     """
     check_picture(picture)
+    check_limits(limits)
     check_settings(
         quality,
         threads=threads,
@@ -638,12 +640,34 @@ def read_prologue(source: Source, limits: Limits = DEFAULT_LIMITS) -> Prologue:
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is none of these; ``limits`` are no ``Limits``.
     """
     with opened(source) as file:
         return container.read_prologue(file.read, limits)
 
 
+@overload
+def decode(
+    source: Source,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    scale: int = 1,
+    out: None = None,
+    threads: int = 0,
+    progress: Report | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> NDArray[Any]: ...
+@overload
+def decode(
+    source: Source,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    scale: int = 1,
+    out: Out,
+    threads: int = 0,
+    progress: Report | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Out: ...
 def decode(
     source: Source,
     *,
@@ -670,9 +694,9 @@ def decode(
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for any bytes that are not a file this build can read.
-        TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for; a box that is
-            empty or leaves the picture; another scale; an ``out`` without a shape, of another, or that cannot hold the
-            pixels.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` or ``limits`` are none that may be asked for; a box
+            that is empty or leaves the picture; another scale; an ``out`` without a shape, of another, or that cannot hold
+            the pixels.
     """
     with opened(source) as file:
         prologue = container.read_prologue(file.read, limits)

@@ -21,7 +21,7 @@ from typing import IO, overload
 
 from .errors import ChecksumError, FormatError, LimitExceededError, SemicodecError, TruncatedError, UnsupportedError
 from .lazy import lazily
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import DEFAULT_LIMITS, Limits, check_limits
 from .preset import dictionary
 
 MAGIC = b"\x8aSGC"
@@ -44,6 +44,7 @@ ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
 _NUMBERS = struct.Struct(">Bdd")  # kind, and what level 0 and level 255 stand for
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # kinds: 16 bits, 32 bits, single precision
+DEEP_MODES = {UNSIGNED: "I;16", SIGNED: "I", FLOAT: "F"}  # of Pillow, for grey numbers of these kinds
 LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127  # of single precision
 _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot per inch
 # Modes of Pillow, and what they are coded as.
@@ -531,10 +532,18 @@ class Prologue:
         return read_numbers(self.metadata[NUMBERS], self.header) if self.header.deep else None
 
     @property
+    def mode(self) -> str:
+        """The header's; of grey numbers of more than 8 bits that of their kind: I;16, I or F."""
+        numbers = self.numbers
+        return DEEP_MODES[numbers.kind] if numbers and self.header.grey else self.header.mode
+
+    @property
     def shown_as(self) -> str:
-        """The mode that Pillow had the picture in, where that is another than the file's and can be made of it again."""
+        """Pillow's mode of the picture: the one that it had, where that can be made of the file's again. There is none for
+        16 bits in colour.
+        """
         view = self.metadata.get(SHOWN_AS, b"").decode("ascii", "replace")
-        return view if VIEWS.get(view) == self.header.mode else ""
+        return view if VIEWS.get(view) == self.header.mode else self.mode.replace("RGB;16", "RGB")
 
     @property
     def dpi(self) -> tuple[float, float] | None:
@@ -609,6 +618,7 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
         FormatError, UnsupportedError, LimitExceededError: see ``read_header``; also a slice before the index, an
             unknown critical chunk, the same metadata twice, too many chunks.
     """
+    check_limits(limits)
     header = read_header(read, limits)
     metadata: dict[bytes, bytes] = {}
     met = set[bytes]()

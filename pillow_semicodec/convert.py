@@ -34,7 +34,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import metadata, options, other_formats
 from .container import FLOAT, MAX_FRAMES, VIEWS, Numbers
-from .files import EXISTS, PREFIX, SUFFIX, ignores_case, is_picture, printable, sweep, walk, write_atomically
+from .files import EXISTS, PREFIX, SUFFIX, ignores_case, is_lost, is_picture, printable, sweep, walk, write_atomically
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar"}
 ONE_PICTURE = ("MPO", "HEIF", "PSD")  # a phone's further frames are by-products, layers are no frames
@@ -527,7 +527,8 @@ def find_sources(names: list[str], extensions: frozenset[str], failures: list[Ou
 def _globbed(pattern: str, extensions: frozenset[str], failed: Callable[[OSError], None]) -> Iterator[tuple[str, str]]:
     """Places are relative to the folder before the first wildcard; links to folders are not followed by ``**``."""
     parts = Path(pattern).parts
-    fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    anchor = 1 if Path(pattern).anchor else 0  # on Windows it may hold a ?
+    fixed = next((k for k, part in enumerate(parts) if k >= anchor and glob.has_magic(part)), len(parts))
     base, rest = Path(*parts[:fixed]), parts[fixed:]
     found = sorted(base.glob(str(Path(*rest)))) if rest else []
     if not found:
@@ -547,7 +548,7 @@ def _mode(path: Path, failed: Callable[[OSError], None]) -> int:
     try:
         return os.stat(path).st_mode
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if not is_lost(path, error):
             failed(error)
         return 0
 

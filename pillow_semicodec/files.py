@@ -8,9 +8,10 @@ import functools
 import io
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, cast
 
 from .errors import SemicodecError
 
@@ -20,8 +21,18 @@ except ImportError:  # Windows, where a file that somebody writes cannot be remo
     fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".sgc-", ".part"  # of files that are being written
+JUNCTION = 0xA0000003  # ``stat.IO_REPARSE_TAG_MOUNT_POINT``, which only Windows knows
+SETTLED = 60  # seconds after which nobody is about to rename what has been written, where there are no locks to tell
 EXISTS = "it has come to exist meanwhile; --overwrite replaces it"
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+
+
+class Readable(Protocol):
+    """An open file, in as far as it is read from its beginning to its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
 
 
 @contextlib.contextmanager
@@ -44,7 +55,7 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
                 error.args = (f"{os.fsdecode(source)}: {error}",)
                 raise
     elif hasattr(source, "read"):
-        yield source
+        yield cast(IO[bytes], source)
     else:
         raise TypeError(f"a file must be its name, its bytes or an open file, not {type(source).__name__}")
 
@@ -167,7 +178,8 @@ def sweep(folders: Iterable[Path]) -> None:
         for path in found:
             with contextlib.suppress(OSError):  # somebody writes it, or it may not be removed
                 if fcntl is None:
-                    _remove(path)
+                    if time.time() - path.stat().st_mtime > SETTLED:
+                        _remove(path)
                     continue
                 with path.open("r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,7 +222,7 @@ def walk(
     for source in sources:
         if source.is_dir():
             for folder, children, names in os.walk(source, onerror=failed):
-                children.sort()
+                children[:] = sorted(child for child in children if not _is_junction(os.path.join(folder, child)))
                 for name in sorted(names):
                     path = Path(folder, name)
                     if is_picture(name, extensions) and _readable(path, failed):
@@ -220,14 +232,23 @@ def walk(
 
 
 def _readable(path: Path, failed: Callable[[OSError], None] | None) -> bool:
-    lost: OSError | None
     try:
-        if path.is_file():
-            return True
-        lost = FileNotFoundError(errno.ENOENT, "a link that leads nowhere", str(path)) if path.is_symlink() else None
+        return stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        lost = error
-    if lost is not None and failed is not None:
-        lost.filename = lost.filename or str(path)
-        failed(lost)
+        if failed is not None:
+            failed(
+                FileNotFoundError(errno.ENOENT, "a link that leads nowhere", str(path)) if is_lost(path, error) else error
+            )
+        return False
+
+
+def is_lost(path: Path, error: OSError) -> bool:
+    """Whether ``error`` says that it is a link, and leads nowhere."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and path.is_symlink()
+
+
+def _is_junction(path: str) -> bool:
+    """Windows' other link to a folder, which ``os.walk`` follows."""
+    with contextlib.suppress(OSError):  # it is gone meanwhile
+        return getattr(os.lstat(path), "st_reparse_tag", 0) == JUNCTION
     return False

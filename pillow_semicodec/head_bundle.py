@@ -63,6 +63,9 @@ class HeadBundle:
             raise BundleError(f"{directory}: heads of version {version}; this build reads version {HEADS_VERSION}")
         self.head_id = identity(raw)
 
+    def __repr__(self) -> str:
+        return f"HeadBundle({self.name!r}, of model {self.model_id.hex()})"
+
     def graph(self) -> bytes:
         """The bytes of ``heads.onnx``, verified."""
         return read_verified(self.directory / GRAPH, self._sha256, "heads")
@@ -98,12 +101,18 @@ def list_heads(broken: list[str] | None = None) -> list[HeadBundle]:
     return found
 
 
-def find_heads(model_id: bytes, names: str | tuple[str, ...] = ()) -> list[HeadBundle]:
+def find_heads(model_id: str | bytes, names: str | tuple[str, ...] = ()) -> list[HeadBundle]:
     """The heads that read the latents of a model: all, or those named.
+
+    Args:
+        model_id: 8 bytes, as in files, or hexadecimal.
 
     Raises:
         BundleError: there are none, or not the ones named; the message says which there are.
+        ValueError: ``model_id`` is not hexadecimal.
     """
+    if isinstance(model_id, str):
+        model_id = bytes.fromhex(model_id)
     names = (names,) if isinstance(names, str) else names
     broken: list[str] = []
     every = list_heads(broken)

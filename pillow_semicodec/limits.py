@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Frozen bounds; pass another instance to ``codec.decode`` to widen or narrow them.
+    """Frozen bounds; pass another instance to ``codec.decode`` to widen or narrow them. ``math.inf`` is none.
 
     Attributes:
         max_side: pixels of the longer side. Keeps every size within 32-bit arithmetic after padding.
@@ -19,6 +21,9 @@ class Limits:
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
         max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
             profiles reach a few MB.
+
+    Raises:
+        TypeError, ValueError: a bound that is no number of 0 or more.
     """
 
     max_side: int = 2**20
@@ -30,9 +35,22 @@ class Limits:
     max_latent_slice_pixels: int = 2**22
     max_analysed_pixels: int = 2**27
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(f"{name} must be a number, not {value!r}")
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+
     def slice_pixels(self, latents: bool) -> int:
         """The most that a slice may have, of latents or not."""
         return min(self.max_slice_pixels, self.max_latent_slice_pixels) if latents else self.max_slice_pixels
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def check_limits(limits: Any) -> None:
+    """Raise TypeError for anything but ``Limits``."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits must be Limits, not {type(limits).__name__}")

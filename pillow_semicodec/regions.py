@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,19 @@ from .semantics import Semantics
 from .slices import Encoder
 
 AUTO: Literal["auto"] = "auto"
-Roi = NDArray[Any] | Sequence[tuple[int, int, int, int]] | Literal["auto"] | None
+
+
+class Picture(Protocol):
+    """An image of Pillow, which this module does without."""
+
+    mode: str
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+    def convert(self, mode: str, /) -> Any: ...
+
+
+Roi = NDArray[Any] | Picture | Sequence[tuple[int, int, int, int]] | Literal["auto"] | None
 Cells = NDArray[np.bool_]  # [h, w]: True inside
 
 CONTRAST = 2 * RATE_UNIT  # rate inside less rate outside: two anchors of the rate bank, about 4 dB
@@ -34,8 +46,8 @@ def cells_of(roi: Roi, height: int, width: int) -> Cells | None:
     """
     if roi is None or (isinstance(roi, str) and roi == AUTO):
         return None
-    if hasattr(roi, "__array_interface__") and not isinstance(roi, np.ndarray):  # an image
-        roi = np.asarray(roi)
+    if hasattr(roi, "convert"):  # an image
+        roi = np.asarray(roi if roi.mode in ("1", "L", "I", "F", "I;16") else roi.convert("L"))
     if isinstance(roi, (str, bytes)):
         raise ValueError(f'roi must be a mask, boxes or "auto", not {roi!r}')
     is_mask = isinstance(roi, np.ndarray) and roi.shape == (height, width)

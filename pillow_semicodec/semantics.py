@@ -102,7 +102,8 @@ class Semantics:
         """
         if not self.embedding or len(self.embedding) != len(other.embedding) or self.space != other.space:
             raise ValueError(f"embeddings of {self.heads or 'no head'} and {other.heads or 'no head'} cannot be compared")
-        return sum(a * b for a, b in zip(self.embedding, other.embedding, strict=True))
+        cosine = sum(a * b for a, b in zip(self.embedding, other.embedding, strict=True))
+        return max(-1.0, min(1.0, cosine))  # of embeddings of a length near 1
 
 
 def write_semantics(semantics: Semantics) -> bytes:

@@ -9,6 +9,7 @@ import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,20 @@ def photo(height: int = 96, width: int = 160, seed: int = 0) -> np.ndarray:
     base = np.stack([120 + 80 * np.sin(i / (17 + 9 * k) + j / (23 + 5 * k) + k) for k in range(3)], 2)
     base[(i // 24 + j // 40) % 2 == 0] *= 0.6
     return np.clip(base + random.normal(0, 6, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+class Sink(io.RawIOBase):
+    """Takes bytes one after the other, like a pipe."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written += bytes(data)
+        return len(data)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

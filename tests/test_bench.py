@@ -131,7 +131,8 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pictures &lt;&amp;&gt;" in page
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["bd_rate"]["JPEG"].keys() == set(curves.BD_METRICS)
-    assert results["costs"]["SGC"]["decode_mb"] > 50
+    if Path("/proc/self/status").exists():  # which says how much memory a process took
+        assert results["costs"]["SGC"]["decode_mb"] > 50
     assert [row["codec"] for row in results["growth"]["pixels"]] == ["SGC", "JPEG"]
     with (tmp_path / "out" / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * (12 + 10)

@@ -26,7 +26,7 @@ from PIL import Image, ImageCms, ImageSequence, features
 from PIL.PngImagePlugin import PngInfo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import container, convert, metadata, options
+from pillow_semicodec import cli, container, convert, metadata, options
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 from pillow_semicodec.metadata import ORIENTATION
@@ -220,6 +220,7 @@ def test_what_killed_runs_left_is_removed(png: Path, tmp_path: Path) -> None:
     """Beside what is written next."""
     left = tmp_path / ".sgc-killed.part"
     left.touch()
+    os.utime(left, (0, 0))
     assert main(["encode", str(png), str(tmp_path / "a.sgc")]) == 0
     assert not left.exists()
 
@@ -238,6 +239,13 @@ def test_who_reads_only_the_beginning_hears_no_complaint(count: int, unbuffered:
             process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("name", [None, "x.sgc"])
+def test_windows_calls_a_closed_pipe_by_another_name(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless that is said of a file."""
+    monkeypatch.setattr(cli.os, "name", "nt")
+    assert cli._nobody_reads(OSError(errno.EINVAL, "Invalid argument", name)) == (name is None)
 
 
 def test_formats_without_alpha(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -477,6 +485,7 @@ def test_readers_errors_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"sgc: {tmp_path / 'a.png'}: " in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
 def test_links_and_devices(tmp_path: Path) -> None:
     """A link stays a link, and what is no regular file is written to, not replaced."""
     (tmp_path / "real").write_bytes(b"old")
@@ -502,7 +511,7 @@ def test_atomic_writing(tmp_path: Path) -> None:
         write_atomically(target, fail)
     assert target.read_bytes() == b"old"
     assert write_atomically(target, lambda file: file.write(b"new!")) == 4
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert os.name == "nt" or stat.S_IMODE(target.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["x"]
 
 
@@ -649,10 +658,16 @@ def test_numbers_out_of_range_are_usage(option: str, value: str, why: str, capsy
 
 def test_info_names_the_mode_that_pillow_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside that in which the file is coded."""
-    for mode, told in (("CMYK", "RGB (CMYK through Pillow), "), ("RGB", "RGB, ")):
-        Image.fromarray(photo(20, 30)).convert(mode).save(tmp_path / "x.sgc")
+    picture, grey = Image.fromarray(photo(20, 30)), photo(20, 30)[:, :, 0]
+    files = {f"{mode}, ": Image.fromarray(grey.astype(dtype)) for mode, dtype in (("I;16", "u2"), ("I", "i4"), ("F", "f4"))}
+    files |= {"RGB, ": picture, "RGB (CMYK through Pillow), ": picture.convert("CMYK")}
+    for told, image in files.items():
+        image.save(tmp_path / "x.sgc")
         assert main(["info", str(tmp_path / "x.sgc")]) == 0
         assert f"x.sgc: 30x20 {told}" in capsys.readouterr().out
+    (tmp_path / "x.sgc").write_bytes(sgc.encode(photo(20, 30).astype(np.uint16)))
+    assert main(["info", str(tmp_path / "x.sgc")]) == 0
+    assert "x.sgc: 30x20 RGB;16 (RGB through Pillow), " in capsys.readouterr().out
 
 
 def test_info_of_an_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

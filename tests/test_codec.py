@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,20 @@ def test_limits(picture: np.ndarray, sgc_bytes: bytes) -> None:
         sgc.decode(thin, limits=Limits(max_slice_pixels=12000))
 
 
+def test_limits_that_are_none(picture: np.ndarray, sgc_bytes: bytes) -> None:
+    """Are told from files that are none, wherever they are given."""
+    for wrong, error in ((None, TypeError), ("10", TypeError), (True, TypeError), (-1, ValueError), (math.nan, ValueError)):
+        with pytest.raises(error, match="max_pixels"):
+            Limits(max_pixels=wrong)
+    assert sgc.decode(sgc_bytes, limits=Limits(max_pixels=math.inf)).shape == picture.shape
+    frames = partial(sgc.encode_animation, [picture, picture])
+    for call in (partial(sgc.encode, picture), frames, *(partial(f, sgc_bytes) for f in (sgc.decode, sgc.analyze))):
+        with pytest.raises(TypeError, match="limits must be Limits"):
+            call(limits=None)
+    with pytest.raises(TypeError, match="limits must be Limits"):
+        next(sgc.decode_frames(sgc_bytes, limits=5))
+
+
 def test_what_nobody_asked_for_keeps_within_limits(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preview is left out where it is too large, slices become as small as they have to be; what was asked for is not."""
     monkeypatch.setattr(codec, "PREVIEW_FROM", 1)
@@ -304,6 +320,7 @@ def _encode_in_child(picture: np.ndarray) -> bytes:
     return sgc.encode(picture, 70, threads=1)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_builds_its_own_sessions(picture: np.ndarray) -> None:
     """A process forked after the codec was used works."""

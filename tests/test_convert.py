@@ -27,11 +27,13 @@ from conftest import photo
 from PIL import Image
 
 import pillow_semicodec as sgc
-from pillow_semicodec import convert, other_formats
+from pillow_semicodec import convert, files, other_formats
 from pillow_semicodec.cli import main
 from pillow_semicodec.convert import Job, Settings, run_pool
 from pillow_semicodec.files import ignores_case, sweep, write_atomically
 from pillow_semicodec.metadata import ORIENTATION
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows' ends a process at once, too
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -366,6 +368,7 @@ def test_measures_of_an_apng_with_a_default_image(tmp_path: Path, capsys: pytest
     assert json.loads(report.read_text())["files"][0]["quality"]["psnr"] > 22
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
 def test_loops_of_links_and_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Links to a parent are not followed, lost ones are told; names need not be UTF-8."""
     folder = tmp_path / "in"
@@ -383,6 +386,54 @@ def test_loops_of_links_and_odd_names(tmp_path: Path, capsys: pytest.CaptureFixt
     pattern = str(folder / "**" / "*.png")
     assert main(["convert", pattern, "-o", str(tmp_path / "again"), "--workers", "1"]) == 0
     assert len(os.listdir(tmp_path / "again")) == 2
+
+
+@pytest.mark.parametrize("pattern", ["in", "in/*.png"])
+def test_pictures_that_cannot_be_looked_at_are_told(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the system says that they are not there, as Windows does of names that are too long for it."""
+    pictures(tmp_path / "in", 2)
+    look = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("000.png"):
+            raise FileNotFoundError(errno.ENOENT, "cannot be found", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert main(["convert", str(tmp_path / pattern), "-o", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "000.png" in capsys.readouterr().err
+    assert names(tmp_path / "out") == ["001.sgc"]
+
+
+def test_junctions_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' folders that are others, or their parents."""
+    pictures(tmp_path / "in", 1)
+    pictures(tmp_path / "in" / "junction", 1)
+    pictures(tmp_path / "in" / "folder", 1)
+    look = os.lstat
+
+    def lstat(path: Any, **options: Any) -> Any:
+        tag = files.JUNCTION if str(path).endswith("junction") else 0
+        return types.SimpleNamespace(st_reparse_tag=tag, st_mode=look(path, **options).st_mode)
+
+    monkeypatch.setattr(files.os, "lstat", lstat)
+    found = [str(path) for _, path in files.walk([tmp_path / "in"], frozenset({".png"}))]
+    assert found == ["000.png", os.path.join("folder", "000.png")]
+
+
+@pytest.mark.parametrize(("age", "stays"), [(10, True), (100, False)])
+def test_where_nothing_is_locked_what_is_fresh_is_not_swept(
+    age: float, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may be about to rename it."""
+    monkeypatch.setattr(files, "fcntl", None)
+    part = tmp_path / f"{files.PREFIX}x{files.SUFFIX}"
+    part.touch()
+    os.utime(part, (time.time() - age,) * 2)
+    sweep([tmp_path])
+    assert part.exists() == stays
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="nothing is forbidden to root")
@@ -716,7 +767,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 def _deadly(job: Job, settings: Settings) -> convert.Outcome:
     def write(file: IO[bytes]) -> None:
         if job.source.endswith("002.png"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         time.sleep(0.05)  # the others are in the middle of it, too
 
     write_atomically(Path(job.target), write)
@@ -769,6 +820,7 @@ def test_what_somebody_writes_is_not_swept(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "x.sgc").read_bytes() == b"whole"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a group of processes")
 def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     """After SIGKILL in the middle the same command finishes: every output whole, none missing, nothing left over."""
     pictures(tmp_path / "in", 40)
@@ -777,7 +829,7 @@ def test_a_killed_run_is_taken_up(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "out").glob("*.sgc"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(first.pid, signal.SIGKILL)
+    os.killpg(first.pid, KILL)
     first.wait()
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.sgc")}
     (tmp_path / "out" / ".sgc-0123456789abcdef.part").write_bytes(b"of a run that is no more")
@@ -801,7 +853,7 @@ def test_the_same_on_a_cluster(tmp_path: Path) -> None:
         for outcome in convert.run_dask(jobs, Settings(), cluster.scheduler_address, 2, 1):
             outcomes.append(outcome)
             if len(outcomes) == 2:
-                os.kill(next(iter(cluster.workers.values())).process.pid, signal.SIGKILL)
+                os.kill(next(iter(cluster.workers.values())).process.pid, KILL)
     assert sorted(o.job.source for o in outcomes) == [str(p) for p in paths]
     assert not any(o.error for o in outcomes)
     assert names(tmp_path / "out") == [f"{p.stem}.sgc" for p in paths]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import bundle, inference, slices
@@ -122,14 +119,6 @@ def test_effort_is_checked(picture: np.ndarray, effort: object, error: type[Exce
     """The message says the range."""
     with pytest.raises(error, match="1 to 9"):
         sgc.encode(picture, effort=effort)
-
-
-def test_every_way_in() -> None:
-    """Pillow and imageio pass it on."""
-    picture, file = photo(), io.BytesIO()
-    data = sgc.encode(picture, effort=3)
-    Image.fromarray(picture).save(file, "SGC", effort=3)
-    assert file.getvalue() == data == iio.imwrite("<bytes>", picture, extension=".sgc", effort=3)
 
 
 @pytest.mark.parametrize("effort", [2, 5, 9])

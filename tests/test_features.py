@@ -23,5 +23,5 @@ def test_rows_name_their_tests(row: list[str]) -> None:
     assert names
     for name in names:
         file, function = name.split("::")
-        source = (TESTS / f"test_{file}.py").read_text()
+        source = (TESTS / f"test_{file}.py").read_text("utf-8")
         assert re.search(rf"^def test_{function}\(", source, re.M), name

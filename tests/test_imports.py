@@ -62,7 +62,7 @@ def imports(name: str) -> set[tuple[str, str]]:
     """(kind, module) of every import: ("own", row name) or ("other", top-level package)."""
     found: set[tuple[str, str]] = set()
     here = name.split(".")[:-1]
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+    for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {("other", alias.name.split(".")[0]) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -96,7 +96,7 @@ def test_runtime_packages_never_import_training() -> None:
 
 def _absolute(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:

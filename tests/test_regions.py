@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import coded, photo
@@ -59,6 +61,24 @@ def test_bits_move_into_the_region(kind: str, tmp_path: Path) -> None:
     assert squared(moved, picture) < squared(plain, picture)
     whole = (0, 0, 192, 128)
     assert squared(moved, picture, whole) > squared(plain, picture, whole)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I", "F"])
+def test_masks_of_any_mode_mean_the_same(mode: str) -> None:
+    """What is not black is inside, whatever number a palette gives it, and however the picture is saved."""
+    picture, inside = photo(128, 192, 4), np.zeros((128, 192), bool)
+    inside[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
+    expected = sgc.encode(picture, 60, roi=inside)
+    if mode == "P":
+        mask = Image.fromarray((~inside).astype(np.uint8), "L")
+        mask.putpalette([255, 255, 255, 0, 0, 0])
+    else:
+        mask = Image.fromarray(np.uint8(255 * inside)).convert(mode)
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, "SGC", quality=60, roi=mask)
+    assert held.getvalue() == expected
+    assert sgc.encode(picture, 60, roi=mask) == expected
+    assert iio.imwrite("<bytes>", picture, extension=".sgc", quality=60, roi=mask) == expected
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.data())

@@ -275,6 +275,8 @@ def test_grey_pictures_too() -> None:
 def test_embeddings_of_other_heads_are_not_compared() -> None:
     """Cosines between spaces of different heads mean nothing."""
     a = Semantics(("one",), embedding=(1.0, 0.0), space="01")
+    long = Semantics(("one",), embedding=(3**-0.5,) * 3, space="01")
+    assert long.similarity(long) == 1  # and not 1.0000000000000002, of which there is no angle
     with pytest.raises(ValueError, match="cannot be compared"):
         a.similarity(Semantics(("one",), embedding=(1.0, 0.0), space="02"))
     with pytest.raises(ValueError, match="no head"):
@@ -422,6 +424,8 @@ def test_search_like_a_file_of_heads_that_are_gone(tmp_path: Path, capsys: pytes
 def test_heads_that_do_not_fit_their_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description with fewer classes than the graph has outputs is the installation's fault."""
     heads = sgc.find_heads(sgc.find_model().model_id)[0]
+    assert sgc.find_heads(sgc.find_model().model_id.hex()) == sgc.find_heads(sgc.find_model().model_id)
+    assert repr(heads) == f"HeadBundle({heads.name!r}, of model {heads.model_id.hex()})"
     tasks = tuple(dataclasses.replace(t, classes=t.classes[:1]) for t in heads.tasks)
     monkeypatch.setattr(heads, "tasks", tasks)
     with pytest.raises(sgc.BundleError, match="does not fit its 1 classes"):

@@ -20,7 +20,7 @@ EXACT = "rate_bank."  # gains and their inverses are learned apart, and would no
 def compact(source: Path, target: Path) -> None:
     state = load_checkpoint(source)
     weights = {name: value if name.startswith(EXACT) else value.half() for name, value in state["ema"].items()}
-    kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds", "model_config")}
+    kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds")}
     kept["configs"] = json.dumps(state["configs"])
     kept["averaged"] = state.get("averaged", state["step"])
     if "heads" in state:

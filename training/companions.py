@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from pillow_semicodec.companions import COMPANION_VERSION
+from pillow_semicodec.inference import runtime
 
 from .commands import ExportError
 
@@ -79,10 +80,6 @@ def export_companion(
     Raises:
         ExportError: ONNX Runtime computes something else than PyTorch.
     """
-    from pillow_semicodec.inference import runtime
-
-    onnxruntime = runtime()
-
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary) / f"{name}.onnx"
@@ -93,7 +90,7 @@ def export_companion(
                 opset_version=17, dynamo=False,
             )  # fmt: skip
         halve_weights(made)
-        session = onnxruntime.InferenceSession(made.read_bytes(), providers=["CPUExecutionProvider"])
+        session = runtime().InferenceSession(made.read_bytes(), providers=["CPUExecutionProvider"])
         for example in examples:
             got = session.run(outputs, dict(zip(inputs, (value.numpy() for value in example), strict=True)))
             with torch.no_grad():

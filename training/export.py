@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pillow_semicodec import latent_path
 from pillow_semicodec.bundle import BUNDLE_VERSION, MANIFEST, RATE_UNIT, ModelBundle
 from pillow_semicodec.entropy.tables import TOTAL, Frequencies, TableSet, join, quantise
+from pillow_semicodec.inference import runtime
 from pillow_semicodec.layout import Layout, RatePlan
 from pillow_semicodec.metrics import msssim, ssimulacra2
 from pillow_semicodec.slices import Decoder, Encoder, analyse
@@ -106,10 +107,7 @@ def check_parity(name: str, graph: nn.Module, path: Path, model: SemicodecModel)
     Raises:
         ExportError: exact outputs differ at all, or float ones by more than their tolerance.
     """
-    from pillow_semicodec.inference import runtime
-
     onnxruntime = runtime()
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of inputs that may be left out
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

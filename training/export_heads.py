@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pillow_semicodec.head_bundle import DESCRIPTION, GRAPH, HEADS_VERSION
+from pillow_semicodec.inference import runtime
 
 from .commands import ExportError
 from .heads import SemanticHeads
@@ -87,11 +88,7 @@ def export_heads(heads: SemanticHeads, name: str, model_id: bytes, folder: Path)
 
 @torch.no_grad()
 def _check(graph: HeadsGraph, path: Path, heads: SemanticHeads) -> None:
-    from pillow_semicodec.inference import runtime
-
-    onnxruntime = runtime()
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = runtime().InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     for height, width in ((2, 2), (8, 6)):
         latents = torch.randn(1, heads.in_channels, height, width) * heads.spread + heads.mean
         got = session.run(None, {"latents": latents.numpy()})

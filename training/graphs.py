@@ -112,7 +112,7 @@ class IntegerConv(nn.Module):
 
     def __init__(self, layer: IntegerConv2d, out_scale: int) -> None:
         super().__init__()
-        shift = WEIGHT_BITS + int(math.log2(layer.in_scale)) - int(math.log2(out_scale))
+        shift = WEIGHT_BITS + int(math.log2(ACTIVATION_SCALE)) - int(math.log2(out_scale))
         self.factor = 2.0**-shift
         self.groups, self.padding = layer.groups, layer.kernel_size // 2
         self.register_buffer("weight", layer.integer_weight().detach())

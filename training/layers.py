@@ -64,21 +64,16 @@ class Float32Conv2d(nn.Conv2d):
 
 
 class IntegerConv2d(nn.Module):
-    """A convolution whose weights, bias and inputs are integers times powers of two.
+    """A convolution whose weights, bias and inputs (steps of 1/ACTIVATION_SCALE) are integers times powers of two.
 
     Rounding is part of the forward pass from the first step on, with straight-through gradients. As every factor is
     a power of two and every partial sum an integer below 2**24 (checked at export), float32 computes this layer
     exactly, in any order of summation.
-
-    Args:
-        in_scale: activation steps per unit at the input; a power of two.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1, in_scale: int = ACTIVATION_SCALE
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.in_scale, self.groups, self.kernel_size = in_scale, groups, kernel_size
+        self.groups, self.kernel_size = groups, kernel_size
         fan_in = in_channels // groups * kernel_size**2
         bound = min(fan_in**-0.5, WEIGHT_MAX / 2**WEIGHT_BITS)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
@@ -95,12 +90,12 @@ class IntegerConv2d(nn.Module):
         return round_ste(self.weight * 2**WEIGHT_BITS)
 
     def integer_bias(self) -> Tensor:
-        return round_ste(self.bias * (2**WEIGHT_BITS * self.in_scale))
+        return round_ste(self.bias * (2**WEIGHT_BITS * ACTIVATION_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x in units of 1, on the grid 1/in_scale; returns the exact sum, not yet requantised."""
+        """x in units of 1, on the grid 1/ACTIVATION_SCALE; returns the exact sum, not yet requantised."""
         weight = self.integer_weight() / 2**WEIGHT_BITS
-        bias = self.integer_bias() / (2**WEIGHT_BITS * self.in_scale)
+        bias = self.integer_bias() / (2**WEIGHT_BITS * ACTIVATION_SCALE)
         return F.conv2d(x, weight, bias, padding=self.kernel_size // 2, groups=self.groups)
 
 

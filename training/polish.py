@@ -281,9 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
         fit_indexes(model, latents)
     weights = polish(model, latents, held_out, args.minutes, args.lr).state_dict()
     state.pop("optimiser", None)
-    of_model = dataclasses.asdict(shape)
-    settings = {"configs": json.dumps({**state["configs"], "model": of_model}), "model_config": of_model}
-    save_checkpoint(args.out, {**state, **settings, "model": weights, "ema": weights})
+    settings = json.dumps({**state["configs"], "model": dataclasses.asdict(shape)})
+    save_checkpoint(args.out, {**state, "configs": settings, "model": weights, "ema": weights})
 
 
 if __name__ == "__main__":

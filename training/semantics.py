@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -183,9 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
         for name, s in sets.items()
     }
     material = Material(sets, data, args.settings, args.options, {})
-    # Forked workers share the views without a copy.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")  # forked workers share the views without a copy
     classes = [(name, kind) for name, s in sets.items() if s.kind == CLASSIFICATION for kind in inputs]
-    with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
+    with ProcessPoolExecutor(args.workers, context, _start, (material,)) as pool:
         material.trunks.update(zip(classes, pool.map(_pretrain, classes), strict=True))
     runs = [
         Run(name, float(fraction), unlabelled, kind, seed)
@@ -203,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     done = [{k: v for k, v in r.items() if k in Run._fields} for r in results]  # by a run that was killed: go on
     runs = [run for run in runs if run._asdict() not in done]
-    with ProcessPoolExecutor(args.workers, get_context("fork"), _start, (material,)) as pool:
+    with ProcessPoolExecutor(args.workers, context, _start, (material,)) as pool:
         for run, scores, seconds in pool.map(_work, runs):
             results.append({**run._asdict(), "scores": scores, "of": made_of})
             print(f"{run} {[round(s, 3) for s in scores]} {seconds:.0f} s", flush=True)

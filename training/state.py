@@ -26,10 +26,7 @@ def load_checkpoint(path: Path, needs: tuple[str, ...] = ("model", "ema", "step"
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if "configs" in state:
-            state["configs"] = json.loads(state["configs"])
-        else:
-            state["configs"] = {"model": state["model_config"], "train": json.loads(state["train_config"])}
+        state["configs"] = json.loads(state["configs"])
     except Exception as error:  # torch's reader raises whatever a broken file makes it
         raise ValueError(f"{path} is no checkpoint: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     missing = [name for name in needs if name not in state]

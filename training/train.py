@@ -359,7 +359,6 @@ def main(arguments: list[str] | None = None) -> None:
             "step": step,
             "averaged": averaged + step - first_step,
             "seconds": elapsed,
-            "model_config": dataclasses.asdict(model_config),
             "configs": json.dumps({group: dataclasses.asdict(c) for group, c in configs.items()}),
         }
         if heads is not None and ema_heads is not None:

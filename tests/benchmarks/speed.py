@@ -8,7 +8,6 @@ over pictures.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import statistics
 import sys
@@ -27,27 +26,16 @@ from PIL import Image
 
 import pillow_semicodec as sgc
 from pillow_semicodec import inference, latent_path
-from pillow_semicodec.bench.codecs import present, share_threads
-from pillow_semicodec.bench.costs import median_ms, memory
+from pillow_semicodec.bench.codecs import load, present
+from pillow_semicodec.bench.costs import median_ms, memory, times
 from pillow_semicodec.bench.curves import photographs
-from pillow_semicodec.bundle import GRAPHS, ModelBundle, find_model
+from pillow_semicodec.bundle import ModelBundle, find_model
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the trainer is not installed
 from training import eight_bit_graph
+from training.graphs import GRAPHS
 
 ENCODER_ONLY = ("analysis", "hyper_analysis")
-
-
-def saved(image: Image.Image, kind: str, **settings: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **settings)
-    return file.getvalue()
-
-
-def loaded(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
 
 
 def macs(bundle: ModelBundle, name: str, height: int = 512, width: int = 768) -> tuple[float, float]:
@@ -102,9 +90,9 @@ def peaks(threads: int) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def part_times(image: Image.Image, quality: float) -> dict[str, float]:
+def part_times(image: Image.Image, quality: int) -> dict[str, float]:
     """ms of every network in one encode and one decode, and of everything else, with nothing beside anything."""
-    times: dict[str, list[float]] = {}
+    taken: dict[str, list[float]] = {}
     original, beside = inference.Transforms._run, latent_path.LatentPath.beside
 
     def in_turn(self: latent_path.LatentPath, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
@@ -113,19 +101,20 @@ def part_times(image: Image.Image, quality: float) -> dict[str, float]:
     def timed(self: inference.Transforms, name: str, *inputs: Any, **more: Any) -> Any:
         start = time.perf_counter()
         result = original(self, name, *inputs, **more)
-        times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+        taken.setdefault(name, []).append(1000 * (time.perf_counter() - start))
         return result
 
     inference.Transforms._run, latent_path.LatentPath.beside = timed, in_turn  # type: ignore[method-assign]
     try:
-        data = saved(image, "SGC", quality=quality)
-        encode = median_ms(lambda: saved(image, "SGC", quality=quality))
-        in_encoder = {name: statistics.median(values) for name, values in times.items()}
-        times.clear()
-        decode = median_ms(lambda: loaded(data))
+        (ours,) = present(["SGC"])
+        data = ours.save(image, quality)
+        encode = median_ms(lambda: ours.save(image, quality))
+        in_encoder = {name: statistics.median(values) for name, values in taken.items()}
+        taken.clear()
+        decode = median_ms(lambda: load(data))
     finally:
         inference.Transforms._run, latent_path.LatentPath.beside = original, beside  # type: ignore[method-assign]
-    in_decoder = {name: statistics.median(values) for name, values in times.items()}
+    in_decoder = {name: statistics.median(values) for name, values in taken.items()}
     rest = {
         "rest of encode": encode - sum(in_encoder.values()),
         "rest of decode": decode - sum(in_decoder.values()),
@@ -143,25 +132,15 @@ def mosaic(pictures: list[Image.Image], width: int, height: int) -> Image.Image:
     return whole
 
 
-def beside_avif(title: str, pictures: list[Image.Image], quality: float, threads: int) -> None:
-    """Print milliseconds and ratios against AVIF at about the same bytes, both with so many threads; 0: one per core."""
-    sums = dict.fromkeys(("encode", "decode", "AVIF encode", "AVIF decode"), 0.0)
-    for image in pictures:
-        data = saved(image, "SGC", quality=quality)
-        nearest = present(["AVIF"])[0].nearest(image, len(data))
-        avif = saved(image, "AVIF", speed=6, quality=nearest)
-        for name, work in {
-            "encode": lambda: saved(image, "SGC", quality=quality),  # noqa: B023
-            "decode": lambda: loaded(data),  # noqa: B023
-            "AVIF encode": lambda: saved(image, "AVIF", speed=6, quality=nearest),  # noqa: B023
-            "AVIF decode": lambda: loaded(avif),  # noqa: B023
-        }.items():
-            sums[name] += median_ms(work)
+def beside_avif(title: str, pictures: list[Image.Image], quality: int) -> None:
+    """Print milliseconds and ratios against AVIF at about the same bytes."""
+    ours, avif = times(pictures, present(["SGC", "AVIF"]), quality).values()
     print(f"  {title}")
-    for name, total in sums.items():
-        print(f"    {name:14}{total / len(pictures):9.1f} ms a picture")
+    for name, cost in (("", ours), ("AVIF ", avif)):
+        for what in ("encode", "decode"):
+            print(f"    {name + what:14}{cost[f'{what}_ms']:9.1f} ms a picture")
     for what in ("encode", "decode"):
-        print(f"    {what} {sums[what] / sums[f'AVIF {what}']:.2f} x AVIF")
+        print(f"    {what} {ours[f'{what}_ms'] / avif[f'{what}_ms']:.2f} x AVIF")
 
 
 def main() -> None:
@@ -171,15 +150,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     sgc.options.THREADS = args.threads
-    share_threads()
     paths = photographs(args.folder)
     bundle = find_model()
     pictures = [Image.open(path).convert("RGB") for path in paths]
-    loaded(saved(pictures[0], "SGC"))  # load the model
     print(f"model {bundle.name} ({bundle.model_id.hex()}), quality {args.quality:g}, {os.cpu_count()} cores")
-    beside_avif(f"{len(pictures)} pictures", pictures, args.quality, args.threads)
+    beside_avif(f"{len(pictures)} pictures", pictures, args.quality)
     large = mosaic(pictures, 4000, 3000)
-    beside_avif("12 megapixels, a mosaic of them", [large], args.quality, args.threads)
+    beside_avif("12 megapixels, a mosaic of them", [large], args.quality)
     del large
     float_peak, byte_peak = peaks(args.threads)
     print(f"  peak: {float_peak:.0f} billion multiply-accumulates a second in float, {byte_peak:.0f} on bytes")

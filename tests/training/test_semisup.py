@@ -20,7 +20,7 @@ from conftest import TINY, photo  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from PIL import Image  # noqa: E402
-from small_run import SETTINGS  # noqa: E402
+from small_run import SETTINGS, small_pictures  # noqa: E402
 
 import pillow_semicodec as sgc  # noqa: E402
 from pillow_semicodec import bundle  # noqa: E402
@@ -323,10 +323,7 @@ def labelled(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    for seed in range(3):
-        Image.fromarray(photo(192, 192, seed)).save(tmp_path / "data" / f"{seed}.png")
-    return tmp_path / "data"
+    return small_pictures(tmp_path / "data")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")

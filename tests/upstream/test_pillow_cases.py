@@ -545,16 +545,6 @@ class TestHandles:
                 assert not file.closed
                 assert first.getexif() is not None
 
-    def test_no_seek(self) -> None:
-        """A source that can only be read, and one that begins elsewhere."""
-
-        class Stream:
-            def __init__(self, data: bytes) -> None:
-                self.read = io.BytesIO(data).read
-
-        with Image.open(Stream(saved(picture()).getvalue())) as opened:  # type: ignore[arg-type]
-            assert distance(opened, picture()) < NEAR
-
     @pytest.mark.parametrize("several", [False, True])
     def test_close(self, several: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Twice, before and after loading, without a word; what was loaded stays, what was not is gone."""

@@ -91,6 +91,26 @@ def usual_crop(pictures: list[Picture], most: int) -> int:
     return max(64, min(most, sides[len(sides) // 10] // 64 * 64))
 
 
+class _Deck:
+    """Numbers below the count of ``shares``, in rounds of so many draws: in each of them all come about as often as they
+    should, in an order of its own. What differs between pictures is noise in the gradients, and adds up less like that.
+    """
+
+    def __init__(self, shares: NDArray[np.float64]) -> None:
+        self.ends = np.cumsum(shares / shares.sum())
+        self.left: list[int] = []
+        self.random: np.random.Generator | None = None
+
+    def draw(self, random: np.random.Generator) -> int:
+        """Another generator begins another round."""
+        if not self.left or random is not self.random:
+            count = len(self.ends)
+            places = (np.arange(count) + random.random()) / count
+            numbers = np.searchsorted(self.ends, places, "right").clip(max=count - 1)
+            self.left, self.random = random.permutation(numbers).tolist(), random
+        return self.left.pop()
+
+
 class CropSampler:
     """Endless random crops, mirrored and rotated, some reduced, some grey, some vivid, some synthetic.
 
@@ -119,14 +139,14 @@ class CropSampler:
         self.synthetic_share = synthetic_share
         if not self.full:
             raise ValueError(f"no training picture is as large as the crop, {crop} pixels")
-        self._shares = shares / shares.sum()
+        self._pictures, self._synthetic = _Deck(shares), _Deck(np.ones(len(self.synthetic)))
 
     def _crop(self) -> Picture:
         kind, side = self.random.random(), self.crop
         if kind < self.synthetic_share:
-            picture = self.synthetic[self.random.integers(len(self.synthetic))]
+            picture = self.synthetic[self._synthetic.draw(self.random)]
         else:
-            picture = self.full[self.random.choice(len(self.full), p=self._shares)]
+            picture = self.full[self._pictures.draw(self.random)]
             if kind < self.synthetic_share + REDUCED_SHARE:
                 side = int(self.crop * self.random.uniform(1, min(2.0, min(picture.shape[:2]) / self.crop)))
         top = self.random.integers(picture.shape[0] - side + 1)

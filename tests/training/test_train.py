@@ -366,7 +366,7 @@ def test_synthetic_pictures() -> None:
 
 
 def test_hard_pictures_come_more_often(tmp_path: Path) -> None:
-    """In proportion to the square of how much is lost, within bounds."""
+    """In proportion to the square of how much is lost, within bounds; in rounds, in which none is left out by chance."""
     table = tmp_path / "hardness.csv"
     table.write_text("file,ratio\na,0.1\nb,1\nc,1\nd,1.5\ne,9\n")
     weights = read_hardness(table)
@@ -375,6 +375,9 @@ def test_hard_pictures_come_more_often(tmp_path: Path) -> None:
     sampler = CropSampler(pictures, 64, 4000, 0, 0, 1, list(weights.values()))
     drawn = np.bincount(sampler.next()[:, 0, 0, 0].numpy(), minlength=5) / 4000
     assert np.allclose(drawn, np.array(list(weights.values())) / 8.5, atol=0.03)
+    even = CropSampler(pictures, 64, 10, 0, 0, 1)
+    for _ in range(3):
+        assert np.bincount(even.next()[:, 0, 0, 0].numpy()).tolist() == [2] * 5  # in a round all alike come once
     for wrong in ("file,ratio\na,x\n", "name\na\n", "file,ratio\na,-1\n", "file,ratio\n"):
         table.write_text(wrong)
         with pytest.raises(ValueError, match=r"hardness\.csv"):

@@ -135,7 +135,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert results["costs"]["SGC"]["decode_mb"] > 50
     assert [row["codec"] for row in results["growth"]["pixels"]] == ["SGC", "JPEG"]
     with (tmp_path / "out" / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * (12 + 10)
+        assert len(list(csv.DictReader(file))) == 2 * (14 + 10)
     assert len(json.loads(cache.read_text())) == 2 * 10
 
 

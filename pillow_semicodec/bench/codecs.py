@@ -86,7 +86,7 @@ def share_threads() -> None:
 
 
 CODECS = (
-    Codec(OURS, "SGC", {}, (5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 90, 95)),
+    Codec(OURS, "SGC", {}, (5, 10, 13, 16, 20, 30, 40, 50, 60, 70, 75, 80, 90, 95)),
     Codec("JPEG", "JPEG", {"optimize": True, "progressive": True}, (5, 10, 20, 30, 45, 60, 75, 85, 90, 95)),
     Codec("WebP", "WEBP", {"method": 4}, (1, 5, 15, 30, 50, 65, 75, 85, 90, 95, 98), needs="webp"),
     Codec("AVIF", "AVIF", {"speed": 6}, (10, 20, 30, 40, 50, 60, 70, 80, 87, 93), needs="avif"),

@@ -44,7 +44,7 @@ def analyze(
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses, for bytes that are no file this build can read, and for heads that are not
             installed.
-        TypeError, ValueError: ``source`` is none of these; ``threads`` is none that may be asked for.
+        TypeError, ValueError: ``source`` is none of these; ``threads`` or ``limits`` are none that may be asked for.
     """
     names = (heads,) if isinstance(heads, str) else tuple(heads)
     with opened(source) as file:

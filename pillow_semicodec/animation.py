@@ -272,7 +272,8 @@ def decode_frames(
     Raises:
         OSError: the file cannot be read.
         SemicodecError: one of its subclasses; frames before the damage come first.
-        TypeError, ValueError: ``source`` is none of these; ``start`` or ``threads`` is none that may be asked for.
+        TypeError, ValueError: ``source`` is none of these; ``start``, ``threads`` or ``limits`` are none that may be asked
+            for.
     """
     if isinstance(start, bool) or not isinstance(start, (int, np.integer)):
         raise TypeError(f"start must be a whole number, not {start!r}")

@@ -93,9 +93,10 @@ def encode(
         threads: CPU threads; 0 takes one per core.
         icc_profile, exif, xmp, comment: kept byte for byte; strings in UTF-8.
         dpi: dots per inch, across and down.
-        roi: region of interest, which gets more of the bits while the file keeps its size: a mask [H, W] (not zero is
-            inside), boxes (left, top, right, bottom) in pixels, or "auto": where the model's heads see foreground. A region
-            that is empty, or everything, changes nothing; another costs up to seven trials of the entropy coding.
+        roi: region of interest, which gets more of the bits while the file keeps its size: a mask, an array [H, W] or an
+            image (not zero is inside), boxes (left, top, right, bottom) in pixels, or "auto": where the model's heads see
+            foreground. A region that is empty, or everything, changes nothing; another costs up to seven trials of the
+            entropy coding.
         semantics: also store what the model's heads see, for readers without a model: True for all installed heads, or
             the names of some.
         alpha_quality: 0 to 100; below 100 alpha is kept in fewer levels, from 2 up, which cost fewer bits.

@@ -622,7 +622,9 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
     header = read_header(read, limits)
     metadata: dict[bytes, bytes] = {}
     met = set[bytes]()
-    for _ in range(limits.max_chunks):
+    count = 0
+    while count < limits.max_chunks:
+        count += 1
         chunk = read_chunk(read, limits)
         if chunk.type == INDEX:
             index = read_index(chunk.payload, header)

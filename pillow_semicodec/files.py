@@ -217,7 +217,7 @@ def walk(
     """(file, its path relative to the source it was found under), sorted; links to folders are not followed.
 
     Args:
-        failed: hears of folders that cannot be listed, and of links that lead nowhere.
+        failed: hears of folders that cannot be listed, of pictures that cannot be looked at, and of links that lead nowhere.
     """
     for source in sources:
         if source.is_dir():

@@ -26,23 +26,23 @@ class Limits:
         TypeError, ValueError: a bound that is no number of 0 or more.
     """
 
-    max_side: int = 2**20
-    max_pixels: int = 2**30
-    max_slice_pixels: int = 2**25
-    max_chunks: int = 1024
-    max_index_bytes: int = 2**20
-    max_metadata_bytes: int = 2**26
-    max_latent_slice_pixels: int = 2**22
-    max_analysed_pixels: int = 2**27
+    max_side: float = 2**20
+    max_pixels: float = 2**30
+    max_slice_pixels: float = 2**25
+    max_chunks: float = 1024
+    max_index_bytes: float = 2**20
+    max_metadata_bytes: float = 2**26
+    max_latent_slice_pixels: float = 2**22
+    max_analysed_pixels: float = 2**27
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise TypeError(f"{name} must be a number, not {value!r}")
-            if not value >= 0:
+            if not float(value) >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {value}")
 
-    def slice_pixels(self, latents: bool) -> int:
+    def slice_pixels(self, latents: bool) -> float:
         """The most that a slice may have, of latents or not."""
         return min(self.max_slice_pixels, self.max_latent_slice_pixels) if latents else self.max_slice_pixels
 

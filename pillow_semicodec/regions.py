@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,12 @@ from .slices import Encoder
 AUTO: Literal["auto"] = "auto"
 
 
+@runtime_checkable
 class Picture(Protocol):
     """An image of Pillow, which this module does without."""
 
-    mode: str
-
     @property
-    def __array_interface__(self) -> dict[str, Any]: ...
+    def mode(self) -> str: ...
     def convert(self, mode: str, /) -> Any: ...
 
 
@@ -46,7 +45,7 @@ def cells_of(roi: Roi, height: int, width: int) -> Cells | None:
     """
     if roi is None or (isinstance(roi, str) and roi == AUTO):
         return None
-    if hasattr(roi, "convert"):  # an image
+    if isinstance(roi, Picture):
         roi = np.asarray(roi if roi.mode in ("1", "L", "I", "F", "I;16") else roi.convert("L"))
     if isinstance(roi, (str, bytes)):
         raise ValueError(f'roi must be a mask, boxes or "auto", not {roi!r}')

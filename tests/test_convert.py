@@ -511,7 +511,9 @@ def test_results_at_a_url_are_whole_or_not_there(tmp_path: Path, monkeypatch: py
     good = (out / "000.sgc").read_bytes()
     assert memory.cat_file("/there/000.sgc") == good
     assert not [p for p in out.iterdir() if p.name != "000.sgc"]
-    (out / ".sgc-0123456789abcdef.part").touch()  # of a run that was killed
+    left = out / ".sgc-0123456789abcdef.part"  # of a run that was killed
+    left.touch()
+    os.utime(left, (0, 0))
     assert main(["convert", f"file://{source.parent}", "-o", f"file://{out}"]) == 0
     assert names(out) == ["000.sgc"]
     assert main(["convert", str(source), "-o", "cut://there", "--workers", "1", "--overwrite", "-q", "5"]) == 1
@@ -1098,5 +1100,6 @@ def test_notes_of_macos_are_no_pictures(kind: str, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_looked_into_keeps_no_other_from_being_swept(tmp_path: Path) -> None:
     """A name too long for the file system, of a member of an archive, is told of that file alone."""
     (tmp_path / ".sgc-1.part").touch()
+    os.utime(tmp_path / ".sgc-1.part", (0, 0))
     sweep([tmp_path / ("x" * 300), tmp_path])
     assert not list(tmp_path.iterdir())

@@ -155,7 +155,7 @@ def _norms(values: Tensor) -> Tensor:
 def xyb_error(a: Tensor, b: Tensor) -> Tensor:
     """Weighted error of ``b`` against the original ``a``, both sRGB [B, 3, H, W] in [0, 1]; [B], 0 where they agree.
 
-    SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on. Sides need 32 at least.
+    SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on.
     """
     a, b = _linear(a.contiguous()), _linear(b.contiguous())
     total = torch.zeros(len(a), device=a.device)

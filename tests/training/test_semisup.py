@@ -269,8 +269,8 @@ def test_xyb_error_is_ssimulacra2() -> None:
     from pillow_semicodec.metrics import ssimulacra2
 
     random = np.random.default_rng(0)
-    leaves = np.where(random.random((448, 448, 1)) < 0.5, photo(448, 448, 1) // 6, 255 - photo(448, 448, 2) // 6)
-    for original, noise in ((photo(448, 448), 16), (leaves, 20)):
+    leaves = np.where(random.random((450, 450, 1)) < 0.5, photo(450, 450, 1) // 6, 255 - photo(450, 450, 2) // 6)
+    for original, noise in ((photo(450, 450), 16), (leaves, 20)):
         worse = original.copy()
         inner = worse[112:-112, 112:-112]
         inner[:] = np.clip(inner + random.normal(0, noise, inner.shape), 0, 255)

@@ -34,24 +34,20 @@ def _cones(device: torch.device) -> tuple[Tensor, Tensor]:
 
 @fused
 def _linear(x: Tensor) -> Tensor:
+    """sRGB in [0, 1] → linear light, of any shape."""
     x = x.clamp_min(0)
     return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 @fused
 def _to_xyb(linear: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """Linear light [B, 3, H, W] → XYB [B, 3, H, W], moved and stretched to about [0, 1]. Args: matrix, bias: ``_cones``."""
     mixed = (matrix[:, :, None, None] * linear[:, None]).sum(2)
     cones = torch.exp(torch.log((mixed + bias[:, None, None]).clamp_min(1e-4)) / 3)  # faster than a power
     cones = cones - (bias ** (1 / 3))[:, None, None]
     long, medium, short = cones.unbind(1)
     luma = (long + medium) / 2
     return torch.stack([(long - medium) * 7 + 0.42, luma + 0.01, short - luma + 0.55], 1)
-
-
-def to_xyb(x: Tensor) -> Tensor:
-    """sRGB [B, 3, H, W] in [0, 1] → XYB [B, 3, H, W], moved and stretched to about [0, 1]."""
-    result: Tensor = _to_xyb(_linear(x.contiguous()), *_cones(x.device))
-    return result
 
 
 @functools.cache
@@ -158,13 +154,12 @@ def xyb_error(a: Tensor, b: Tensor) -> Tensor:
     SSIMULACRA2's score is a fixed decreasing function of this sum, from 256 pixels a side on.
     """
     a, b = _linear(a.contiguous()), _linear(b.contiguous())
-    total = torch.zeros(len(a), device=a.device)
+    total, cones = torch.zeros(len(a), device=a.device), _cones(a.device)
     for scale in range(SCALES):
         if scale:  # linear light: of XYB, dark parts of an area would count too much
             a, b = F.avg_pool2d(a, 2, ceil_mode=True), F.avg_pool2d(b, 2, ceil_mode=True)
         channels, weights = _weights(scale, a.device)
         if len(channels):
-            cones = _cones(a.device)
             pair = _to_xyb(a, *cones).index_select(1, channels), _to_xyb(b, *cones).index_select(1, channels)
             total = total + (_terms(*pair, *_moments(*pair)) * weights).sum((1, 2, 3))
     return total

@@ -23,7 +23,9 @@ from pillow_semicodec.indexed import LUMA
 from .synthetic import synthetic_pictures
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
-REDUCED_SHARE = 0.4  # of the crops are reduced, by up to two: sharper, and busier
+REDUCED_SHARE = 0.5  # of the crops are reduced: sharper, busier, and free of what their pictures' coding left in them
+LEAST_REDUCED, MOST_REDUCED, LEAST_ROOM = 1.2, 2.0, 1.4  # a side is divided by so much; pictures without room are left alone
+TURNED_SHARE = 0.25  # of the crops are turned by a quarter: the world has an up and a down
 SYNTHETIC_COUNT = 260
 VALIDATION_EVERY = 60  # one picture in so many is held out
 LEAST_VALIDATED = 192  # pixels a side of it
@@ -112,7 +114,7 @@ class _Deck:
 
 
 class CropSampler:
-    """Endless random crops, mirrored and rotated, some reduced, some grey, some vivid, some synthetic.
+    """Endless random crops, mirrored, some turned, some reduced, some grey, some vivid, some synthetic.
 
     Args:
         weights: how often a picture is drawn, relative to others; all alike by default.
@@ -148,13 +150,15 @@ class CropSampler:
         else:
             picture = self.full[self._pictures.draw(self.random)]
             if kind < self.synthetic_share + REDUCED_SHARE:
-                side = int(self.crop * self.random.uniform(1, min(2.0, min(picture.shape[:2]) / self.crop)))
+                room = min(MOST_REDUCED, min(picture.shape[:2]) / self.crop)
+                side = int(self.crop * self.random.uniform(LEAST_REDUCED, room)) if room >= LEAST_ROOM else self.crop
         top = self.random.integers(picture.shape[0] - side + 1)
         left = self.random.integers(picture.shape[1] - side + 1)
         out = picture[top : top + side, left : left + side]
         if side > self.crop:
             out = np.asarray(Image.fromarray(out).resize((self.crop, self.crop), Image.Resampling.LANCZOS))
-        out = np.rot90(out, self.random.integers(4))
+        if self.random.random() < TURNED_SHARE:
+            out = np.rot90(out)
         if self.random.random() < 0.5:
             out = out[:, ::-1]
         if self.random.random() < self.grey_share:

@@ -153,7 +153,7 @@ class EightBitBlocks(nn.Sequential):
         """
 
         def largest(values: Tensor) -> Tensor:
-            return _magnitude(values, covered)
+            return magnitude(values, covered)
 
         read = []
         for block in self:
@@ -184,7 +184,7 @@ def _through(blocks: EightBitBlocks, x: Tensor) -> Tensor:
     return x
 
 
-def _magnitude(x: Tensor, covered: float) -> Tensor:
+def magnitude(x: Tensor, covered: float) -> Tensor:
     """What a share ``covered`` of the values of every channel stays below, [C]."""
     magnitudes = x.abs().transpose(0, 1).flatten(1)
     return magnitudes.topk(int(magnitudes.shape[1] * (1 - covered)) + 1).values[:, -1]

@@ -7,15 +7,22 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 
+# Pixels, and latents of flat parts, are many numbers of one sign: at the others' speed a step of the layers that meet
+# them moves light by a good part of what it is quantised to at high rates, and everybody's gradients with it.
+ENDS, ENDS_SPEED = ("analysis.embed.", "analysis.merge.", "synthesis.split.", "synthesis.project.", "synthesis.bypass_"), 0.2
 STEPS, STEPS_SPEED = ("log_steps", "log_stream_step"), 8.0  # of 8-bit blocks: logarithms may move faster than weights
 
 
 def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Over all parameters of ``module``; a group's ``speed`` multiplies its learning rate."""
-    steps, others = [], []
+    steps, ends, others = [], [], []
     for name, p in module.named_parameters():
-        (steps if name.endswith(STEPS) else others).append(p)
-    groups = [{"params": others, "speed": 1.0}, {"params": steps, "speed": STEPS_SPEED, "weight_decay": 0.0}]
+        (steps if name.endswith(STEPS) else ends if any(end in name for end in ENDS) else others).append(p)
+    groups = [
+        {"params": others, "speed": 1.0},
+        {"params": steps, "speed": STEPS_SPEED, "weight_decay": 0.0, "eps": 1e-12},  # LSQ makes their gradients tiny
+        {"params": ends, "speed": ENDS_SPEED},
+    ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
 

@@ -8,10 +8,11 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from training.config import TrainConfig  # noqa: E402
+from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.eight_bit import EightBitBlocks  # noqa: E402
 from training.layers import DepthConvBlock, IntegerConv2d  # noqa: E402
-from training.optim import STEPS, STEPS_SPEED, load_state, make_optimiser, state_of  # noqa: E402
+from training.model import SemicodecModel  # noqa: E402
+from training.optim import ENDS_SPEED, STEPS, STEPS_SPEED, load_state, make_optimiser, state_of  # noqa: E402
 
 
 def test_steps_of_8_bit_blocks_are_faster() -> None:
@@ -20,6 +21,17 @@ def test_steps_of_8_bit_blocks_are_faster() -> None:
     fast = {id(p) for group in optimiser.param_groups if group["speed"] == STEPS_SPEED for p in group["params"]}
     assert fast == {id(p) for name, p in module.named_parameters() if name.endswith(STEPS)} and len(fast) == 2
     assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(module.parameters()))
+
+
+def test_layers_that_meet_pixels_are_slower() -> None:
+    """The first and the last ones of both transforms, and no others."""
+    model = SemicodecModel(ModelConfig())
+    optimiser = make_optimiser(model, TrainConfig())
+    slow = {id(p) for group in optimiser.param_groups if group["speed"] == ENDS_SPEED for p in group["params"]}
+    layers = {name.rpartition(".")[0] for name, p in model.named_parameters() if id(p) in slow}
+    ends = {"synthesis.split", "synthesis.project", "synthesis.bypass_split", "synthesis.bypass_project"}
+    assert layers == {"analysis.embed", "analysis.merge", *ends}
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(model.parameters()))
 
 
 def steps(optimiser: torch.optim.Optimizer, model: nn.Module, count: int) -> list[float]:

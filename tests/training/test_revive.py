@@ -1,0 +1,54 @@
+"""Units that have died: found, given something to read, and heard by nobody at first."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+from test_eight_bit import models  # noqa: E402
+
+from training.model import SemicodecModel  # noqa: E402
+from training.revive import revive  # noqa: E402
+
+
+def crops() -> torch.Tensor:
+    random = torch.Generator().manual_seed(5)
+    return torch.nn.functional.avg_pool2d(torch.rand(8, 3, 64, 64, generator=random) - 0.5, 5, 1, 2) * 3
+
+
+@torch.no_grad()
+def outputs(model: SemicodecModel, x: torch.Tensor) -> list[torch.Tensor]:
+    output = model(x, torch.linspace(0, 1, len(x)), hard_rate=True)
+    return [output.x_hat, output.bits_y, output.bits_z]
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+@torch.no_grad()
+def test_dead_units_are_renewed(eight_bit: bool) -> None:
+    """What they read is new; all others, and what the model does, stay as they were; a second time fewer are dead."""
+    model, x = models(3)[eight_bit], crops()
+    block, down = model.analysis.blocks[0], model.hyper_analysis.down1
+    for layer, count in ((block.pointwise_in, 5), (block.expand, 20), (down, 3)):
+        layer.bias[:count] = -1000
+    before, untouched = outputs(model, x), block.expand.weight[20:].clone()
+    found = {name: dead for name, dead, _ in revive(model, x)}
+    assert found["analysis.blocks.0.pointwise_in"] >= 5 and found["analysis.blocks.0.expand"] >= 20
+    assert found["hyper_analysis.down1"] >= 3
+    for was, now in zip(before, outputs(model, x), strict=True):
+        assert (now - was).norm() <= (0.1 if eight_bit else 1e-3) * was.norm()  # bytes are rounded in other steps
+    assert (block.expand.bias > -1000).all() and (down.bias > -1000).all()
+    assert not np.isin(block.expand.weight[:20].numpy(), untouched.numpy()).any()
+    again = {name: dead for name, dead, _ in revive(model, x)}
+    assert sum(again.values()) < sum(found.values()) / 4
+
+
+@torch.no_grad()
+def test_models_that_live_stay_as_they_are() -> None:
+    """Once all are alive, nothing changes."""
+    model, x = models(4)[0], crops()
+    revive(model, x)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    if not any(dead for _, dead, _ in revive(model, x)):
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -31,6 +31,7 @@ class ModelConfig:
     synthesis_width: int = 128  # at 1/8 scale
     synthesis_blocks: int = 4
     eight_bit: bool = False  # the convolutions of the blocks above read 8 bits: to be set once a float model is trained
+    fine_channels: int = 0  # the first ones of the synthesis' residual path, read with two bits more (eight_bit)
     synthesis_bypass: int = 64  # channels at 1/8 scale that go around the blocks: fine detail at high rates
     synthesis_latent_width: int = 0  # at 1/16 scale; 0 leaves that branch out
     synthesis_latent_blocks: int = 0
@@ -47,6 +48,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.rate_anchors <= MOST_ANCHORS:
             raise ValueError(f"rate_anchors is {self.rate_anchors}; 2 to {MOST_ANCHORS} are possible")
+        if not 0 <= self.fine_channels <= (self.synthesis_width if self.eight_bit else 0):
+            raise ValueError(f"fine_channels is {self.fine_channels}: of eight_bit blocks, at most synthesis_width")
         if self.latent_channels > (most := 4 * min(self.analysis_width, 3 * 8**2)):  # what a run begins with makes no more
             raise ValueError(f"latent_channels is {self.latent_channels}; four cells of this analysis_width give {most}")
         if len(set(self.predicted)) < len(self.predicted) or not set(self.predicted) <= set(range(self.latent_channels)):

@@ -23,6 +23,7 @@ from .layers import DepthConvBlock
 LEVELS = 255  # the largest activation
 CENTRE = 128  # what stands for 0 where activations have a sign
 WEIGHT_LEVELS = 63
+FINER = 4  # times as many levels of what is read more finely
 BIAS_LEVELS = 2**30
 TIE = 2.0**-14  # of a level; see ``nearest``
 MOST_EQUALISED = 16.0
@@ -89,22 +90,37 @@ def fitting_steps(largest: Tensor, signed: bool) -> Tensor:
     return largest.clamp_min(1e-3) / (LEVELS - CENTRE if signed else LEVELS)
 
 
+def remainders(x: Tensor, levels: Tensor, log_step: Tensor) -> Tensor:
+    """What rounding x to levels left, in parts of which ``FINER`` are a step. Without gradients: levels have them."""
+    rest = x.detach().float() * (-log_step.detach()).exp() - levels.detach().float()
+    return (rest * FINER).round().clamp(-CENTRE, LEVELS - CENTRE).to(levels.dtype)
+
+
 class EightBitBlock(DepthConvBlock):
     """Same parameters, same function, but for the rounding.
+
+    Args:
+        fine: channels of x, the first ones, of which ``pointwise_in`` reads the remainders, too. Light and its slow changes
+            have a wide range there, so that in smooth places a whole step of theirs is an edge.
 
     Attributes:
         log_steps: of what the depthwise convolution, ``pointwise_out`` and ``project`` read; and how much finer or coarser
             than the path's the steps are with which ``pointwise_in`` and ``expand`` read it, [5]; learned.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, fine: int = 0) -> None:
         super().__init__(channels)
+        self.fine = fine
         self.log_steps = nn.Parameter(torch.zeros(5))
 
     def forward(self, x: Tensor, log_stream_step: Tensor) -> Tensor:  # type: ignore[override]
         inner_step, middle_step, hidden_step = self.log_steps[:3]
         in_step, expand_step = (log_stream_step + ratio for ratio in self.log_steps[3:])
-        inner = _convolve(self.pointwise_in, to_levels(x, in_step, True), in_step)
+        levels = to_levels(x, in_step, True)
+        if self.fine:
+            first = x[:, : self.fine], levels[:, : self.fine], in_step[: self.fine]
+            levels = torch.cat([levels, remainders(*first)], 1)
+        inner = _convolve(self.pointwise_in, levels, in_step)
         middle = _convolve(self.depthwise, to_levels(inner, inner_step, False), inner_step)
         x = x + _convolve(self.pointwise_out, to_levels(middle, middle_step, True), middle_step)
         hidden = _convolve(self.expand, to_levels(x, expand_step, True), expand_step)
@@ -113,11 +129,16 @@ class EightBitBlock(DepthConvBlock):
 
 def _convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
     """Sums of bytes know no channels: the weights take up the steps, and are rounded in units of them."""
-    weight = conv.weight * log_step.detach().exp()
+    weight = with_remainders(conv.weight * log_step.detach().exp(), levels.shape[1] - conv.in_channels)
     steps = weight_steps(weight)
     weight = _rounded(weight, steps)
     bias = _rounded(conv.bias, steps.flatten())  # type: ignore[arg-type]
     return F.conv2d(levels, weight, bias, padding=conv.padding, groups=conv.groups)  # type: ignore[arg-type]
+
+
+def with_remainders(weight: Tensor, fine: int) -> Tensor:
+    """Weights [O, I, 1, 1] for levels and the remainders of the first ``fine`` of them, [O, I + fine, 1, 1]."""
+    return torch.cat([weight, weight[:, :fine] / FINER], 1) if fine else weight
 
 
 def _rounded(values: Tensor, steps: Tensor) -> Tensor:
@@ -131,8 +152,9 @@ class EightBitBlocks(nn.Sequential):
         log_stream_step: of the residual path, [C, 1, 1]; learned. Of a channel that is new, in a model that grew, 0.
     """
 
-    def __init__(self, channels: int, count: int) -> None:
-        super().__init__(*(EightBitBlock(channels) for _ in range(count)))
+    def __init__(self, channels: int, count: int, fine: int = 0) -> None:
+        """Args: fine: see ``EightBitBlock``, for the first half of the blocks: what later ones read hardly shows it."""
+        super().__init__(*(EightBitBlock(channels, fine if k < count / 2 else 0) for k in range(count)))
         self.log_stream_step = nn.Parameter(torch.zeros(channels, 1, 1), requires_grad=count > 0)
 
     @property

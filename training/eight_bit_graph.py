@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .eight_bit import BIAS_LEVELS, CENTRE, WEIGHT_LEVELS, EightBitBlock, EightBitBlocks, nearest, weight_steps
+from .eight_bit import (
+    BIAS_LEVELS,
+    CENTRE,
+    FINER,
+    WEIGHT_LEVELS,
+    EightBitBlock,
+    EightBitBlocks,
+    nearest,
+    weight_steps,
+    with_remainders,
+)
 from .transforms import BLOCK, INTERLEAVED, AnalysisTransform, SynthesisTransform
 
 OPSET = 17
@@ -48,9 +58,16 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
         return name
 
-    def to_bytes(self, x: str, step: float, signed: bool) -> str:
+    def to_bytes(self, x: str, step: float, signed: bool, fine: int = 0) -> str:
+        """Args: fine: of so many channels of x [P, C], the first ones, the remainders follow: [P, C + fine]."""
         scale, zero = self.constant(np.float32(step)), self.constant(np.uint8(CENTRE if signed else 0))
-        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, scale, zero), scale, zero)
+        levels = self.add("QuantizeLinear", x, scale, zero)
+        if fine:
+            first = self.add("Slice", x, self.integers(0), self.integers(fine), self.integers(1))
+            rest = self.add("Sub", first, self.to_bytes(first, step, signed))
+            remainders = self.add("QuantizeLinear", rest, self.constant(np.float32(step / FINER)), zero)
+            levels = self.add("Concat", levels, remainders, axis=1)
+        return self.add("DequantizeLinear", levels, scale, zero)
 
     def weight(self, weight: torch.Tensor, bias: torch.Tensor, step: float, transposed: bool = False) -> tuple[str, str]:
         """(weights of 7 bits, bias of 32), for an input in steps of ``step``. Transposed: [in, out], for Gemm."""
@@ -186,20 +203,20 @@ def _spread(g: _Graph, y: str, conv: nn.Conv2d, scale: torch.Tensor, latent_size
 
 def _blocks(g: _Graph, x: str, blocks: EightBitBlocks, size: str) -> str:
     """x [P, C] in steps of the residual path, of a picture of ``size`` → the same."""
-    image_shape = g.add("Concat", g.integers(1), size, g.integers(len(blocks.log_stream_step)), axis=0)
     for block in blocks:
         assert isinstance(block, EightBitBlock)
-        x = _block(g, x, block, blocks.log_stream_step.exp(), image_shape)
+        x = _block(g, x, block, blocks.log_stream_step.exp(), size)
     return x
 
 
-def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, image_shape: str) -> str:
+def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, size: str) -> str:
     inner_step, middle_step, hidden_step, in_ratio, expand_ratio = (float(s) for s in block.log_steps.exp())
     unit = stream_step.flatten()
 
-    def read(x: str, ratio: float, conv: nn.Conv2d, step: float) -> str:
-        image = g.add("Reshape", g.to_bytes(x, ratio, True), image_shape)
-        weight, bias = g.weight(conv.weight * stream_step, conv.bias, ratio)  # type: ignore[arg-type]
+    def read(x: str, ratio: float, conv: nn.Conv2d, step: float, fine: int = 0) -> str:
+        image_shape = g.add("Concat", g.integers(1), size, g.integers(conv.in_channels + fine), axis=0)
+        image = g.add("Reshape", g.to_bytes(x, ratio, True, fine), image_shape)
+        weight, bias = g.weight(with_remainders(conv.weight * stream_step, fine), conv.bias, ratio)  # type: ignore[arg-type]
         result = g.add("Conv", g.add("Transpose", image, perm=[0, 3, 1, 2]), weight, bias)
         return g.to_bytes(g.add("Relu", result), step, False)
 
@@ -208,7 +225,7 @@ def _block(g: _Graph, x: str, block: EightBitBlock, stream_step: torch.Tensor, i
         weight, bias = g.weight(conv.weight, conv.bias, step, transposed=True)  # type: ignore[arg-type]
         return g.add("Add", x, g.add("Gemm", rows, weight, bias))
 
-    inner = read(x, in_ratio, block.pointwise_in, inner_step)
+    inner = read(x, in_ratio, block.pointwise_in, inner_step, block.fine)
     weight, bias = g.weight(block.depthwise.weight, block.depthwise.bias, inner_step)  # type: ignore[arg-type]
     middle = g.add("Conv", inner, weight, bias, group=block.depthwise.groups, pads=[1, 1, 1, 1])
     x = write(x, g.to_bytes(middle, middle_step, True), _in_units(block.pointwise_out, unit), middle_step)

@@ -25,9 +25,9 @@ BLOCK_CHANNELS = 3 * BLOCK**2
 INTERLEAVED = np.arange(BLOCK_CHANNELS).reshape(3, BLOCK, BLOCK).transpose(1, 2, 0).ravel()
 
 
-def _blocks(config: ModelConfig, width: int, count: int) -> nn.Sequential:
+def _blocks(config: ModelConfig, width: int, count: int, fine: int = 0) -> nn.Sequential:
     if config.eight_bit:
-        return EightBitBlocks(width, count)
+        return EightBitBlocks(width, count, fine)
     return nn.Sequential(*(DepthConvBlock(width) for _ in range(count)))
 
 
@@ -66,7 +66,7 @@ class SynthesisTransform(nn.Module):
             nn.init.zeros_(self.latent_project.weight)
             nn.init.zeros_(self.latent_project.bias)  # type: ignore[arg-type]
         self.split = Float32Conv2d(config.latent_channels, 4 * width, 1)
-        self.blocks = _blocks(config, width, config.synthesis_blocks)
+        self.blocks = _blocks(config, width, config.synthesis_blocks, config.fine_channels)
         self.project = Float32Conv2d(width, BLOCK_CHANNELS, 1)
         # The blocks' width is less than the 192 samples of a block: without a way around them, what it leaves out
         # bounds the quality at high rates. It starts silent.

@@ -17,7 +17,17 @@ from onnx import numpy_helper  # noqa: E402
 
 from training.commands import ExportError  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.eight_bit import LEVELS, EightBitBlock, EightBitBlocks, fitting_steps, nearest, to_levels, weight_steps  # noqa: E402
+from training.eight_bit import (  # noqa: E402
+    FINER,
+    LEVELS,
+    EightBitBlock,
+    EightBitBlocks,
+    fitting_steps,
+    nearest,
+    remainders,
+    to_levels,
+    weight_steps,
+)
 from training.export import check_parity, check_receptive_fields  # noqa: E402
 from training.graphs import export_graph  # noqa: E402
 from training.growth import load_grown  # noqa: E402
@@ -31,8 +41,8 @@ SHAPE = {
 
 
 @torch.no_grad()
-def models(seed: int) -> tuple[SemicodecModel, SemicodecModel]:
-    """The same weights in float and, calibrated, in 8 bits."""
+def models(seed: int, fine: int = 0) -> tuple[SemicodecModel, SemicodecModel]:
+    """The same weights in float and, calibrated, in 8 bits, ``fine`` channels of the synthesis read more finely."""
     torch.manual_seed(seed)
     exact = SemicodecModel(ModelConfig(**SHAPE)).eval()
     crops = torch.rand(8, 3, 64, 64) - 0.5
@@ -43,7 +53,7 @@ def models(seed: int) -> tuple[SemicodecModel, SemicodecModel]:
             torch.nn.init.normal_(layer.weight, 0, 0.1)
     torch.nn.init.normal_(exact.synthesis.bypass_project.weight, 0, 0.01)
     torch.nn.init.normal_(exact.rate_bank.synthesis_bias, 0, 0.1)
-    rounded = SemicodecModel(ModelConfig(**SHAPE, eight_bit=True)).eval()
+    rounded = SemicodecModel(ModelConfig(**SHAPE, eight_bit=True, fine_channels=fine)).eval()
     load_grown(rounded, exact.state_dict())
     rounded.calibrate(crops)
     return exact, rounded
@@ -90,6 +100,25 @@ def test_rounding(largest: float, signed: bool) -> None:
     assert x.grad[:, 0] == 0
 
 
+@given(st.floats(1e-2, 100))
+def test_remainders(largest: float) -> None:
+    """What is read more finely is a quarter as far from what it was; a little beyond the range, too."""
+    log_step = fitting_steps(torch.tensor(largest), True).log()
+    x = torch.linspace(-1.2 * largest, 1.2 * largest, 4001)[None, :, None, None]
+    levels = to_levels(x, log_step, True)
+    read = (levels + remainders(x, levels, log_step) / FINER) * log_step.exp()
+    assert ((read - x).abs() <= log_step.exp() * 0.501 / FINER).all()
+
+
+@pytest.mark.parametrize("fine", [-1, 17])
+def test_fine_channels_there_are_not(fine: int) -> None:
+    """More than there are, or of blocks in float."""
+    with pytest.raises(ValueError, match="fine_channels"):
+        ModelConfig(**SHAPE, eight_bit=True, fine_channels=fine)
+    with pytest.raises(ValueError, match="fine_channels"):
+        ModelConfig(**SHAPE, fine_channels=4)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 def test_steps_are_learned(signed: bool, factor: float) -> None:
@@ -109,10 +138,10 @@ def test_steps_are_learned(signed: bool, factor: float) -> None:
         assert (error(log_step) < 1.2 * tried.amin(0)).all()
 
 
-@pytest.mark.parametrize("name", ["analysis", "synthesis"])
-def test_exported_graphs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "fine"), [("analysis", 0), ("synthesis", 0), ("synthesis", 5)])
+def test_exported_graphs(name: str, fine: int, tmp_path: Path) -> None:
     """ONNX Runtime computes what PyTorch does; and no pair of products can exceed 16 bits."""
-    _, model = models(1)
+    _, model = models(1, fine)
     path = tmp_path / "graph.onnx"
     check_parity(name, export_graph(name, model, path), path, model)
     weights = [numpy_helper.to_array(c) for c in onnx.load(path).graph.initializer]

@@ -112,7 +112,7 @@ class SgcImageFile(ImageFile.ImageFile):
             frames = prologue.animation.frames
             self.info["loop"] = prologue.animation.loop
             self._times = list(itertools.accumulate((frame.duration for frame in frames), initial=0))
-            start = self._start + sum(map(container.chunk_size, prologue.index.stream_sizes))
+            start = self._start + sum(map(container.stream_size, prologue.index.stream_sizes))
             self._places = list(itertools.accumulate((frame.size for frame in frames), initial=start))
             self._tell_times()
 
@@ -269,7 +269,7 @@ class SgcImageFile(ImageFile.ImageFile):
         with contextlib.suppress(SemicodecError):  # an ancillary chunk never keeps a picture from being shown
             stream = BytesIO(data)
             small = container.read_prologue(stream.read, options.LIMITS)
-            container.read_slices(stream.read, small.index, options.LIMITS)
+            container.read_slices(stream.read, small.index)
             kinds = [p.numbers.kind if p.numbers else 0 for p in (small, prologue)]
             alike = (small.header.mode, small.header.model_id) == (prologue.header.mode, prologue.header.model_id)
             if alike and kinds[0] == kinds[1] and container.PREVIEW not in small.metadata:
@@ -336,7 +336,7 @@ class SgcImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         self.fp.seek(self.tile[0].offset)
         with self._translated():
-            _decode(prologue, container.SliceReader(self.fp, prologue.index, options.LIMITS), canvas, **what)
+            _decode(prologue, container.SliceReader(self.fp, prologue.index), canvas, **what)
         return self._new(canvas.im)
 
     def verify(self) -> None:
@@ -351,7 +351,7 @@ class SgcImageFile(ImageFile.ImageFile):
         self.fp.seek(self.tile[0].offset)
         prologue = cast(tuple[container.Prologue], self.tile[0].args)[0]
         with self._translated():
-            container.read_slices(self.fp.read, prologue.index, options.LIMITS)
+            container.read_slices(self.fp.read, prologue.index)
             for frame in prologue.animation.frames if prologue.animation else ():
                 if frame.size:
                     from .animation import read_parts
@@ -392,7 +392,7 @@ class SgcDecoder(ImageFile.PyDecoder):
 
     def _read(self, prologue: container.Prologue, file: IO[bytes], im: Any, scale: int = 1) -> None:
         read = container.read_arrived if ImageFile.LOAD_TRUNCATED_IMAGES else container.read_slices
-        streams = read(file.read, prologue.index, options.LIMITS)
+        streams = read(file.read, prologue.index)
         _decode(prologue, streams, _Canvas(im, prologue), scale=scale)
 
 

@@ -76,12 +76,12 @@ def _by_heads(
     if not header.latents or container.OVERLAY in prologue.metadata:  # what latents do not know, pixels do
         from .codec import decode_picture
 
-        picture = decode_picture(prologue, container.read_slices(read, prologue.index, limits), threads=threads)
+        picture = decode_picture(prologue, container.read_slices(read, prologue.index), threads=threads)
         model = header.model_id.hex() if header.latents else None
         return describe(picture, model=model, heads=() if names == (INSTALLED,) else names, threads=threads)
     bundle = find_model(header.model_id)
     chosen = find_heads(header.model_id, () if names == (INSTALLED,) else names)
-    streams = container.read_slices(read, prologue.index, limits)
+    streams = container.read_slices(read, prologue.index)
     plan = RatePlan.of_file(prologue)
     layout = Layout(header.height, header.width, prologue.index.side, header.alpha)
     latents = Decoder(streams, plan, bundle, layout, threads).semantic_latents()

@@ -255,7 +255,7 @@ def _read_part(
     if prologue.numbers and first.numbers and prologue.numbers.kind != first.numbers.kind:
         raise FormatError("a frame has numbers of another kind than the first one")
     read = container.read_arrived if arrived else container.read_slices
-    return prologue, read(stream.read, prologue.index, limits)
+    return prologue, read(stream.read, prologue.index)
 
 
 def decode_frames(
@@ -285,7 +285,7 @@ def decode_frames(
 
 def _frames(file: IO[bytes], start: int, threads: int, limits: Limits) -> Iterator[NDArray[Any]]:
     first = container.read_prologue(file.read, limits)
-    streams = container.read_slices(file.read, first.index, limits)
+    streams = container.read_slices(file.read, first.index)
     canvas = codec.decode_picture(first, streams, threads=threads)
     if not start:
         yield canvas.copy()

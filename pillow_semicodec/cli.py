@@ -332,7 +332,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
     with opened(held) as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
         head = file.tell()
-        container.read_slices(file.read, prologue.index, options.LIMITS)
+        container.read_slices(file.read, prologue.index)
         total = file.tell() - head
         frames = prologue.animation.frames if prologue.animation else ()
         for frame in frames:

@@ -458,7 +458,7 @@ def _encode_bilevel(
     way: Progress | None,
 ) -> bytes:
     streams = encode_alpha(picture, layout, 256, threads, stage(way, layout.slices))
-    data = container.write_container(Header(layout.width, layout.height, "1", bytes(8)), 0, streams, metadata, layout.side)
+    data = container.write_container(Header(layout.width, layout.height, "1"), 0, streams, metadata, layout.side)
     if target is not None and target.size is not None and len(data) > target.size:
         raise ValueError(f"{target.size} bytes are too few: this picture, which is kept exactly, takes {len(data)}")
     return data
@@ -703,9 +703,9 @@ def decode(
         prologue = container.read_prologue(file.read, limits)
         streams: Streams
         if box is None:  # damage is found before anything is computed
-            streams = container.read_slices(file.read, prologue.index, limits)
+            streams = container.read_slices(file.read, prologue.index)
         else:
-            streams = container.SliceReader(file, prologue.index, limits)
+            streams = container.SliceReader(file, prologue.index)
         return decode_picture(prologue, streams, box=box, scale=scale, out=out, threads=threads, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""Container: bytes ↔ header and chunks, as FORMAT.md says.
+"""Container: bytes ↔ header, chunks and streams, as FORMAT.md says.
 
 Strategy: this module knows bytes and checksums only: no NumPy, no model, no entropy coding. Every writer has a reader
 beside it, and both state the layout once. Readers pull bytes through a ``read(n)`` callable, so that a picture's size
@@ -27,15 +27,14 @@ from .preset import dictionary
 MAGIC = b"\x8aSGC"
 LEAST_ROOM, ROOM = 4096, 32  # bytes of the longest stream, and of every pixel in it: three times what noise takes
 FORMAT_VERSION = 0  # 0 until release 1.0; then files decode for ever
-_HEADER = struct.Struct(">4sBBII8s")  # magic, version, mode, width, height, model id
 _CRC = struct.Struct(">I")
-HEADER_SIZE = _HEADER.size + _CRC.size  # 26
+NO_MODEL = bytes(8)  # what stands for the id where no model is needed
 MODES = {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 6: "I;16", 7: "RGB;16"}  # codes 12 to 63 are reserved
 INDEXED_MODES = {8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}  # with a palette
 _MODE_CODES = {(mode, False): code for code, mode in MODES.items()} | {(m, True): code for code, m in INDEXED_MODES.items()}
 
 # Chunk types: an ASCII letter. Upper case is critical: a reader that does not know it must not show the picture.
-INDEX, SLICE, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS = b"I", b"S", b"R", b"N", b"P", b"O", b"G", b"K"
+INDEX, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS = b"I", b"R", b"N", b"P", b"O", b"G", b"K"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 PACKED = b"z"
 PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT, SEMANTICS)
@@ -50,8 +49,8 @@ _RESOLUTION = struct.Struct(">II")  # across and down, in thousandths of a dot p
 # Modes of Pillow, and what they are coded as.
 VIEWS = dict.fromkeys(("YCbCr", "LAB", "HSV", "CMYK", "RGBX"), "RGB") | {"RGBa": "RGBA", "La": "LA"}
 
-_INDEX_HEAD = struct.Struct(">HB")  # rate, log2 of the slices' side in pixels, or WHOLE_PICTURE
-WHOLE_PICTURE = 255
+_RATE = struct.Struct(">H")
+WHOLE_PICTURE = 255  # instead of log2 of the slices' side in pixels
 SIDE_CODES = range(6, 17)  # 64 to 65536 pixels
 LAYERS = 3  # of a picture in slices: hyper-latents, residuals of step 1, residuals of step 2
 MAX_REGIONS = 16
@@ -69,7 +68,7 @@ class Header:
     width: int
     height: int
     mode: str  # as Pillow names it: "L", "RGB", "LA", "RGBA", "1" or "I;16"; "RGB;16" is not known to Pillow
-    model_id: bytes  # 8 bytes; zeros where no model is needed
+    model_id: bytes = NO_MODEL  # 8 bytes
     indexed: bool = False  # a palette and numbers of its colours, and no latents
 
     @property
@@ -183,12 +182,16 @@ def read_varint(read: Read) -> tuple[int, bytes]:
 
 def write_header(header: Header) -> bytes:
     code = _MODE_CODES[header.mode, header.indexed]
-    fields = _HEADER.pack(MAGIC, FORMAT_VERSION, code, header.width, header.height, header.model_id)
+    fields = MAGIC + bytes([FORMAT_VERSION, code]) + write_varint(header.width) + write_varint(header.height)
+    return _sealed(fields + header.model_id * header.latents)
+
+
+def _sealed(fields: bytes) -> bytes:
     return fields + _CRC.pack(zlib.crc32(fields))
 
 
 def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
-    """Read the first 26 bytes.
+    """Read what a file begins with.
 
     Raises:
         FormatError: foreign signature, or a size of zero. TruncatedError, ChecksumError: as their names say.
@@ -198,21 +201,25 @@ def read_header(read: Read, limits: Limits = DEFAULT_LIMITS) -> Header:
     signature = read(len(MAGIC))
     if signature != MAGIC:
         raise FormatError(f"not an SGC file: {'the signature is missing' if signature else 'it is empty'}")
-    data = MAGIC + read_exactly(read, HEADER_SIZE - len(MAGIC), "its header")
-    _, version, code, width, height, model_id = _HEADER.unpack_from(data)
+    version, code = read_exactly(read, 2, "its header")
     if version != FORMAT_VERSION:
         raise UnsupportedError(
             f"format version {version}; this build reads version {FORMAT_VERSION}: install a matching pillow-semicodec"
         )
-    if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
-        raise ChecksumError("the header's checksum does not match: the file is damaged")
-    if code not in MODES and code not in INDEXED_MODES:
-        raise UnsupportedError(f"pixel mode {code} is not known to this build")
-    if not width or not height:
-        raise FormatError(f"the header states an empty picture, {width}x{height}")
-    check_size(width, height, limits)
+    (width, of_width), (height, of_height) = read_varint(read), read_varint(read)
     indexed = code in INDEXED_MODES
-    return Header(width, height, INDEXED_MODES[code] if indexed else MODES[code], model_id, indexed)
+    header = Header(width, height, (INDEXED_MODES if indexed else MODES).get(code, ""), NO_MODEL, indexed)
+    model_id = read_exactly(read, len(NO_MODEL), "its header") if header.latents else b""
+    fields = MAGIC + bytes([version, code]) + of_width + of_height + model_id
+    checksum = read_exactly(read, _CRC.size, "its header")
+    if not width or not height:  # which the fixed header of format revisions up to 12 looks like, too
+        raise FormatError(f"the header states an empty picture, {width}x{height}, or is of an earlier format revision")
+    if checksum != _CRC.pack(zlib.crc32(fields)):
+        raise ChecksumError("the header's checksum does not match: the file is damaged")
+    if not header.mode:
+        raise UnsupportedError(f"pixel mode {code} is not known to this build")
+    check_size(width, height, limits)
+    return dataclasses.replace(header, model_id=model_id or NO_MODEL)
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
@@ -227,8 +234,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def write_chunk(chunk: Chunk) -> bytes:
-    record = chunk.type + write_varint(len(chunk.payload)) + chunk.payload
-    return record + _CRC.pack(zlib.crc32(record))
+    return _sealed(chunk.type + write_varint(len(chunk.payload)) + chunk.payload)
 
 
 def chunk_size(payload: int) -> int:
@@ -236,32 +242,38 @@ def chunk_size(payload: int) -> int:
     return 1 + len(write_varint(payload)) + payload + _CRC.size
 
 
-def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS, slice_size: int | None = None) -> Chunk:
-    """Read one chunk; its checksum covers type, length and payload. What must not be there is refused unread.
-
-    Args:
-        slice_size: payload bytes of the slice that is due; None where no slice is.
-    """
+def read_chunk(read: Read, limits: Limits = DEFAULT_LIMITS) -> Chunk:
+    """Read one chunk; its checksum covers type, length and payload. What must not be there is refused unread."""
     kind = read_exactly(read, 1, "its chunks")
     if not kind.isalpha():
         raise FormatError(f"a chunk type should be an ASCII letter, but is {kind!r}")
     size, raw = read_varint(read)
-    if kind == SLICE:
-        if slice_size is None:
-            raise FormatError("a slice before the slice index")
-        if size != slice_size:
-            raise FormatError(f"a slice states {size} bytes, and the slice index {slice_size}")
-    elif kind == INDEX:
+    if kind == INDEX:
         if size > limits.max_index_bytes:
             raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes")
     elif kind.isupper() and kind not in (REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS):
         raise UnsupportedError(f"chunk {kind.decode()} is critical and not known to this build")
     elif size > limits.max_metadata_bytes:
         raise LimitExceededError(f"chunk {kind.decode()} states {size} bytes of metadata")
-    payload = read_exactly(read, size, f"chunk {kind.decode()}")
-    if read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(kind + raw))):
-        raise ChecksumError(f"the checksum of chunk {kind.decode()} does not match: the file is damaged")
-    return Chunk(kind, payload)
+    return Chunk(kind, _read_sealed(read, size, f"chunk {kind.decode()}", kind + raw))
+
+
+def _read_sealed(read: Read, size: int, what: str, before: bytes = b"") -> bytes:
+    """So many bytes, whose checksum, which covers those before them, too, follows."""
+    payload = read_exactly(read, size, what)
+    if read_exactly(read, _CRC.size, "a checksum") != _CRC.pack(zlib.crc32(payload, zlib.crc32(before))):
+        raise ChecksumError(f"the checksum of {what} does not match: the file is damaged")
+    return payload
+
+
+def stream_size(payload: int) -> int:
+    """Bytes in the file of a stream of so many."""
+    return payload + _CRC.size
+
+
+def read_stream(read: Read, size: int) -> bytes:
+    """One of the streams behind the index, of so many bytes."""
+    return _read_sealed(read, size, "a slice")
 
 
 # ---- slice index -----------------------------------------------------------------------------------------------
@@ -305,32 +317,32 @@ def pixels_touched(prologue: Prologue, left: int, top: int, right: int, bottom: 
     return covered(left, right, prologue.header.width) * covered(top, bottom, prologue.header.height)
 
 
-def write_index(index: SliceIndex) -> bytes:
-    sizes = b"".join(write_varint(size) for size in index.stream_sizes)
+def write_index(index: SliceIndex, header: Header) -> bytes:
     code = index.side.bit_length() - 1 if index.side else WHOLE_PICTURE
-    return _INDEX_HEAD.pack(index.rate, code) + write_varint(len(index.stream_sizes)) + sizes
+    sizes = b"".join(write_varint(size) for size in index.stream_sizes)
+    return _RATE.pack(index.rate) * header.latents + bytes([code]) + sizes
 
 
 def read_index(payload: bytes, header: Header) -> SliceIndex:
     """Parse the payload of the index chunk of a picture."""
-    if len(payload) < _INDEX_HEAD.size:
+    rest = BytesIO(payload)
+    head = rest.read(_RATE.size * header.latents + 1)
+    if len(head) <= _RATE.size * header.latents:
         raise FormatError("the slice index is too short")
-    rate, code = _INDEX_HEAD.unpack_from(payload)
+    rate, code = _RATE.unpack_from(head)[0] if header.latents else 0, head[-1]
     if code != WHOLE_PICTURE and code not in SIDE_CODES:
         raise UnsupportedError(f"slices of side code {code} are not known to this build")
     side = 0 if code == WHOLE_PICTURE else 1 << code
-    rest = BytesIO(payload[_INDEX_HEAD.size :])
-    count, _ = read_varint(rest.read)
     slices = slice_count(header.width, header.height, side)
-    due = stream_count(slices, header.latents, header.planes)
-    if count != due or (side and slices == 1):
+    count = stream_count(slices, header.latents, header.planes)
+    if count > len(payload) - len(head) or (side and slices == 1):
         raise FormatError(
-            f"the slice index states {count} streams for {header.width}x{header.height} pixels of mode {header.mode} in "
-            f"slices of side code {code}"
+            f"a slice index of {len(payload)} bytes for {header.width}x{header.height} pixels of mode {header.mode} in "
+            f"{slices} slices of side code {code}"
         )
     sizes = tuple(read_varint(rest.read)[0] for _ in range(count))
     if rest.read(1):
-        raise FormatError("the slice index is longer than it states")
+        raise FormatError("the slice index is longer than its sizes")
     return SliceIndex(rate, sizes, side)
 
 
@@ -595,16 +607,15 @@ def write_container(
     header: Header, rate: int, streams: Sequence[bytes], metadata: dict[bytes, bytes], side: int = 0
 ) -> bytes:
     chunks = [Chunk(kind, payload) for kind, payload in packed(metadata).items()]
-    chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side))))
-    chunks += [Chunk(SLICE, payload) for payload in streams]
-    return write_header(header) + b"".join(write_chunk(chunk) for chunk in chunks)
+    chunks.append(Chunk(INDEX, write_index(SliceIndex(rate, tuple(len(s) for s in streams), side), header)))
+    return write_header(header) + b"".join([*map(write_chunk, chunks), *map(_sealed, streams)])
 
 
 def with_chunks(data: bytes, chunks: dict[bytes, bytes], limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The file with these chunks, too, or instead of its own ones of the same type."""
     stream = BytesIO(data)
     prologue = read_prologue(stream.read, limits)
-    streams, index = read_slices(stream.read, prologue.index, limits), prologue.index
+    streams, index = read_slices(stream.read, prologue.index), prologue.index
     return write_container(prologue.header, index.rate, streams, prologue.metadata | chunks, index.side)
 
 
@@ -615,8 +626,8 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
         frame: it is that of a frame behind the first one, which may have parts.
 
     Raises:
-        FormatError, UnsupportedError, LimitExceededError: see ``read_header``; also a slice before the index, an
-            unknown critical chunk, the same metadata twice, too many chunks.
+        FormatError, UnsupportedError, LimitExceededError: see ``read_header``; also an unknown critical chunk, the same
+            metadata twice, too many chunks.
     """
     check_limits(limits)
     header = read_header(read, limits)
@@ -658,32 +669,26 @@ def read_prologue(read: Read, limits: Limits = DEFAULT_LIMITS, *, frame: bool = 
     raise LimitExceededError(f"more than {limits.max_chunks} chunks before the slice index")
 
 
-def read_slices(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
+def read_slices(read: Read, index: SliceIndex) -> tuple[bytes, ...]:
     """Read the streams that follow the index; bytes behind the last one do not belong to the picture."""
-    slices = []
-    for size in index.stream_sizes:
-        chunk = read_chunk(read, limits, size)
-        if chunk.type != SLICE:
-            raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")
-        slices.append(chunk.payload)
-    return tuple(slices)
+    return tuple(read_stream(read, size) for size in index.stream_sizes)
 
 
 class CutStream(bytes):
     """What has arrived, unharmed, of a stream: its beginning, or nothing."""
 
 
-def read_arrived(read: Read, index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> tuple[bytes, ...]:
+def read_arrived(read: Read, index: SliceIndex) -> tuple[bytes, ...]:
     """Like ``read_slices``, of a file that may be cut off or damaged: streams that are not whole are ``CutStream``."""
     slices: list[bytes] = []
     for size in index.stream_sizes:  # which says where every slice lies, whatever stands there
-        head, arrived = SLICE + write_varint(size), read_up_to(read, chunk_size(size))
+        arrived = read_up_to(read, stream_size(size))
         try:
-            chunk = read_chunk(BytesIO(arrived).read, limits, size)
-            slices.append(chunk.payload if chunk.type == SLICE else CutStream())
-        except TruncatedError:
-            slices.append(CutStream(arrived[len(head) : len(head) + size] if arrived.startswith(head) else b""))
-        except SemicodecError:
+            slices.append(read_stream(BytesIO(arrived).read, size))
+        except TruncatedError:  # the beginning of this one, if nothing was lost before it
+            placed = not slices or not isinstance(slices[-1], CutStream)
+            slices.append(CutStream(arrived[:size] if placed else b""))
+        except ChecksumError:
             slices.append(CutStream())
     return tuple(slices)
 
@@ -696,9 +701,9 @@ class SliceReader(Sequence[bytes]):
         file: seekable, at the first slice.
     """
 
-    def __init__(self, file: IO[bytes], index: SliceIndex, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._places = list(itertools.accumulate(map(chunk_size, index.stream_sizes), initial=file.tell()))
-        self._file, self._index, self._limits = file, index, limits
+    def __init__(self, file: IO[bytes], index: SliceIndex) -> None:
+        self._places = list(itertools.accumulate(map(stream_size, index.stream_sizes), initial=file.tell()))
+        self._file, self._index = file, index
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -713,7 +718,4 @@ class SliceReader(Sequence[bytes]):
             return [self[n] for n in range(len(self))[k]]
         with self._lock:
             seek(self._file, self._places[k])
-            chunk = read_chunk(self._file.read, self._limits, self._index.stream_sizes[k])
-        if chunk.type != SLICE:
-            raise FormatError(f"chunk {chunk.type.decode()} where a slice is due")
-        return chunk.payload
+            return read_stream(self._file.read, self._index.stream_sizes[k])

@@ -438,7 +438,7 @@ class Drawing:
             side = side if max(height, width) > side else 0
         self.threads, self.alpha_levels, self.limits = threads, alpha_levels, limits
         self.metadata = {kind: payload for kind, payload in metadata.items() if kind not in NEEDLESS}
-        self.header = Header(width, height, mode, bytes(8), indexed=True)
+        self.header = Header(width, height, mode, indexed=True)
         self.layout = Layout(height, width, side, self.header.alpha)
         self.pixels, self._exact = np.asarray(picture[0:height, 0:width]), exact
         if must and self.colours.found > MOST_COLOURS:

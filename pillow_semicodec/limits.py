@@ -19,8 +19,8 @@ class Limits:
         max_analysed_pixels: pixels of a picture that heads look at anew, which takes some 10 bytes each.
         max_chunks: chunks before the slices, their index counted in; each kind is met once, so twenty are many.
         max_index_bytes: bytes of the slice index; 1 MiB holds some 200,000 slices.
-        max_metadata_bytes: bytes of one chunk beside those of slices and their index. EXIF allows 64 KB in JPEG; ICC
-            profiles reach a few MB.
+        max_metadata_bytes: bytes of one chunk other than the slice index. EXIF allows 64 KB in JPEG; ICC profiles reach a
+            few MB.
 
     Raises:
         TypeError, ValueError: a bound that is no number of 0 or more.

@@ -130,5 +130,5 @@ def balance(
 
 
 def _bytes(streams: Streams) -> int:
-    """Of their chunks, and of what the index says of them."""
-    return sum(container.chunk_size(size) + len(container.write_varint(size)) for size in map(len, streams))
+    """Of them, and of what the index says of them."""
+    return sum(container.stream_size(size) + len(container.write_varint(size)) for size in map(len, streams))

@@ -34,9 +34,15 @@ def leb128(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse(data: bytes) -> dict:
-    signature, version, mode, width, height, model = struct.unpack(">4sBBII8s", data[:22])
+    signature, version, mode = struct.unpack(">4sBB", data[:6])
     assert signature == b"\x8aSGC" and version == 0
-    assert struct.unpack(">I", data[22:26])[0] == zlib.crc32(data[:22])
+    width, at = leb128(data, 6)
+    height, at = leb128(data, at)
+    networks = mode != 5 and not 8 <= mode <= 11
+    model = data[at : at + 8] if networks else None
+    at += 8 * networks
+    assert struct.unpack(">I", data[at : at + 4])[0] == zlib.crc32(data[:at])
+    at += 4
     file = {
         "mode": {1: "L", 2: "RGB", 3: "LA", 4: "RGBA", 5: "1", 8: "L", 9: "RGB", 10: "LA", 11: "RGBA"}[mode],
         "indexed": 8 <= mode <= 11,
@@ -44,8 +50,7 @@ def parse(data: bytes) -> dict:
         "model": model,
         "metadata": {},
     }
-    at = 26
-    while len(file.get("streams", "?")) < file.get("count", 2):
+    while "streams" not in file:
         start, kind = at, chr(data[at])
         size, at = leb128(data, at + 1)
         payload = data[at : at + size]
@@ -53,18 +58,16 @@ def parse(data: bytes) -> dict:
         assert struct.unpack(">I", data[at : at + 4])[0] == zlib.crc32(data[start:at])
         at += 4
         if kind == "I":
-            file["rate"], side = struct.unpack(">HB", payload[:3])
-            file["side"] = 2**side if side != 255 else None
-            file["count"], position = leb128(payload, 3)
-            sizes = []
-            for _ in range(file["count"]):
+            position = 2 * networks
+            file["rate"] = int.from_bytes(payload[:position], "big")
+            file["side"] = 2 ** payload[position] if payload[position] != 255 else None
+            position, file["streams"] = position + 1, []
+            while position < len(payload):
                 size, position = leb128(payload, position)
-                sizes.append(size)
-            assert position == len(payload)
-            file["streams"] = []
-        elif kind == "S":
-            assert size == sizes[len(file["streams"])]
-            file["streams"].append(payload)
+                file["streams"].append(data[at : at + size])
+                at += size
+                assert struct.unpack(">I", data[at : at + 4])[0] == zlib.crc32(file["streams"][-1])
+                at += 4
         elif kind == "R":
             rates = struct.unpack(f">{payload[0]}H", payload[1 : 1 + 2 * payload[0]])
             levels = np.frombuffer(zlib.decompress(payload[1 + 2 * payload[0] :]), np.uint8)
@@ -371,7 +374,7 @@ def slices_of(side: int | None, height: int, width: int, scale: int) -> list[tup
 def decode_black_and_white(data: bytes) -> np.ndarray:
     """bool [H, W]."""
     file = parse(data)
-    assert (file["mode"], file["model"], file["rate"]) == ("1", bytes(8), 0)
+    assert file["mode"] == "1"
     plane = np.zeros(file["size"][::-1], np.uint8)
     for stream, (rows, columns) in zip(file["streams"], slices_of(file["side"], *plane.shape, 1), strict=True):
         plane[rows, columns] = decode_plane(RangeDecoder(stream), plane[rows, columns].shape, bilevel=True)
@@ -428,7 +431,7 @@ def decode_numbers(stream: bytes, count: int, shape: tuple[int, int]) -> np.ndar
 def decode_indexed(data: bytes) -> np.ndarray:
     """[H, W], or with bands."""
     file = parse(data)
-    assert (file["model"], file["rate"]) == (bytes(8), 0)
+    assert file["indexed"]
     palette = read_palette(file["metadata"]["P"], 1 if file["mode"].startswith("L") else 3)
     width, height = file["size"]
     parts = slices_of(file["side"], height, width, 1)

@@ -36,13 +36,10 @@ def table_sets(draw: st.DrawFn) -> TableSet:
     return join(tables)
 
 
-headers = st.builds(
-    container.Header,
-    width=st.integers(1, 5000),
-    height=st.integers(1, 800),  # one slice, as large as readers take
-    mode=st.sampled_from(["L", "RGB"]),
-    model_id=st.binary(min_size=8, max_size=8),
-)
+sides = {"width": st.integers(1, 5000), "height": st.integers(1, 800)}  # one slice, as large as readers take
+model_ids = st.binary(min_size=8, max_size=8)
+headers = st.builds(container.Header, **sides, mode=st.sampled_from(["L", "RGB"]), model_id=model_ids)
+headers |= st.builds(container.Header, **sides, mode=st.just("1"))
 metadata = st.dictionaries(st.sampled_from([b"e", b"c", b"x", b"q"]), st.binary(max_size=300), max_size=4)
 
 

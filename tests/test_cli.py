@@ -63,7 +63,7 @@ def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str], monke
 
 def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, the file's name and the cause on standard error, no file left."""
-    (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC broken")
+    (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC\0\2broken")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "there.sgc").write_bytes(b"mine")
     data = (tmp_path / "x.png").read_bytes()

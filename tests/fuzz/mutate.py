@@ -29,6 +29,7 @@ from pillow_semicodec import container  # noqa: E402
 
 imageio_plugin.register()
 LIMITS = sgc.Limits(max_pixels=2**18, max_side=4096)
+MODES = [*((mode, False) for mode in container.MODES.values()), *((mode, True) for mode in container.INDEXED_MODES.values())]
 
 
 def frames(data: bytes) -> None:
@@ -102,10 +103,12 @@ def sealed(data: bytes, random: np.random.Generator, frame: bool = False) -> byt
         changed = container.Animation(prologue.animation.loop, (first, *others))
         said[container.ANIMATION], behind = container.write_animation(changed), b"".join(frames)
         return container.write_container(prologue.header, prologue.index.rate, payloads, said, prologue.index.side) + behind
-    header = bytearray(container.write_header(prologue.header)[:22])
+    header = prologue.header
     if random.random() < 0.5:
-        at = int(random.choice([5, 7, 8, 9, 11, 12, 13, 14]))
-        header[at] = int(random.integers(256)) if at in (9, 13) or random.random() < 0.2 else int(random.integers(6))
+        side = int(random.integers(256) << random.choice([0, 0, 0, 8, 20]))
+        mode, indexed = MODES[int(random.integers(len(MODES)))]
+        changes = {"width": side}, {"height": side}, {"model_id": random.bytes(8)}, {"mode": mode, "indexed": indexed}
+        header = dataclasses.replace(header, **changes[int(random.integers(4))])
     if random.random() < 0.7:
         k = int(random.integers(len(payloads)))
         beyond = len(payloads[k]) % 4  # whole words, behind a byte or not
@@ -113,12 +116,15 @@ def sealed(data: bytes, random: np.random.Generator, frame: bool = False) -> byt
         payloads[k] = payloads[k][: max(len(payloads[k]) - beyond, 0) // 4 * 4 + beyond]
     rate = int(random.integers(65536)) if random.random() < 0.3 else prologue.index.rate
     side = prologue.index.side if random.random() < 0.9 else 2 ** int(random.integers(6, 9))
-    index = container.write_index(container.SliceIndex(rate, tuple(map(len, payloads)), side))
+    index = container.write_index(container.SliceIndex(rate, tuple(map(len, payloads)), side), header)
     said = {kind: mutate(value, random) if random.random() < 0.5 else value for kind, value in said.items()}
     before = [container.Chunk(kind, value) for kind, value in container.packed(said).items()]
-    chunks = [*before, container.Chunk(b"I", index), *(container.Chunk(b"S", p) for p in payloads)]
-    head = bytes(header) + struct.pack(">I", zlib.crc32(bytes(header)))
-    return head + b"".join(container.write_chunk(chunk) for chunk in chunks) + behind
+    chunks = b"".join(map(container.write_chunk, [*before, container.Chunk(b"I", index)]))
+    head = bytearray(container.write_header(header)[:-4])
+    if random.random() < 0.03:
+        head[5] = int(random.integers(256))
+    begins, *streams = (part + struct.pack(">I", zlib.crc32(part)) for part in (bytes(head), *payloads))
+    return begins + chunks + b"".join(streams) + behind
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:

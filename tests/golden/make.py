@@ -102,10 +102,11 @@ def good() -> None:
 
 def bad() -> None:
     data = sgc.encode(photo(40, 56), 50, threads=1)
-    header, rest = data[:22], data[26:]
+    header, rest = data[:16], data[20:]
     stream = BytesIO(data)
     prologue = container.read_prologue(stream.read)
     (payload,) = container.read_slices(stream.read, prologue.index)
+    assert container.write_header(prologue.header) == data[:20]
 
     def sealed(changed: bytes) -> bytes:
         return changed + struct.pack(">I", zlib.crc32(changed)) + rest
@@ -116,16 +117,16 @@ def bad() -> None:
     files = {
         "empty__FormatError": b"",
         "foreign__FormatError": b"\x89PNG\r\n\x1a\n" + data[8:],
-        "header-cut__TruncatedError": data[:20],
+        "header-cut__TruncatedError": data[:18],
         "slice-cut__TruncatedError": data[:-9],
-        "header-bit__ChecksumError": data[:9] + bytes([data[9] ^ 1]) + data[10:],
+        "header-bit__ChecksumError": data[:7] + bytes([data[7] ^ 1]) + data[8:],
         "slice-bit__ChecksumError": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
         "version__UnsupportedError": sealed(header[:4] + b"\x63" + header[5:]),
         "mode__UnsupportedError": sealed(header[:5] + b"\x3f" + header[6:]),
-        "critical-chunk__UnsupportedError": data[:26] + container.write_chunk(container.Chunk(b"Z", b"")) + rest,
-        "model__UnknownModelError": sealed(header[:14] + b"nonesuch"),
-        "no-width__FormatError": sealed(header[:6] + bytes(4) + header[10:]),
-        "huge__LimitExceededError": sealed(header[:6] + b"\x00\x0f\xff\xff\x00\x0f\xff\xff" + header[14:]),
+        "critical-chunk__UnsupportedError": data[:20] + container.write_chunk(container.Chunk(b"Z", b"")) + rest,
+        "model__UnknownModelError": sealed(header[:8] + b"nonesuch"),
+        "no-width__FormatError": sealed(header[:6] + b"\0" + header[7:]),
+        "huge__LimitExceededError": sealed(header[:6] + 2 * container.write_varint(2**20 - 1) + header[8:]),
         "stream-too-long__FormatError": with_stream(payload + bytes(range(1, 41))),
         "stream-of-ones__FormatError": with_stream(b"\xff" * len(payload)),
         "stream-odd__FormatError": with_stream(payload + b"\x01"),

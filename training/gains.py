@@ -10,8 +10,10 @@ training pictures take the fewest bytes at equal error. Then ``training.polish``
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +23,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .commands import one_line
-from .compare import LEAST, bytes_at_equal_error
+from .compare import ERRORS, LEAST, bytes_at_equal_error
 from .config import TrainConfig
-from .data import CropSampler, read_split, to_signal, usual_crop
+from .data import LOWEST_RATE, CropSampler, read_split, to_signal, usual_crop
 from .export import load_model
 from .fused import as_written
+from .layers import interpolated
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
 from .polish import COUNTED, Rates, batches, latents_of
 from .state import load_checkpoint, save_checkpoint
 
 EDGES = (0, 2, 5, 10, 20, 40, 80, 130, 200)  # first channels of the groups: those of little weight move together
-TRIED = 0.06  # of the logarithm of a gain, up and down
-MOST = 0.12  # in one round
+TRIED = 0.12  # of the logarithm of a gain, up and down; no step is longer
+LEAST_BEND = 2.0  # percent of the bytes, for a logarithm of 1 squared: that of a group that hardly matters would be noise
 SHARES = (0.5, 0.25, 0.25)  # of the errors in XYB, MS-SSIM and MSE in what counts
 CROPS, CROP = 24, 320
 COUNTED_CROPS = 240
@@ -44,14 +47,14 @@ Crops = list[tuple[Tensor, Tensor]]  # x [1, 3, H, W] in [-0.5, 0.5] and its lat
 @as_written()
 @torch.no_grad()
 def figures(model: SemicodecModel, crops: Crops, rates: Rates) -> NDArray[np.float64]:
-    """Bits per pixel and the three errors of every crop at every anchor, [anchors, crops, 4]."""
-    anchors = model.config.rate_anchors
-    found = np.empty((anchors, len(crops), 4))
-    for (k, (x, y)), i in itertools.product(enumerate(crops), range(anchors)):
-        rate = torch.tensor([i / (anchors - 1)])
+    """Bits per pixel and three errors of every crop, at files' lowest rate and every anchor, [1 + anchors, crops, 4]."""
+    places = [LOWEST_RATE, *np.linspace(0, 1, model.config.rate_anchors)]
+    found = np.empty((len(places), len(crops), 4))
+    for (k, (x, y)), (i, place) in itertools.product(enumerate(crops), enumerate(places)):
+        rate = torch.tensor([float(place)])
         weights = model.rate_bank.weights(rate)
         coded = model.code(y, weights)
-        x_hat = model.synthesis(coded.y_hat, (weights @ model.rate_bank.synthesis_bias)[:, :, None, None])
+        x_hat = model.synthesis(coded.y_hat, interpolated(weights, model.rate_bank.synthesis_bias))
         target, decoded = x + 0.5, ((x_hat + 0.5).clamp(0, 1) * 255).round() / 255
         errors = xyb_error(target, decoded), 1 - msssim(target, decoded), (decoded - target).square().mean()
         bits = rates.of(coded, rate).item() / (x.shape[2] * x.shape[3])
@@ -59,36 +62,33 @@ def figures(model: SemicodecModel, crops: Crops, rates: Rates) -> NDArray[np.flo
     return found
 
 
-def fit(model: SemicodecModel, crops: Crops, rates: Rates, rounds: int) -> None:
-    """Move both gains of the model."""
-    bank = model.rate_bank
-    ends = [*EDGES[1:], model.config.latent_channels]
-    groups = [slice(first, end) for first, end in zip(EDGES, ends, strict=True) if first < end]
+def fit(model: SemicodecModel, crops: Crops, rates: Rates) -> None:
+    """Move both gains of the model, one step of Newton's method for every group of channels and anchor."""
+    bank, channels = model.rate_bank, model.config.latent_channels
+    groups = [slice(a, min(b, channels)) for a, b in itertools.pairwise((*EDGES, channels)) if a < min(b, channels)]
 
     def move(group: slice, by: NDArray[np.float64]) -> None:
         """Args: by: for every anchor, what is added to logarithms of gains."""
-        with torch.no_grad():
-            bank.log_gain[:, group] += torch.from_numpy(by)[:, None].float()
-            bank.log_inverse_gain[:, group] -= torch.from_numpy(by)[:, None].float()
+        bank.log_gain[:, group] += torch.from_numpy(by)[:, None].float()
+        bank.log_inverse_gain[:, group] -= torch.from_numpy(by)[:, None].float()
 
-    tried = np.full(model.config.rate_anchors, TRIED)
-    for number in range(rounds):
-        before = figures(model, crops, rates)
-        steps = []
-        for group in tqdm(groups, desc=f"round {number + 1}", mininterval=5):
-            brought = []  # percent of the bytes [anchors], finer and coarser
-            for sign in (1, -1):
-                move(group, sign * tried)
-                brought.append(bytes_at_equal_error(before, figures(model, crops, rates)) @ SHARES)
-                move(group, -sign * tried)
-            slope, bend = (brought[0] - brought[1]) / (2 * TRIED), (brought[0] + brought[1]) / TRIED**2
-            slope, bend = (np.convolve(np.pad(one, 1, "edge"), (0.25, 0.5, 0.25), "valid") for one in (slope, bend))
-            steps.append(-slope / np.maximum(bend, np.abs(slope) / MOST + 1e-9))  # Newton's, as far as it may go
-        for group, step in zip(groups, steps, strict=True):
-            move(group, step)
-            print(f"channels {group.start} to {group.stop - 1}:", *(f"{number:+.3f}" for number in step))
-        after = bytes_at_equal_error(before, figures(model, crops, rates))
-        print("bytes at equal error by anchor:", *(f"{number:+.2f} %" for number in after @ SHARES))
+    def brought(group: slice, by: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Percent of the bytes at equal error, all errors by their shares, [1 + anchors]; and all is as before."""
+        move(group, by)
+        percent: NDArray[np.float64] = bytes_at_equal_error(before, figures(model, crops, rates)) @ SHARES
+        move(group, -by)
+        return percent
+
+    before, tried, steps = figures(model, crops, rates), np.full(model.config.rate_anchors, TRIED), []
+    for group in tqdm(groups, mininterval=5):
+        finer, coarser = brought(group, tried), brought(group, -tried)
+        slope, bend = (finer - coarser) / (2 * TRIED), (finer + coarser) / TRIED**2
+        # An anchor and what lies around it: below the first one the lowest rate of files, which both outer anchors make.
+        slope, bend = (np.convolve(np.append(one, one[-1]), (0.25, 0.5, 0.25), "valid") for one in (slope, bend))
+        steps.append(-slope / (np.maximum(bend, np.abs(slope) / TRIED) + LEAST_BEND))
+    for group, step in zip(groups, steps, strict=True):
+        move(group, step)
+        print(f"channels {group.start} to {group.stop - 1}:", *(f"{number:+.3f}" for number in step))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,22 +96,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     parser.add_argument("--out", type=Path, required=True, help="the new checkpoint")
-    parser.add_argument("--rounds", type=int, default=3, help="of trials and steps")
     parser.add_argument("--crops", type=int, default=CROPS)
     args = parser.parse_args(arguments)
     state, model = load_checkpoint(args.checkpoint), load_model(args.checkpoint)
-    config = TrainConfig(**state["configs"]["train"])
-    pictures = read_split(args.data).training
-    crop = usual_crop(pictures, CROP)
-    sampler = CropSampler(pictures, crop, 4, config.grey_share, config.synthetic_share, seed=3)
+    config, split = TrainConfig(**state["configs"]["train"]), read_split(args.data)
+    crop = usual_crop(split.training, CROP)
+    some = functools.partial(CropSampler, split.training, crop, 4, config.grey_share, vivid_share=config.vivid_share)
+    every, photographs = some(config.synthetic_share, seed=3), some(0.0, seed=4)
     with torch.no_grad():
-        latents = [one for _ in range(-(-COUNTED_CROPS // 4)) for one in latents_of(model, sampler.next())]
+        latents = [one for _ in range(-(-COUNTED_CROPS // 4)) for one in latents_of(model, every.next())]
         rates = Rates(model)
         for _, (y, rate) in zip(range(COUNTED), batches(latents, seed=1), strict=False):
             rates.count(model.code(y, model.rate_bank.weights(rate)), rate)
         rates.renew()
-        signals = [to_signal(one[None]) for _ in range(-(-args.crops // 4)) for one in sampler.next()]
-        fit(model, [(x, model.analysis(x).float()) for x in signals], rates, args.rounds)
+
+        def with_latents(pictures: Iterable[Tensor]) -> Crops:
+            return [(x := to_signal(one[None]), model.analysis(x).float()) for one in pictures]
+
+        drawn = with_latents(one for _ in range(-(-args.crops // 4)) for one in photographs.next())
+        held_out = with_latents(torch.from_numpy(p.copy()).permute(2, 0, 1) for p in split.validation)
+        before = figures(model, held_out, rates)
+        fit(model, drawn, rates)
+        brought = bytes_at_equal_error(before, figures(model, held_out, rates))
+    print("held-out pictures, bytes at equal error, at the lowest rate and by anchor:")
+    for name, row in zip(ERRORS[1:], brought.T, strict=True):
+        print(f"{name}:", *(f"{number:+.2f} %" for number in row))
     weights = model.state_dict()
     for key in ("optimiser", "heads_student", "alignments"):
         state.pop(key, None)

@@ -60,6 +60,8 @@ def _revive_block(name: str, block: DepthConvBlock, x: Tensor, *more: Tensor) ->
     dead = _dead(values, step)
     live = torch.nonzero(~dead).flatten()
     silent = block.depthwise.bias[dead]  # type: ignore[index]
+    if isinstance(block, EightBitBlock):  # as ``pointwise_out`` reads it
+        silent = to_levels(silent, block.log_steps[1], True) * block.log_steps[1].exp()
     pointwise_out.bias += pointwise_out.weight[:, dead, 0, 0] @ silent  # type: ignore[operator]
     _renew(block.pointwise_in, x, values, dead, INNER_ACTIVE)
     if len(live):
@@ -79,7 +81,7 @@ def _revive_block(name: str, block: DepthConvBlock, x: Tensor, *more: Tensor) ->
     _renew(block.expand, x, values, dead, HIDDEN_ACTIVE)
     block.project.weight[:, dead] = 0
     if isinstance(block, EightBitBlock) and dead.float().mean() > 1 - FEW:  # their range is nobody's
-        largest = magnitude(F.relu(block.expand(x)), ANALYSIS_COVERED)[dead]
+        largest = magnitude(F.relu(block.expand(x)), ANALYSIS_COVERED)
         block.log_steps[2] = fitting_steps(largest.max(), signed=False).log()
     yield f"{name}.expand", int(dead.sum()), len(dead)
 

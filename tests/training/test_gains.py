@@ -16,8 +16,11 @@ from training.export import load_model  # noqa: E402
 from training.state import load_checkpoint, save_checkpoint  # noqa: E402
 
 
-def test_steps_that_are_too_coarse_become_finer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_that_are_too_coarse_become_finer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two channels whose gains were halved: both arrays move, one against the other; all other weights stay."""
+    monkeypatch.setattr(gains, "COUNTED_CROPS", 12)
     data = small_pictures(tmp_path / "pictures")
     state = load_checkpoint(small_run(data, tmp_path / "run", "--set=train.crop=192"))
     for weights in (state["ema"], state["model"]):
@@ -25,11 +28,11 @@ def test_steps_that_are_too_coarse_become_finer(tmp_path: Path, capsys: pytest.C
         weights["rate_bank.log_inverse_gain"][:, :2] += 0.7
     spoilt, fitted = tmp_path / "spoilt.pt", tmp_path / "fitted.pt"
     save_checkpoint(spoilt, {**state, "configs": json.dumps(state["configs"])})
-    arguments = ["--checkpoint", str(spoilt), "--data", str(data), "--out", str(fitted), "--rounds", "1", "--crops", "4"]
+    arguments = ["--checkpoint", str(spoilt), "--data", str(data), "--out", str(fitted), "--crops", "4"]
     gains.main(arguments)
     before, after = load_model(spoilt).state_dict(), load_model(fitted).state_dict()
     moved = (after["rate_bank.log_gain"] - before["rate_bank.log_gain"])[:, 0]
-    assert (moved > 0).all()
+    assert (moved[:-1] > 0).all()  # what lies beyond the last anchor nobody measures
     assert torch.allclose(after["rate_bank.log_inverse_gain"][:, 0], before["rate_bank.log_inverse_gain"][:, 0] - moved)
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"rate_bank.log_gain", "rate_bank.log_inverse_gain"}

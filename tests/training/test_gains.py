@@ -19,13 +19,13 @@ from training.state import load_checkpoint, save_checkpoint  # noqa: E402
 def test_steps_that_are_too_coarse_become_finer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two channels whose gains were halved: both arrays move, one against the other; all other weights stay."""
+    """Of the first channels, whose gains were halved: both arrays move, one against the other; all other weights stay."""
     monkeypatch.setattr(gains, "COUNTED_CROPS", 12)
     data = small_pictures(tmp_path / "pictures")
     state = load_checkpoint(small_run(data, tmp_path / "run", "--set=train.crop=192"))
     for weights in (state["ema"], state["model"]):
-        weights["rate_bank.log_gain"][:, :2] -= 0.7
-        weights["rate_bank.log_inverse_gain"][:, :2] += 0.7
+        weights["rate_bank.log_gain"][:, :5] -= 0.7
+        weights["rate_bank.log_inverse_gain"][:, :5] += 0.7
     spoilt, fitted = tmp_path / "spoilt.pt", tmp_path / "fitted.pt"
     save_checkpoint(spoilt, {**state, "configs": json.dumps(state["configs"])})
     arguments = ["--checkpoint", str(spoilt), "--data", str(data), "--out", str(fitted), "--crops", "4"]
@@ -36,5 +36,5 @@ def test_steps_that_are_too_coarse_become_finer(
     assert torch.allclose(after["rate_bank.log_inverse_gain"][:, 0], before["rate_bank.log_inverse_gain"][:, 0] - moved)
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"rate_bank.log_gain", "rate_bank.log_inverse_gain"}
-    assert "channels 0 to 1: +" in capsys.readouterr().out
+    assert "channels 0 to 4: +" in capsys.readouterr().out
     assert "optimiser" not in load_checkpoint(fitted)

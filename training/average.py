@@ -8,13 +8,12 @@ something and paid for it with something else. Heads are those of NEW; go on fro
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 from .commands import one_line
-from .state import load_checkpoint, save_checkpoint
+from .state import load_checkpoint, save_changed
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,9 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 <= args.share <= 1:
         raise ValueError(f"--share is {args.share}, and should be from 0 to 1")
     old, new = load_checkpoint(args.old), load_checkpoint(args.new)
-    average = mixed(old["ema"], new["ema"], args.share)
-    new.pop("optimiser", None)
-    save_checkpoint(args.out, {**new, "configs": json.dumps(new["configs"]), "ema": average, "model": average})
+    save_changed(args.out, new, mixed(old["ema"], new["ema"], args.share))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ SMALL.pt``, with or without ``--restart-clock``.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from .commands import one_line
-from .state import load_checkpoint, save_checkpoint
+from .state import load_checkpoint, save_changed
 
 EXACT = "rate_bank."  # gains and their inverses are learned apart, and would no longer cancel
 
@@ -20,13 +18,9 @@ EXACT = "rate_bank."  # gains and their inverses are learned apart, and would no
 def compact(source: Path, target: Path) -> None:
     state = load_checkpoint(source)
     weights = {name: value if name.startswith(EXACT) else value.half() for name, value in state["ema"].items()}
-    kept: dict[str, Any] = {key: state[key] for key in ("step", "seconds")}
-    kept["configs"] = json.dumps(state["configs"])
-    kept["averaged"] = state.get("averaged", state["step"])
     if "heads" in state:
-        kept |= {"heads": {name: value.half() for name, value in state["heads"].items()}, "tasks": state["tasks"]}
-        kept |= {"heads_config": state["heads_config"]} if "heads_config" in state else {}
-    save_checkpoint(target, {**kept, "model": weights, "ema": weights})
+        state["heads"] = {name: value.half() for name, value in state["heads"].items()}
+    save_changed(target, state, weights)
 
 
 def main(arguments: list[str] | None = None) -> None:

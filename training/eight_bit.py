@@ -120,14 +120,14 @@ class EightBitBlock(DepthConvBlock):
         if self.fine:
             first = x[:, : self.fine], levels[:, : self.fine], in_step[: self.fine]
             levels = torch.cat([levels, remainders(*first)], 1)
-        inner = _convolve(self.pointwise_in, levels, in_step)
-        middle = _convolve(self.depthwise, to_levels(inner, inner_step, False), inner_step)
-        x = x + _convolve(self.pointwise_out, to_levels(middle, middle_step, True), middle_step)
-        hidden = _convolve(self.expand, to_levels(x, expand_step, True), expand_step)
-        return x + _convolve(self.project, to_levels(hidden, hidden_step, False), hidden_step)
+        inner = convolve(self.pointwise_in, levels, in_step)
+        middle = convolve(self.depthwise, to_levels(inner, inner_step, False), inner_step)
+        x = x + convolve(self.pointwise_out, to_levels(middle, middle_step, True), middle_step)
+        hidden = convolve(self.expand, to_levels(x, expand_step, True), expand_step)
+        return x + convolve(self.project, to_levels(hidden, hidden_step, False), hidden_step)
 
 
-def _convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
+def convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
     """Sums of bytes know no channels: the weights take up the steps, and are rounded in units of them."""
     weight = with_remainders(conv.weight * log_step.detach().exp(), levels.shape[1] - conv.in_channels)
     steps = weight_steps(weight)

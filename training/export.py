@@ -195,8 +195,12 @@ def residual_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
 
 
 def hyper_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
-    """Counts and trained Gaussians, both [bands, Z, 2H+1] → [bands, Z, 2H+1]."""
-    return normalised(with_neighbours(counts) + PSEUDO_COUNTS * prior)
+    """Counts and trained Gaussians, both [bands, Z, 2H+1] → [bands, Z, 2H+1]. The first band has no neighbour: what is most
+    of a file there, at qualities of 13 and below, lies away from the others.
+    """
+    around = with_neighbours(counts)
+    around[0] = counts[0]
+    return normalised(around + PSEUDO_COUNTS * prior)
 
 
 def with_neighbours(counts: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,8 +30,8 @@ from .fused import as_written
 from .layers import interpolated
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
-from .polish import COUNTED, Rates, batches, latents_of
-from .state import load_checkpoint, save_checkpoint
+from .polish import COUNTED, Latents, Rates, batches, latents_of
+from .state import load_checkpoint, save_changed
 
 EDGES = (0, 5, 20, 40, 130)  # first channels of the groups: channels are in the order of what they carry
 TRIED = 0.12  # of the logarithm of a gain, up and down; no step is longer
@@ -62,6 +61,17 @@ def figures(model: SemicodecModel, crops: Crops, rates: Rates) -> NDArray[np.flo
     return found
 
 
+@torch.no_grad()
+def counted(model: SemicodecModel, latents: list[Latents]) -> Rates:
+    """Rates by tables that are counted on latents, as the gains are now."""
+    rates = Rates(model)
+    for _, (y, rate) in zip(range(COUNTED), batches(latents, seed=1), strict=False):
+        rates.count(model.code(y, model.rate_bank.weights(rate)), rate)
+    rates.renew()
+    return rates
+
+
+@torch.no_grad()
 def fit(model: SemicodecModel, crops: Crops, rates: Rates) -> None:
     """Move both gains of the model, one step of Newton's method for every group of channels and anchor."""
     bank, channels = model.rate_bank, model.config.latent_channels
@@ -97,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     parser.add_argument("--out", type=Path, required=True, help="the new checkpoint")
     parser.add_argument("--crops", type=int, default=CROPS)
+    parser.add_argument("--rounds", type=int, default=2, help="steps, each with tables counted anew; default 2")
     args = parser.parse_args(arguments)
     state, model = load_checkpoint(args.checkpoint), load_model(args.checkpoint)
     config, split = TrainConfig(**state["configs"]["train"]), read_split(args.data)
@@ -105,26 +116,20 @@ def main(arguments: list[str] | None = None) -> None:
     every, photographs = some(config.synthetic_share, seed=3), some(0.0, seed=4)
     with torch.no_grad():
         latents = [one for _ in range(-(-COUNTED_CROPS // 4)) for one in latents_of(model, every.next())]
-        rates = Rates(model)
-        for _, (y, rate) in zip(range(COUNTED), batches(latents, seed=1), strict=False):
-            rates.count(model.code(y, model.rate_bank.weights(rate)), rate)
-        rates.renew()
 
         def with_latents(pictures: Iterable[Tensor]) -> Crops:
             return [(x := to_signal(one[None]), model.analysis(x).float()) for one in pictures]
 
         drawn = with_latents(one for _ in range(-(-args.crops // 4)) for one in photographs.next())
         held_out = with_latents(torch.from_numpy(p.copy()).permute(2, 0, 1) for p in split.validation)
-        before = figures(model, held_out, rates)
-        fit(model, drawn, rates)
-        brought = bytes_at_equal_error(before, figures(model, held_out, rates))
+        before = figures(model, held_out, counted(model, latents))
+        for _ in range(args.rounds):
+            fit(model, drawn, counted(model, latents))
+        brought = bytes_at_equal_error(before, figures(model, held_out, counted(model, latents)))
     print("held-out pictures, bytes at equal error, at the lowest rate and by anchor:")
     for name, row in zip(ERRORS[1:], brought.T, strict=True):
         print(f"{name}:", *(f"{number:+.2f} %" for number in row))
-    weights = model.state_dict()
-    for key in ("optimiser", "heads_student", "alignments"):
-        state.pop(key, None)
-    save_checkpoint(args.out, {**state, "configs": json.dumps(state["configs"]), "ema": weights, "model": weights})
+    save_changed(args.out, state, model.state_dict())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from .layers import INDEX_SCALE
 from .model import Coded, SemicodecModel, step_mask
 from .plots import RATES as VALIDATION_RATES
 from .semisup import EmaTeacher
-from .state import load_checkpoint, save_checkpoint
+from .state import load_checkpoint, save_changed
 from .train import configure
 
 SHIFTS = range(-40, 11)  # of indexes, that are tried where a channel begins to be predicted
@@ -279,10 +278,9 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = [one for picture in pictures for one in latents_of(model, picture)]
     if set(shape.predicted) - set(configs["model"].predicted):
         fit_indexes(model, latents)
-    weights = polish(model, latents, held_out, args.minutes, args.lr).state_dict()
-    state.pop("optimiser", None)
-    settings = json.dumps({**state["configs"], "model": dataclasses.asdict(shape)})
-    save_checkpoint(args.out, {**state, "configs": settings, "model": weights, "ema": weights})
+    polished = polish(model, latents, held_out, args.minutes, args.lr)
+    state["configs"]["model"] = dataclasses.asdict(shape)
+    save_changed(args.out, state, polished.state_dict())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Source: neurons recycled (Sokar et al., "The dormant neuron phenomenon in deep r
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from torch.nn import functional as F
 from .commands import one_line
 from .config import TrainConfig
 from .data import CropSampler, random_rates, read_split, to_signal, usual_crop
-from .eight_bit import EightBitBlock, fitting_steps, magnitude, to_levels
-from .eight_bit import _convolve as convolve
+from .eight_bit import EightBitBlock, convolve, fitting_steps, magnitude, to_levels
 from .export import load_model
 from .layers import DepthConvBlock, interpolated
 from .model import ANALYSIS_COVERED, SemicodecModel
-from .state import load_checkpoint, save_checkpoint
+from .state import load_checkpoint, save_changed
 from .transforms import BLOCK
 
 CROPS = 32
@@ -100,14 +98,16 @@ def _revive_hyper(model: SemicodecModel, y: Tensor, weights: Tensor) -> Found:
     analysis, synthesis = model.hyper_analysis, model.hyper_synthesis
     h = F.relu(analysis.reduce(y * torch.rsqrt(1 + y.abs())))
     for name, reads, listens in (("down1", analysis.down1, analysis.down2), ("down2", analysis.down2, analysis.out)):
-        dead = _dead(reads(h))
-        _renew(reads, h, reads(h), dead, INNER_ACTIVE)
+        values = reads(h)
+        dead = _dead(values)
+        _renew(reads, h, values, dead, INNER_ACTIVE)
         listens.weight[:, dead] = 0
         yield f"hyper_analysis.{name}", int(dead.sum()), len(dead)
         h = F.relu(reads(h))
     z_hat = torch.floor(analysis.out(h) + 0.5)
-    dead = _dead(synthesis.embed(z_hat))
-    _renew(synthesis.embed, z_hat, synthesis.embed(z_hat), dead, INNER_ACTIVE)
+    values = synthesis.embed(z_hat)
+    dead = _dead(values)
+    _renew(synthesis.embed, z_hat, values, dead, INNER_ACTIVE)
     synthesis.expand.weight[:, dead] = 0
     yield "hyper_synthesis.embed", int(dead.sum()), len(dead)
     features = F.pixel_shuffle(synthesis.expand(F.relu(synthesis.embed(z_hat))), 4)
@@ -154,9 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     sampler = CropSampler(pictures, crop, CROPS, config.grey_share, config.synthetic_share, seed=1)
     for name, dead, count in revive(model, to_signal(sampler.next())):
         print(f"{name}: {dead} of {count} units")
-    weights = model.state_dict()
-    kept = {key: state[key] for key in ("step", "seconds", "averaged", "heads", "tasks", "heads_config") if key in state}
-    save_checkpoint(args.target, {**kept, "configs": json.dumps(state["configs"]), "ema": weights, "model": weights})
+    save_changed(args.target, state, model.state_dict())
 
 
 if __name__ == "__main__":

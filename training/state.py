@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+KEPT = ("step", "seconds", "averaged", "heads", "tasks", "heads_config")  # beside weights and configurations
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write to the side and rename: a kill leaves the old checkpoint whole."""
@@ -16,6 +18,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def save_changed(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Write a loaded checkpoint with other weights, those of the model and of its moving average alike. What followed the
+    old ones, like the optimiser's moments and the students of heads, is left out.
+    """
+    kept = {key: state[key] for key in KEPT if key in state}
+    save_checkpoint(path, {**kept, "configs": json.dumps(state["configs"]), "ema": weights, "model": weights})
 
 
 def load_checkpoint(path: Path, needs: tuple[str, ...] = ("model", "ema", "step", "seconds")) -> dict[str, Any]:

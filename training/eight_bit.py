@@ -35,14 +35,17 @@ def _levels(x: Tensor, log_step: Tensor, low: int, high: int) -> Tensor:
 
 
 @fused
-def _levels_gradients(gradient: Tensor, x: Tensor, log_step: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+def _levels_gradients(
+    gradient: Tensor, x: Tensor, log_step: Tensor, low: int, high: int, fine: int
+) -> tuple[Tensor, Tensor]:
     finer = (-log_step).exp()
     exact = x.float() * finer
-    levels = exact.round()
-    clamped = levels.clamp(low, high)
-    inside = levels == clamped
+    read = exact.round().clamp(low, high)
+    if fine:
+        read = torch.cat([read[:, :fine] + _rest(exact[:, :fine], read[:, :fine]) / FINER, read[:, fine:]], 1)
+    inside = (exact - read).abs() <= 0.5
     of_levels = gradient.float()
-    slope = of_levels * (clamped - torch.where(inside, exact, 0.0))
+    slope = of_levels * (read - torch.where(inside, exact, 0.0))
     of_step = slope.sum((0, 2, 3) if log_step.ndim else None).reshape(log_step.shape)
     of_x = torch.where(inside, of_levels * finer, 0.0).to(x.dtype)
     return of_x, of_step / (x.numel() / log_step.numel() * LEVELS) ** 0.5
@@ -52,14 +55,14 @@ class _Levels(torch.autograd.Function):
     """Whole numbers of steps within bounds. Gradients are those of levels times step, the step held fixed by the caller."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_step: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, log_step: Tensor, low: int, high: int, fine: int) -> Tensor:
         ctx.save_for_backward(x, log_step)
-        ctx.bounds = low, high
+        ctx.how = low, high, fine
         return _levels(x, log_step, low, high)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        return *_levels_gradients(gradient, *ctx.saved_tensors, *ctx.bounds), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+        return *_levels_gradients(gradient, *ctx.saved_tensors, *ctx.how), None, None, None
 
 
 def weight_steps(weight: Tensor) -> Tensor:
@@ -74,14 +77,15 @@ def nearest(units: Tensor) -> Tensor:
     return torch.round(units + TIE)
 
 
-def to_levels(x: Tensor, log_step: Tensor, signed: bool) -> Tensor:
+def to_levels(x: Tensor, log_step: Tensor, signed: bool, fine: int = 0) -> Tensor:
     """x [B, C, H, W] as whole numbers of steps of exp(log_step), [] or [C, 1, 1]: 256 of them. Without a sign: a ReLU too.
 
     The gradient passes straight through to x where it lies within the range, and goes to the step as in LSQ (Esser et al.,
-    2020): what the range gains at its ends against what finer steps would save between them.
+    2020): what the range gains at its ends against what finer steps would save between them. Of the first ``fine`` channels
+    ``remainders`` are read, too: their range is wider, and less is lost.
     """
     low = -CENTRE if signed else 0
-    levels: Tensor = _Levels.apply(x, log_step, low, low + LEVELS)
+    levels: Tensor = _Levels.apply(x, log_step, low, low + LEVELS, fine)
     return levels
 
 
@@ -92,8 +96,11 @@ def fitting_steps(largest: Tensor, signed: bool) -> Tensor:
 
 def remainders(x: Tensor, levels: Tensor, log_step: Tensor) -> Tensor:
     """What rounding x to levels left, in parts of which ``FINER`` are a step. Without gradients: levels have them."""
-    rest = x.detach().float() * (-log_step.detach()).exp() - levels.detach().float()
-    return (rest * FINER).round().clamp(-CENTRE, LEVELS - CENTRE).to(levels.dtype)
+    return _rest(x.detach().float() * (-log_step.detach()).exp(), levels.detach().float()).to(levels.dtype)
+
+
+def _rest(exact: Tensor, levels: Tensor) -> Tensor:
+    return ((exact - levels) * FINER).round().clamp(-CENTRE, LEVELS - CENTRE)
 
 
 class EightBitBlock(DepthConvBlock):
@@ -116,7 +123,7 @@ class EightBitBlock(DepthConvBlock):
     def forward(self, x: Tensor, log_stream_step: Tensor) -> Tensor:  # type: ignore[override]
         inner_step, middle_step, hidden_step = self.log_steps[:3]
         in_step, expand_step = (log_stream_step + ratio for ratio in self.log_steps[3:])
-        levels = to_levels(x, in_step, True)
+        levels = to_levels(x, in_step, True, self.fine)
         if self.fine:
             first = x[:, : self.fine], levels[:, : self.fine], in_step[: self.fine]
             levels = torch.cat([levels, remainders(*first)], 1)

@@ -119,14 +119,19 @@ def test_fine_channels_there_are_not(fine: int) -> None:
         ModelConfig(**SHAPE, fine_channels=4)
 
 
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("signed", "fine"), [(False, 0), (True, 0), (True, 2)])
 @pytest.mark.parametrize("factor", [0.1, 10.0])
-def test_steps_are_learned(signed: bool, factor: float) -> None:
+def test_steps_are_learned(signed: bool, fine: int, factor: float) -> None:
     """From far too fine or far too coarse steps, descent finds those that lose least, about as little as the best do."""
     torch.manual_seed(0)
     x = torch.randn(1, 2, 64, 64) * torch.tensor([1.0, 30.0])[:, None, None]
     x = x if signed else x.relu()
-    error = lambda log_step: (to_levels(x, log_step, signed) * log_step.detach().exp() - x).square().mean((0, 2, 3))  # noqa: E731
+
+    def error(log_step: torch.Tensor) -> torch.Tensor:
+        levels = to_levels(x, log_step, signed, fine)
+        read = levels + remainders(x, levels, log_step) / FINER if fine else levels
+        return (read * log_step.detach().exp() - x).square().mean((0, 2, 3))
+
     log_step = (fitting_steps(x.abs().amax((0, 2, 3)), signed).log()[:, None, None] + np.log(factor)).requires_grad_()
     optimiser = torch.optim.Adam([log_step], 0.05, (0.8, 0.9))
     for _ in range(200):

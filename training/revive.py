@@ -61,7 +61,7 @@ def _revive_block(name: str, block: DepthConvBlock, x: Tensor, *more: Tensor) ->
     if isinstance(block, EightBitBlock):  # as ``pointwise_out`` reads it
         silent = to_levels(silent, block.log_steps[1], True) * block.log_steps[1].exp()
     pointwise_out.bias += pointwise_out.weight[:, dead, 0, 0] @ silent  # type: ignore[operator]
-    _renew(block.pointwise_in, x, values, dead, INNER_ACTIVE)
+    _renew(block.pointwise_in, _read(block, 0, x, *more), values, dead, INNER_ACTIVE)
     if len(live):
         chosen = live[torch.randint(len(live), (int(dead.sum()),))]
         block.depthwise.weight[dead] = block.depthwise.weight[chosen]
@@ -76,11 +76,17 @@ def _revive_block(name: str, block: DepthConvBlock, x: Tensor, *more: Tensor) ->
     block.project.bias.copy_(bias)  # type: ignore[union-attr]
     values, step = _before_relu(block, 1, x, *more)
     dead = _dead(values, step)
-    _renew(block.expand, x, values, dead, HIDDEN_ACTIVE)
+    hardly_any = isinstance(block, EightBitBlock) and dead.float().mean() > 1 - FEW
+    if hardly_any:  # ranges are nobody's, and may have run away
+        fitting = fitting_steps(magnitude(x, ANALYSIS_COVERED), signed=True).log()
+        block.log_steps[4] = (fitting - more[0].flatten()).mean()  # type: ignore[operator]
+        values, _ = _before_relu(block, 1, x, *more)
+    read = _read(block, 1, x, *more)
+    _renew(block.expand, read, values, dead, HIDDEN_ACTIVE)
     block.project.weight[:, dead] = 0
-    if isinstance(block, EightBitBlock) and dead.float().mean() > 1 - FEW:  # their range is nobody's
-        largest = magnitude(F.relu(block.expand(x)), ANALYSIS_COVERED)
-        block.log_steps[2] = fitting_steps(largest.max(), signed=False).log()
+    if hardly_any:
+        largest = magnitude(F.relu(block.expand(read)), ANALYSIS_COVERED)
+        block.log_steps[2] = fitting_steps(largest.max(), signed=False).log()  # type: ignore[operator]
     yield f"{name}.expand", int(dead.sum()), len(dead)
 
 
@@ -91,6 +97,14 @@ def _before_relu(block: DepthConvBlock, branch: int, x: Tensor, *more: Tensor) -
         return reads(x), 0.0
     log_step = more[0] + block.log_steps[3 + branch]
     return convolve(reads, to_levels(x, log_step, True), log_step), float(block.log_steps[2 * branch].exp())
+
+
+def _read(block: DepthConvBlock, branch: int, x: Tensor, *more: Tensor) -> Tensor:
+    """What a branch of the block reads of x: cut and rounded, where it runs on bytes."""
+    if not isinstance(block, EightBitBlock):
+        return x
+    log_step = more[0] + block.log_steps[3 + branch]
+    return to_levels(x, log_step, True) * log_step.exp()
 
 
 def _revive_hyper(model: SemicodecModel, y: Tensor, weights: Tensor) -> Found:

@@ -54,3 +54,17 @@ def test_what_lives_stays_as_it_is() -> None:
     assert len(alive) > 4
     for name in alive:
         assert torch.equal(model.state_dict()[f"{name}.weight"], state[f"{name}.weight"]), name
+
+
+@torch.no_grad()
+def test_ranges_that_have_run_away() -> None:
+    """Where a whole branch has died, what it reads is cut no more."""
+    model, x = models(6)[1], crops()
+    block = model.analysis.blocks[0]
+    block.expand.bias[:] = -1000
+    fitting = block.log_steps[4].item()
+    block.log_steps[4] -= 4  # a range of a fiftieth: signs
+    revive(model, x)
+    assert abs(block.log_steps[4].item() - fitting) < 0.5
+    dead = {name: dead for name, dead, _ in revive(model, x)}
+    assert not dead["analysis.blocks.0.expand"]

@@ -32,7 +32,7 @@ from .perceptual import xyb_error
 from .state import load_checkpoint, save_changed
 
 RATES = (0.2, 0.6, 0.9)
-TRIED = 0.15  # of the logarithm of a step, up and down; none moves further
+TRIED = 0.25  # of the logarithm of a step, up and down; none moves further
 LEAST_BEND = 1.0  # percent of an error, for a logarithm of 1 squared: that of a step that hardly matters would be noise
 CROPS, CROP = 8, 320
 

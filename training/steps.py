@@ -70,27 +70,25 @@ def errors(model: SemicodecModel, pictures: list[Decoded]) -> NDArray[np.float64
 
 @torch.no_grad()
 def fit(model: SemicodecModel, pictures: list[Decoded]) -> None:
-    """One step of Newton's method for all steps of the synthesis' blocks; none, where together they would make it worse."""
+    """One step of Newton's method, or as much of it as makes errors smaller, for all steps of the synthesis' blocks."""
     blocks = [block for block in model.synthesis.blocks if isinstance(block, EightBitBlock)]
     places = [(block.log_steps, k) for block in blocks for k in range(len(block.log_steps))]
-    start, moves = 100 * errors(model, pictures).mean(), []
-    for parameter, k in tqdm(places, mininterval=5):
-        own = parameter[k].item()
-        tried = []
-        for by in (TRIED, -TRIED):
-            parameter[k] = own + by
-            tried.append(100 * errors(model, pictures).mean() - start)
-        parameter[k] = own
-        slope, bend = (tried[0] - tried[1]) / (2 * TRIED), (tried[0] + tried[1]) / TRIED**2
-        moves.append(-slope / (max(bend, abs(slope) / TRIED) + LEAST_BEND))
-    taken = np.array(moves)
-    for (parameter, k), by in zip(places, moves, strict=True):
-        parameter[k] += by
-    if 100 * errors(model, pictures).mean() >= start:
-        for (parameter, k), by in zip(places, moves, strict=True):
-            parameter[k] -= by
-        taken[:] = 0
-    for k, row in enumerate(taken.reshape(len(blocks), -1)):
+    start, moves = np.array([parameter[k].item() for parameter, k in places]), np.zeros(len(places))
+
+    def percent(moved: NDArray[np.float64]) -> float:
+        """Of errors, with all steps where they were but for ``moved``; a constant is missing."""
+        for (parameter, k), value in zip(places, start + moved, strict=True):
+            parameter[k] = value
+        return 100 * float(errors(model, pictures).mean())
+
+    before = percent(moves)
+    for n, one in enumerate(tqdm(np.eye(len(places)), mininterval=5)):
+        coarser, finer = (percent(by * one) - before for by in (TRIED, -TRIED))
+        slope, bend = (coarser - finer) / (2 * TRIED), (coarser + finer) / TRIED**2
+        moves[n] = -slope / (max(bend, abs(slope) / TRIED) + LEAST_BEND)
+    while percent(moves) > before and np.abs(moves).max() > 1e-3:  # together they may go too far
+        moves /= 2
+    for k, row in enumerate(moves.reshape(len(blocks), -1)):
         print(f"block {k}:", *(f"{by:+.3f}" for by in row))
 
 

@@ -28,6 +28,7 @@ from .data import LOWEST_RATE, CropSampler, read_split, to_signal, usual_crop
 from .export import load_model
 from .fused import as_written
 from .layers import interpolated
+from .losses import shares_of
 from .model import SemicodecModel
 from .perceptual import msssim, xyb_error
 from .polish import COUNTED, Latents, Rates, batches, latents_of
@@ -36,18 +37,22 @@ from .state import load_checkpoint, save_changed
 EDGES = (0, 5, 20, 40, 130)  # first channels of the groups: channels are in the order of what they carry
 TRIED = 0.12  # of the logarithm of a gain, up and down; no step is longer
 LEAST_BEND = 2.0  # percent of the bytes, for a logarithm of 1 squared: that of a group that hardly matters would be noise
-SHARES = (0.5, 0.25, 0.25)  # of the errors in XYB, MS-SSIM and MSE in what counts
 CROPS, CROP = 16, 320
 COUNTED_CROPS = 240
 
 Crops = list[tuple[Tensor, Tensor]]  # x [1, 3, H, W] in [-0.5, 0.5] and its latents before gains
 
 
+def places_of(model: SemicodecModel) -> list[float]:
+    """Files' lowest rate and every anchor."""
+    return [LOWEST_RATE, *np.linspace(0, 1, model.config.rate_anchors)]
+
+
 @as_written()
 @torch.no_grad()
 def figures(model: SemicodecModel, crops: Crops, rates: Rates) -> NDArray[np.float64]:
-    """Bits per pixel and three errors of every crop, at files' lowest rate and every anchor, [1 + anchors, crops, 4]."""
-    places = [LOWEST_RATE, *np.linspace(0, 1, model.config.rate_anchors)]
+    """Bits per pixel and three errors of every crop, at all places, [1 + anchors, crops, 4]."""
+    places = places_of(model)
     found = np.empty((len(places), len(crops), 4))
     for (k, (x, y)), (i, place) in itertools.product(enumerate(crops), enumerate(places)):
         rate = torch.tensor([float(place)])
@@ -72,8 +77,11 @@ def counted(model: SemicodecModel, latents: list[Latents]) -> Rates:
 
 
 @torch.no_grad()
-def fit(model: SemicodecModel, crops: Crops, rates: Rates) -> None:
-    """Move both gains of the model, one step of Newton's method for every group of channels and anchor."""
+def fit(model: SemicodecModel, crops: Crops, rates: Rates, config: TrainConfig) -> None:
+    """Move both gains of the model, one step of Newton's method for every group of channels and anchor; errors have the
+    shares that training gives them.
+    """
+    shares = np.stack([one.numpy() for one in shares_of(torch.tensor(places_of(model)), config)], 1)
     bank, channels = model.rate_bank, model.config.latent_channels
     groups = [slice(a, min(b, channels)) for a, b in itertools.pairwise((*EDGES, channels)) if a < min(b, channels)]
 
@@ -85,7 +93,7 @@ def fit(model: SemicodecModel, crops: Crops, rates: Rates) -> None:
     def brought(group: slice, by: NDArray[np.float64]) -> NDArray[np.float64]:
         """Percent of the bytes at equal error, all errors by their shares, [1 + anchors]; and all is as before."""
         move(group, by)
-        percent: NDArray[np.float64] = bytes_at_equal_error(before, figures(model, crops, rates)) @ SHARES
+        percent: NDArray[np.float64] = (bytes_at_equal_error(before, figures(model, crops, rates)) * shares).sum(1)
         move(group, -by)
         return percent
 
@@ -124,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         held_out = with_latents(torch.from_numpy(p.copy()).permute(2, 0, 1) for p in split.validation)
         before = figures(model, held_out, counted(model, latents))
         for _ in range(args.rounds):
-            fit(model, drawn, counted(model, latents))
+            fit(model, drawn, counted(model, latents), config)
         brought = bytes_at_equal_error(before, figures(model, held_out, counted(model, latents)))
     print("held-out pictures, bytes at equal error, at the lowest rate and by anchor:")
     for name, row in zip(ERRORS[1:], brought.T, strict=True):

@@ -26,6 +26,14 @@ class RateDistortion(NamedTuple):
     xyb: Tensor  # [B]; 0 where it was not computed
 
 
+def shares_of(rate: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the error in XYB, of 1 - MS-SSIM and of the mean square, at rates [B] from 0, or below it, to 1."""
+    low = 1 - rate.clamp_min(0)
+    of_msssim = config.msssim_share - config.xyb_tilt * low
+    of_xyb = config.xyb_share + (config.xyb_tilt + config.mse_tilt) * low
+    return of_xyb, of_msssim, 1 - of_msssim - of_xyb
+
+
 def rate_distortion_loss(
     output: CodecOutput, x: Tensor, rate: Tensor, rd_lambda: Tensor, config: TrainConfig, every: bool = False
 ) -> RateDistortion:
@@ -43,10 +51,8 @@ def rate_distortion_loss(
     bpp = (output.bits_y + output.bits_z) / (x.shape[2] * x.shape[3])
     x_hat = output.x_hat + (output.x_hat.clamp(-0.5, 0.5) - output.x_hat).detach()  # what a decoder shows
     mse = (x_hat - x).square().mean((1, 2, 3))
-    low = 1 - rate.clamp_min(0)
-    msssim_share = config.msssim_share - config.xyb_tilt * low
-    xyb_share = config.xyb_share + (config.xyb_tilt + config.mse_tilt) * low
-    distortion = (1 - msssim_share - xyb_share) * mse
+    xyb_share, msssim_share, mse_share = shares_of(rate, config)
+    distortion = mse_share * mse
     similarity, xyb = torch.ones_like(mse), torch.zeros_like(mse)
     if config.msssim_share or every:
         similarity = msssim(x + 0.5, x_hat + 0.5)

@@ -52,7 +52,9 @@ def _levels_gradients(
 
 
 class _Levels(torch.autograd.Function):
-    """Whole numbers of steps within bounds. Gradients are those of levels times step, the step held fixed by the caller."""
+    """Whole numbers of steps within bounds. Gradients are those of what is read, times the step, which the caller
+    holds fixed.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_step: Tensor, low: int, high: int, fine: int) -> Tensor:
@@ -135,7 +137,11 @@ class EightBitBlock(DepthConvBlock):
 
 
 def convolve(conv: nn.Conv2d, levels: Tensor, log_step: Tensor) -> Tensor:
-    """Sums of bytes know no channels: the weights take up the steps, and are rounded in units of them."""
+    """Sums of bytes know no channels: the weights take up the steps, and are rounded in units of them.
+
+    Args:
+        levels: [B, C, h, w], or [B, C + fine, h, w] with remainders behind them. log_step: [] or [C, 1, 1].
+    """
     weight = with_remainders(conv.weight * log_step.detach().exp(), levels.shape[1] - conv.in_channels)
     steps = weight_steps(weight)
     weight = _rounded(weight, steps)

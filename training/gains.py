@@ -4,7 +4,8 @@ Training moves gains by noise in place of rounding and by straight-through gradi
 for one whose error finer steps would make smaller, though the decoder shows its mean whatever the step. So channels end up
 too fine or too coarse for one another, by how many of their latents are such. Here groups of channels are tried a little
 finer and coarser at every anchor, with rounding, dead zones and counted tables as in files, and moved to where crops of
-training pictures take the fewest bytes at equal error. Then ``training.polish``: what reads the latents has to follow.
+training pictures take the fewest bytes at equal error, errors by the shares of the checkpoint's configuration. Then
+``training.polish``: what reads the latents has to follow.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class RateDistortion(NamedTuple):
 
 
 def shares_of(rate: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the error in XYB, of 1 - MS-SSIM and of the mean square, at rates [B] from 0, or below it, to 1."""
+    """Of the error in XYB, of 1 - MS-SSIM and of the mean square, [B] each, at rates [B] from 0, or below it, to 1."""
     low = 1 - rate.clamp_min(0)
     of_msssim = config.msssim_share - config.xyb_tilt * low
     of_xyb = config.xyb_share + (config.xyb_tilt + config.mse_tilt) * low

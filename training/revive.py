@@ -76,18 +76,21 @@ def _revive_block(name: str, block: DepthConvBlock, x: Tensor, *more: Tensor) ->
     block.project.bias.copy_(bias)  # type: ignore[union-attr]
     values, step = _before_relu(block, 1, x, *more)
     dead = _dead(values, step)
-    hardly_any = isinstance(block, EightBitBlock) and dead.float().mean() > 1 - FEW
-    if hardly_any:  # ranges are nobody's, and may have run away
+    count = int(dead.sum())
+    # Of ``pointwise_in``, unlike here, most units were alive wherever ranges had run away.
+    anew = isinstance(block, EightBitBlock) and count > (1 - FEW) * len(dead)
+    if anew:  # ranges may have run away: the few that live become constants, which need none
+        block.project.bias += block.project.weight[:, :, 0, 0] @ F.relu(values).mean((0, 2, 3))  # type: ignore[operator]
+        dead[:] = True
         fitting = fitting_steps(magnitude(x, ANALYSIS_COVERED), signed=True).log()
         block.log_steps[4] = (fitting - more[0].flatten()).mean()  # type: ignore[operator]
-        values, _ = _before_relu(block, 1, x, *more)
     read = _read(block, 1, x, *more)
     _renew(block.expand, read, values, dead, HIDDEN_ACTIVE)
     block.project.weight[:, dead] = 0
-    if hardly_any:
+    if anew:
         largest = magnitude(F.relu(block.expand(read)), ANALYSIS_COVERED)
         block.log_steps[2] = fitting_steps(largest.max(), signed=False).log()  # type: ignore[operator]
-    yield f"{name}.expand", int(dead.sum()), len(dead)
+    yield f"{name}.expand", count, len(dead)
 
 
 def _before_relu(block: DepthConvBlock, branch: int, x: Tensor, *more: Tensor) -> tuple[Tensor, float]:

@@ -22,7 +22,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def save_changed(path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     """Write a loaded checkpoint with other weights, those of the model and of its moving average alike. What followed the
-    old ones, like the optimiser's moments and the students of heads, is left out.
+    old ones is left out: the optimiser's moments, the heads' students, alignments of their labels.
     """
     kept = {key: state[key] for key in KEPT if key in state}
     save_checkpoint(path, {**kept, "configs": json.dumps(state["configs"]), "ema": weights, "model": weights})

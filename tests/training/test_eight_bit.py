@@ -108,6 +108,9 @@ def test_remainders(largest: float) -> None:
     levels = to_levels(x, log_step, True)
     read = (levels + remainders(x, levels, log_step) / FINER) * log_step.exp()
     assert ((read - x).abs() <= log_step.exp() * 0.501 / FINER).all()
+    x.requires_grad_()
+    (to_levels(x, log_step, True, x.shape[1]) * log_step.exp()).sum().backward()
+    assert torch.allclose(x.grad, torch.ones_like(x))
 
 
 @pytest.mark.parametrize("fine", [-1, 17])
@@ -119,7 +122,7 @@ def test_fine_channels_there_are_not(fine: int) -> None:
         ModelConfig(**SHAPE, fine_channels=4)
 
 
-@pytest.mark.parametrize(("signed", "fine"), [(False, 0), (True, 0), (True, 2)])
+@pytest.mark.parametrize(("signed", "fine"), [(False, 0), (True, 0), (True, 1), (True, 2)])
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 def test_steps_are_learned(signed: bool, fine: int, factor: float) -> None:
     """From far too fine or far too coarse steps, descent finds those that lose least, about as little as the best do."""
@@ -129,7 +132,8 @@ def test_steps_are_learned(signed: bool, fine: int, factor: float) -> None:
 
     def error(log_step: torch.Tensor) -> torch.Tensor:
         levels = to_levels(x, log_step, signed, fine)
-        read = levels + remainders(x, levels, log_step) / FINER if fine else levels
+        rest = remainders(x[:, :fine], levels[:, :fine], log_step[:fine]) / FINER
+        read = torch.cat([levels[:, :fine] + rest, levels[:, fine:]], 1)
         return (read * log_step.detach().exp() - x).square().mean((0, 2, 3))
 
     log_step = (fitting_steps(x.abs().amax((0, 2, 3)), signed).log()[:, None, None] + np.log(factor)).requires_grad_()

@@ -15,6 +15,8 @@ from training import gains  # noqa: E402
 from training.export import load_model  # noqa: E402
 from training.state import load_checkpoint, save_checkpoint  # noqa: E402
 
+SHARES = [f"--set=train.{name}" for name in ("msssim_share=0.4", "xyb_share=0.1", "xyb_tilt=0.2")]
+
 
 def test_steps_that_are_too_coarse_become_finer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -22,7 +24,7 @@ def test_steps_that_are_too_coarse_become_finer(
     """Of the first channels, whose gains were halved: both arrays move, one against the other; all other weights stay."""
     monkeypatch.setattr(gains, "COUNTED_CROPS", 12)
     data = small_pictures(tmp_path / "pictures")
-    state = load_checkpoint(small_run(data, tmp_path / "run", "--set=train.crop=192"))
+    state = load_checkpoint(small_run(data, tmp_path / "run", "--set=train.crop=192", *SHARES))
     for weights in (state["ema"], state["model"]):
         weights["rate_bank.log_gain"][:, :5] -= 0.7
         weights["rate_bank.log_inverse_gain"][:, :5] += 0.7

@@ -24,7 +24,7 @@ from training import model as model_module  # noqa: E402
 from training.config import ModelConfig, TrainConfig  # noqa: E402
 from training.data import to_signal  # noqa: E402
 from training.layers import interpolated  # noqa: E402
-from training.losses import TYPICAL, rate_distortion_loss  # noqa: E402
+from training.losses import TYPICAL, rate_distortion_loss, shares_of  # noqa: E402
 from training.model import CodecOutput, SemicodecModel, dead_zone_of, quantised, step_mask  # noqa: E402
 from training.transforms import block_transform, dct_matrix  # noqa: E402
 
@@ -102,6 +102,14 @@ def test_losses_weigh_what_they_say(model: SemicodecModel) -> None:
     assert float(rd.loss.detach()) == pytest.approx(float(rd.bpp.mean().detach()), rel=1e-4)
     assert rd.mse.max() == 0
     assert rd.msssim.min() > 0.9999
+
+
+def test_shares_go_with_the_rate() -> None:
+    """They are all there is at any rate; MS-SSIM's and MSE's grow with it, and below 0 they are those of 0."""
+    config = TrainConfig(msssim_share=0.3, xyb_share=0.1, xyb_tilt=0.2, mse_tilt=0.1)
+    shares = torch.stack(shares_of(torch.tensor([-0.09, 0.0, 0.5, 1.0]), config))
+    assert torch.allclose(shares.sum(0), torch.ones(4))
+    assert torch.allclose(shares[:, [0, 1, 3]].T, torch.tensor([[0.4, 0.1, 0.5], [0.4, 0.1, 0.5], [0.1, 0.3, 0.6]]))
 
 
 def test_the_tilt_moves_a_share_at_low_rates(model: SemicodecModel) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 from pillow_semicodec.entropy.tables import TableSet  # noqa: E402
 from training import polish  # noqa: E402
 from training.config import ModelConfig  # noqa: E402
-from training.export import band_of, hyper_tables, load_model, normalised, residual_tables  # noqa: E402
+from training.export import band_of, hyper_probabilities, hyper_tables, load_model, normalised, residual_tables  # noqa: E402
 from training.model import Coded, SemicodecModel  # noqa: E402
 from training.polish import Rates, Tables  # noqa: E402
 
@@ -91,6 +91,16 @@ def charged(tables: TableSet, rows: Tensor, values: Tensor) -> float:
     """Bits of values by the coder's tables."""
     found, rounded = rows.flatten().long().numpy(), values.round().flatten().numpy().astype(np.int32)
     return sum(float(tables.bits(int(k), rounded[found == k]).sum()) for k in np.unique(found))
+
+
+def test_bands_of_hyper_latents() -> None:
+    """What is counted beside a band counts there, too, but for the first one."""
+    counts, prior = torch.rand(3, 2, 5, dtype=torch.float64) * 100, torch.full((3, 2, 5), 0.2, dtype=torch.float64)
+    more = counts.clone()
+    more[1, :, 0] += 50
+    before, after = hyper_probabilities(counts, prior), hyper_probabilities(more, prior)
+    assert torch.equal(after[0], before[0])
+    assert (after[1:, :, 0] > before[1:, :, 0]).all()
 
 
 def test_indexes_of_channels_that_begin_to_be_predicted(monkeypatch: pytest.MonkeyPatch) -> None:

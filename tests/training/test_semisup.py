@@ -340,6 +340,7 @@ def test_joint_training(labelled: list[str], pictures: Path, tmp_path: Path) -> 
     compact(tmp_path / "run" / "checkpoint.pt", tmp_path / "small.pt")
     small = load_checkpoint(tmp_path / "small.pt")
     assert small["heads_config"] == state["heads_config"]
+    assert small["averaged"] == 6 and not {"optimiser", "heads_student", "alignments"} & set(small)
     wide = ["--data", str(pictures), "--out", str(tmp_path / "wide"), "--threads", "1", "--set", "model.latent_channels=16"]
     train.main([*wide, "--labels", *labelled, "--steps", "1", "--resume", str(tmp_path / "small.pt"), "--restart-clock"])
     assert load_checkpoint(tmp_path / "wide" / "checkpoint.pt")["heads"]["mean"].numel() == 16, "new heads"

@@ -46,6 +46,7 @@ EXACT_FROM = 95  # quality
 SHARE_PER_QUALITY, LARGEST_SHARE = 0.0075, 0.3
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # that are tried for a target; where less must do, latents do better
 SMOOTHEST = 4.0  # times the least contrast along a run: where that is less, the run keeps its colour
+STEADY, ANOTHER = 16, 24.0  # the most frequent colours, letters' among them, never become one that is farther away than that
 BATCH = 256  # colours that are compared with all others at once
 LUMA = (0.299, 0.587, 0.114)
 OPPONENT = ((0.299, 0.587, 0.114), (-0.0845, -0.1655, 0.25), (0.25, -0.2095, -0.0405))  # chroma counts half
@@ -242,6 +243,8 @@ def _merged(
     takes, distances = np.arange(len(palette)), np.zeros(len(palette), np.float32)
     kept: NDArray[np.intp] = np.zeros(0, np.intp)
     order = np.argsort(-counts, kind="stable")
+    reach = reach.copy()
+    reach[order[:STEADY]] = np.minimum(reach[order[:STEADY]], ANOTHER)
     for start in range(0, len(order), BATCH):
         own = order[start : start + BATCH]
         near, squares = _nearest(wide[own], wide[kept])

@@ -112,6 +112,20 @@ def test_flat_grounds_stay_exact(quality: int, ground: int) -> None:
     assert np.abs(decoded.astype(int) - picture).mean() < 4
 
 
+@pytest.mark.parametrize("quality", [1, 30, 60, 90])
+@pytest.mark.parametrize("letters", [(20, 20, 20), (60, 20, 20), (0, 60, 20)])
+def test_letters_keep_their_colour(letters: tuple[int, int, int], quality: int) -> None:
+    """Beside a bar whose colour, which is more frequent, lies nearer to theirs than the ground's contrast to them."""
+    image = Image.new("RGB", (300, 200), "white")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, 300, 60), fill=(40, 60, 120))
+    for row in range(6):
+        draw.text((4, 64 + 20 * row), "Screens say the same again", font=ImageFont.load_default(13), fill=letters)
+    picture = np.asarray(image)
+    decoded = sgc.decode(sgc.encode(picture, quality, indexed=True))
+    assert (decoded[(picture == letters).all(2)] == letters).all()
+
+
 def test_letters_take_few_bytes() -> None:
     """Fewer than latents or PNG; less quality, fewer bytes."""
     picture = screen(400, 640)

@@ -195,8 +195,8 @@ def residual_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
 
 
 def hyper_probabilities(counts: Tensor, prior: Tensor) -> Tensor:
-    """Counts and trained Gaussians, both [bands, Z, 2H+1] → [bands, Z, 2H+1]. The first band has no neighbour: z is most
-    there, a tenth of the bits and more, and those at the lowest rates lie away from the others.
+    """Counts and trained Gaussians, both [bands, Z, 2H+1] → [bands, Z, 2H+1]. The first band has no neighbour: z takes its
+    largest share of the bits there, 7 % at the lowest qualities, and lies away from what it is at higher rates.
     """
     around = with_neighbours(counts)
     around[0] = counts[0]

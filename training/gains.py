@@ -131,10 +131,12 @@ def main(arguments: list[str] | None = None) -> None:
 
         drawn = with_latents(one for _ in range(-(-args.crops // 4)) for one in photographs.next())
         held_out = with_latents(torch.from_numpy(p.copy()).permute(2, 0, 1) for p in split.validation)
-        before = figures(model, held_out, counted(model, latents))
+        rates = counted(model, latents)
+        before = figures(model, held_out, rates)
         for _ in range(args.rounds):
-            fit(model, drawn, counted(model, latents), config)
-        brought = bytes_at_equal_error(before, figures(model, held_out, counted(model, latents)))
+            fit(model, drawn, rates, config)
+            rates = counted(model, latents)
+        brought = bytes_at_equal_error(before, figures(model, held_out, rates))
     print("held-out pictures, bytes at equal error, at the lowest rate and by anchor:")
     for name, row in zip(ERRORS[1:], brought.T, strict=True):
         print(f"{name}:", *(f"{number:+.2f} %" for number in row))

@@ -61,6 +61,11 @@ def folder() -> Path:
     return Path(sysconfig.get_path("purelib"))
 
 
+def is_on(where: Path | None = None) -> bool:
+    """Whether Python runs it here when it starts."""
+    return ((where or folder()) / NAME).exists()
+
+
 def switch_on(where: Path | None = None) -> Path:
     """Write both files; returns the one that Python runs. May be called again.
 
@@ -81,7 +86,7 @@ def switch_off(where: Path | None = None) -> bool:
         OSError: they cannot be removed.
     """
     where = where or folder()
-    there = (where / NAME).exists()
+    there = is_on(where)
     for name in (NAME, f"{MODULE}.py"):
         (where / name).unlink(missing_ok=True)
     return there

@@ -107,10 +107,25 @@ _number, _count = (partial(_whole, least, math.inf) for least in (0, 1))
 _threads = partial(_whole, 0, options.MOST_THREADS)
 
 
+class _Command(argparse.ArgumentParser):
+    """Options may stand between the names that a command takes, too, as in most other programs."""
+
+    within = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        if self.within or "--" in (args or ()):  # asked twice, for options and for names, it would lose what follows --
+            return super().parse_known_args(args, namespace)
+        self.within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.within = False
+
+
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     parser = argparse.ArgumentParser(prog="sgc", description="The learned image format .sgc.")
     parser.add_argument("--version", action="version", version=f"pillow-semicodec {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
     strip = "leave out EXIF (but for how pictures are turned), XMP and comments: who took them, when and where"
     coding = argparse.ArgumentParser(add_help=False)
@@ -178,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     _add_bench(commands, threads)
 
     autoload = commands.add_parser("autoload", help="let every program here that imports Pillow know the format, or not")
-    autoload.add_argument("switch", choices=["on", "off"])
+    autoload.add_argument("switch", choices=["on", "off"], nargs="?", help="default: say whether it is on")
     autoload.set_defaults(run=_autoload)
 
     demo = commands.add_parser("demo", parents=[threads], help="compare with JPEG, WebP and AVIF at the same bytes")
@@ -342,7 +357,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
                     pass
         end = file.tell()
     header = prologue.header
-    names = {model.model_id: model.name for model in list_models()}
+    installed = {model.model_id: model for model in list_models()}
     pixels = header.width * header.height * max(1, len(frames))
     shown = f" ({prologue.shown_as} through Pillow)" if prologue.shown_as != prologue.mode else ""
     size = f"{end} bytes, {8 * end / pixels:.3f} bits per pixel"
@@ -355,7 +370,9 @@ def _describe(source: Path, held: Path | bytes) -> None:
         colours = len(read_palette(prologue.metadata[container.PALETTE], header.grey))
         print(f"  indexed, without a model: {colours} colour{'s' * (colours > 1)}")
     else:
-        print(f"  model {header.model_id.hex()} ({names.get(header.model_id, 'not installed')}), rate {prologue.index.rate}")
+        model, rate = installed.get(header.model_id), prologue.index.rate
+        known = f"({model.name}), quality {model.rate_bank.quality_of_rate(rate):.3g}" if model else "(not installed)"
+        print(f"  model {header.model_id.hex()} {known}, rate {rate}")
     side = prologue.index.side
     parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
@@ -560,7 +577,9 @@ def _bench(args: argparse.Namespace) -> int:
 def _autoload(args: argparse.Namespace) -> int:
     from . import autoload
 
-    if args.switch == "on":
+    if args.switch is None:
+        print("on" if autoload.is_on() else "off")
+    elif args.switch == "on":
         print(f"{autoload.switch_on()}: Pillow knows {SGC} from now on, without an import")
     else:
         was_on = autoload.switch_off()

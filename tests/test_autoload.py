@@ -63,6 +63,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(autoload, "folder", lambda: tmp_path)
     assert main(["autoload", "on"]) == 0
     assert str(tmp_path / autoload.NAME) in capsys.readouterr().out
+    assert main(["autoload"]) == 0
+    assert capsys.readouterr().out == "on\n"
     assert main(["autoload", "off"]) == 0
     assert "as before" not in capsys.readouterr().out
     assert main(["autoload", "off"]) == 0

@@ -61,6 +61,16 @@ def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str], monke
         assert part in text
 
 
+@pytest.mark.parametrize("order", ["-q 90 A B", "A -q 90 B", "A B -q 90", "-q 90 -- A B"])
+def test_options_stand_anywhere(order: str, png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, between and after names; the quality that was asked for is told."""
+    target = png.with_name("b.sgc")
+    names = {"A": str(png), "B": str(target)}
+    assert main(["encode", *(names.get(word, word) for word in order.split())]) == 0
+    assert main(["info", str(target)]) == 0
+    assert "(tiny), quality 90, rate" in capsys.readouterr().out
+
+
 def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, the file's name and the cause on standard error, no file left."""
     (tmp_path / "broken.sgc").write_bytes(b"\x8aSGC\0\2broken")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
+from small_run import small_pictures, small_run  # noqa: E402
 from test_eight_bit import models  # noqa: E402
 
+from training.export import load_model  # noqa: E402
 from training.model import SemicodecModel  # noqa: E402
-from training.revive import revive  # noqa: E402
+from training.revive import main, revive  # noqa: E402
+from training.state import load_checkpoint, save_checkpoint  # noqa: E402
 
 
 def crops() -> torch.Tensor:
@@ -73,3 +79,19 @@ def test_ranges_that_have_run_away() -> None:
         assert (now - was).norm() <= 0.1 * was.norm()
     dead = {name: dead for name, dead, _ in revive(model, x)}
     assert not dead["analysis.blocks.0.expand"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts what it found; a run goes on from what it writes."""
+    data = small_pictures(tmp_path / "pictures")
+    state = load_checkpoint(small_run(data, tmp_path / "run"))
+    for weights in (state["ema"], state["model"]):
+        weights["analysis.blocks.0.expand.bias"][:7] = -1000
+    dead, renewed = tmp_path / "dead.pt", tmp_path / "renewed.pt"
+    save_checkpoint(dead, {**state, "configs": json.dumps(state["configs"])})
+    capsys.readouterr()
+    main([str(dead), str(renewed), "--data", str(data)])
+    told = {name: int(rest.split()[0]) for name, rest in (x.split(": ") for x in capsys.readouterr().out.splitlines())}
+    assert told["analysis.blocks.0.expand"] >= 7
+    assert (load_model(renewed).analysis.blocks[0].expand.bias > -1000).all()
+    small_run(data, tmp_path / "on", "--resume", str(renewed), "--restart-clock", steps=1)

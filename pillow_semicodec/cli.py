@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
     strip = "leave out EXIF (but for how pictures are turned), XMP and comments: who took them, when and where"
-    coding = argparse.ArgumentParser(add_help=False)
+    coding = _Command(add_help=False)
     coding.add_argument("-q", "--quality", type=_quality, help="1 to 100, as with JPEG; default 75")
     coding.add_argument("--target-size", type=_count, metavar="BYTES", help="instead of a quality: at most so many bytes")
     coding.add_argument("--target-bpp", type=float, metavar="BITS", help="or bits per pixel")
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     coding.add_argument("--indexed", action=argparse.BooleanOptionalAction, help="a palette: for screens, text and drawings")
     coding.add_argument("--flatten", action="store_true", help="put transparent pictures on white")
     coding.add_argument("--strip", action="store_true", help=strip)
-    threads = argparse.ArgumentParser(add_help=False)
+    threads = _Command(add_help=False)
     default = f"CPU threads, of every process; 0, the default ({options.THREADS_VARIABLE}), shares out the cores"
     threads.add_argument("--threads", type=_threads, help=default)
     threads.add_argument(
@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     decode.add_argument("--strip", action="store_true", help=strip)
     decode.set_defaults(run=_decode)
 
-    seeing = argparse.ArgumentParser(add_help=False)
+    seeing = _Command(add_help=False)
     seeing.add_argument("--heads", action="append", default=[], help="name of installed heads; may be given several times")
 
     info = commands.add_parser("info", parents=[seeing, threads], help="what a file holds; runs no network by itself")
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     return parser
 
 
-def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+def _add_convert(commands: Any, parents: list[_Command]) -> None:
     convert = commands.add_parser("convert", parents=parents, help="files and folders, to .sgc or from it")
     convert.add_argument("sources", nargs="+", help="files, folders, globs, .zip and .tar archives, or URLs (with fsspec)")
     convert.add_argument("-o", "--output", help="folder or URL for the results; default: beside each source")
@@ -222,7 +222,7 @@ def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     convert.set_defaults(run=_convert)
 
 
-def _add_bench(commands: Any, threads: argparse.ArgumentParser) -> None:
+def _add_bench(commands: Any, threads: _Command) -> None:
     bench = commands.add_parser(
         "bench", parents=[threads], help="compare with every codec that is installed, on any pictures"
     )

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from . import container, convert, options, other_formats
 from ._version import __version__
 from .convert import Job, Outcome, Settings, as_rgb, format_of, is_url, named, reason, recode
-from .errors import SemicodecError
+from .errors import BundleError, SemicodecError
 from .files import opened, printable, sweep, walk, write_atomically, write_text
 
 SGC = ".sgc"
@@ -371,8 +371,11 @@ def _describe(source: Path, held: Path | bytes) -> None:
         print(f"  indexed, without a model: {colours} colour{'s' * (colours > 1)}")
     else:
         model, rate = installed.get(header.model_id), prologue.index.rate
-        known = f"({model.name}), quality {model.rate_bank.quality_of_rate(rate):.3g}" if model else "(not installed)"
-        print(f"  model {header.model_id.hex()} {known}, rate {rate}")
+        title = f"model {header.model_id.hex()} ({model.name if model else 'not installed'})"
+        if model:
+            with contextlib.suppress(BundleError):  # that a model is damaged says nothing of the file
+                title += f", quality {model.rate_bank.quality_of_rate(rate):.3g}"
+        print(f"  {title}, rate {rate}")
     side = prologue.index.side
     parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import struct
 import subprocess
@@ -21,12 +22,12 @@ from typing import IO, Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import TINY, photo
 from PIL import Image, ImageCms, ImageSequence, features
 from PIL.PngImagePlugin import PngInfo
 
 import pillow_semicodec as sgc
-from pillow_semicodec import cli, container, convert, metadata, options
+from pillow_semicodec import bundle, cli, container, convert, metadata, options
 from pillow_semicodec.cli import main
 from pillow_semicodec.files import write_atomically
 from pillow_semicodec.metadata import ORIENTATION
@@ -69,6 +70,21 @@ def test_options_stand_anywhere(order: str, png: Path, capsys: pytest.CaptureFix
     assert main(["encode", *(names.get(word, word) for word in order.split())]) == 0
     assert main(["info", str(target)]) == 0
     assert "(tiny), quality 90, rate" in capsys.readouterr().out
+
+
+def test_info_needs_no_model(
+    png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is described, but for its quality, where its model is damaged or not there."""
+    assert main(["encode", str(png)]) == 0
+    models = tmp_path / "models"
+    shutil.copytree(TINY, models / "tiny")
+    (models / "tiny" / "rates.npz").write_bytes(b"junk")
+    for place, told in ((models, "(tiny), rate"), (tmp_path / "none", "(not installed), rate")):
+        monkeypatch.setenv(bundle.PATH_VARIABLE, str(place))
+        assert main(["info", str(png.with_suffix(".sgc"))]) == 0
+        text = capsys.readouterr().out
+        assert told in text and "checksums: good" in text
 
 
 def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

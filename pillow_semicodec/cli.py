@@ -218,7 +218,9 @@ def _add_convert(commands: Any, parents: list[_Command]) -> None:
     )
     convert.add_argument("--dry-run", action="store_true", help="say what would be done")
     convert.add_argument("--measure", action="store_true", help="decode every result: mean PSNR and SSIMULACRA2")
-    convert.add_argument("--report", type=Path, metavar="JSON", help="write bytes, quality and errors of every file")
+    convert.add_argument(
+        "--report", type=Path, metavar="JSON", help="write bytes and errors of every file, and with --measure its quality"
+    )
     convert.set_defaults(run=_convert)
 
 

@@ -26,7 +26,6 @@ WEIGHT_LEVELS = 63
 FINER = 4  # times as many levels of what is read more finely
 BIAS_LEVELS = 2**30
 TIE = 2.0**-14  # of a level; see ``nearest``
-LEAK = 0.01  # of the gradient that units get where they are silent: the optimiser scales it up for what is always silent
 MOST_EQUALISED = 16.0
 
 
@@ -48,8 +47,7 @@ def _levels_gradients(
     of_levels = gradient.float()
     slope = of_levels * (read - torch.where(inside, exact, 0.0))
     of_step = slope.sum((0, 2, 3) if log_step.ndim else None).reshape(log_step.shape)
-    passed = torch.where(inside, 1.0, torch.where(exact < low, 0.0 if low else LEAK, 0.0))
-    of_x = (of_levels * finer * passed).to(x.dtype)
+    of_x = torch.where(inside, of_levels * finer, 0.0).to(x.dtype)
     return of_x, of_step / (x.numel() / log_step.numel() * LEVELS) ** 0.5
 
 
@@ -86,9 +84,7 @@ def to_levels(x: Tensor, log_step: Tensor, signed: bool, fine: int = 0) -> Tenso
 
     The gradient passes straight through to x where it lies within the range, and goes to the step as in LSQ (Esser et al.,
     2020): what the range gains at its ends against what finer steps would save between them. Of the first ``fine`` channels
-    ``remainders`` are read, too: their range is wider, and less is lost. Without a sign a little of it (``LEAK``) passes
-    where x lies below the range, or units that fall silent would stay so (a leaky ReLU's, Maas et al., 2013, of the
-    gradient alone).
+    ``remainders`` are read, too: their range is wider, and less is lost.
     """
     low = -CENTRE if signed else 0
     levels: Tensor = _Levels.apply(x, log_step, low, low + LEVELS, fine)

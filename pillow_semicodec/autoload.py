@@ -62,8 +62,8 @@ def folder() -> Path:
 
 
 def is_on(where: Path | None = None) -> bool:
-    """Whether Python runs it here when it starts."""
-    return ((where or folder()) / NAME).exists()
+    """Whether both files are there, which Python runs when it starts."""
+    return all(path.exists() for path in _files(where or folder()))
 
 
 def switch_on(where: Path | None = None) -> Path:
@@ -73,8 +73,8 @@ def switch_on(where: Path | None = None) -> Path:
         OSError: they cannot be written.
     """
     where = where or folder()
-    (where / f"{MODULE}.py").write_text(SOURCE, encoding="utf-8")
-    path = where / NAME
+    module, path = _files(where)
+    module.write_text(SOURCE, encoding="utf-8")
     path.write_text(f"import {MODULE}\n", encoding="utf-8")
     return path
 
@@ -85,8 +85,12 @@ def switch_off(where: Path | None = None) -> bool:
     Raises:
         OSError: they cannot be removed.
     """
-    where = where or folder()
-    there = is_on(where)
-    for name in (NAME, f"{MODULE}.py"):
-        (where / name).unlink(missing_ok=True)
-    return there
+    there = [path for path in _files(where or folder()) if path.exists()]
+    for path in reversed(there):
+        path.unlink(missing_ok=True)
+    return bool(there)
+
+
+def _files(where: Path) -> tuple[Path, Path]:
+    """(module, what makes Python import it)."""
+    return where / f"{MODULE}.py", where / NAME

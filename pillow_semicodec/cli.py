@@ -108,12 +108,13 @@ _threads = partial(_whole, 0, options.MOST_THREADS)
 
 
 class _Command(argparse.ArgumentParser):
-    """Options may stand between the names that a command takes, too, as in most other programs."""
+    """Options may stand between the names that a command takes, too, as in most other programs, unless ``--`` is there."""
 
     within = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
-        if self.within or "--" in (args or ()):  # asked twice, for options and for names, it would lose what follows --
+        # Older Pythons parse twice, and drop -- the first time: names behind it that begin with - would become options.
+        if self.within or "--" in (args or ()):
             return super().parse_known_args(args, namespace)
         self.within = True
         try:

@@ -67,6 +67,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out == "on\n"
     assert main(["autoload", "off"]) == 0
     assert "as before" not in capsys.readouterr().out
+    assert main(["autoload"]) == 0
+    assert capsys.readouterr().out == "off\n"
     assert main(["autoload", "off"]) == 0
     assert "as before" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

@@ -69,7 +69,16 @@ def test_options_stand_anywhere(order: str, png: Path, capsys: pytest.CaptureFix
     names = {"A": str(png), "B": str(target)}
     assert main(["encode", *(names.get(word, word) for word in order.split())]) == 0
     assert main(["info", str(target)]) == 0
-    assert "(tiny), quality 90, rate" in capsys.readouterr().out
+    assert main(["info", str(target), "--threads", "1", str(target)]) == 0
+    assert capsys.readouterr().out.count("(tiny), quality 90, rate") == 3
+
+
+def test_names_that_look_like_options(png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand behind ``--``."""
+    monkeypatch.chdir(png.parent)
+    png.rename("-q.png")
+    assert main(["encode", "-q", "90", "--", "-q.png", "-b.sgc"]) == 0
+    assert Path("-b.sgc").exists()
 
 
 def test_info_needs_no_model(
@@ -115,7 +124,15 @@ def test_failures_are_one_line_and_leave_nothing(png: Path, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["encode"], ["nonesuch"], ["encode", "x", "-q", "0"], ["encode", "x", "--threads", "-1"]]
+    "arguments",
+    [
+        [],
+        ["encode"],
+        ["nonesuch"],
+        ["encode", "x", "-q", "0"],
+        ["encode", "x", "--threads", "-1"],
+        ["encode", "x", "--nonesuch", "y"],
+    ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     """Exit code 2."""

@@ -20,7 +20,8 @@ def make_optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         (steps if name.endswith(STEPS) else ends if any(end in name for end in ENDS) else others).append(p)
     groups = [
         {"params": others, "speed": 1.0},
-        {"params": steps, "speed": STEPS_SPEED, "weight_decay": 0.0, "eps": 1e-9},  # LSQ makes gradients tiny
+        # LSQ makes gradients tiny, but smaller ones than this are noise
+        {"params": steps, "speed": STEPS_SPEED, "weight_decay": 0.0, "eps": 1e-9},
         {"params": ends, "speed": ENDS_SPEED},
     ]
     groups = [group for group in groups if group["params"]]

@@ -15,9 +15,16 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Tell imageio of the plugin ``"sgc"`` and of the extension ``.sgc``; may be called again."""
-    from imageio.config.extensions import FileExtension, known_extensions
-    from imageio.config.plugins import PluginConfig, known_plugins
+    """Tell imageio of the plugin ``"sgc"`` and of the extension ``.sgc``; may be called again.
+
+    Raises:
+        ImportError: imageio is not installed.
+    """
+    try:
+        from imageio.config.extensions import FileExtension, known_extensions
+        from imageio.config.plugins import PluginConfig, known_plugins
+    except ImportError as error:
+        raise ImportError('the plugin needs: pip install "pillow-semicodec[imageio]"') from error
 
     # Where nothing names a format, imageio's Pillow plugin comes first: with this import it knows SGC files.
     import pillow_semicodec  # noqa: F401

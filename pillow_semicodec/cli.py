@@ -384,7 +384,7 @@ def _describe(source: Path, held: Path | bytes) -> None:
     print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
     for kind, payload in prologue.metadata.items():
         title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
-        print(f"  {title}: {len(payload)} bytes")
+        print(f"  {title}: {len(payload)} bytes{' unpacked' if kind in container.PACKABLE else ''}")
     if frames:
         seconds, further = sum(frame.duration for frame in frames) / 1000, sum(frame.size for frame in frames)
         print(f"  {len(frames)} frames, {seconds:g} s; those after the first: {further} bytes")
@@ -464,7 +464,7 @@ def _convert(args: argparse.Namespace) -> int:
     output = args.output and convert.without_scheme(args.output)
     _check_places(output, args.report)
     suffix = "." + args.to.lower().lstrip(".")
-    format_of(f"x{suffix}")
+    format_of(f"--to {suffix}")
     given = {name for name, value in _save_keywords(args).items() if value is not None and value is not False}
     if suffix != SGC and (unused := [f"--{name.replace('_', '-')}" for name in sorted(given - {"quality"})]):
         raise ValueError(f"{', '.join(unused)}: for {SGC}, not for {suffix}")

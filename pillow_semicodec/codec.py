@@ -537,7 +537,9 @@ def _metadata(
     for kind, text in texts.items():
         known = (bytes, bytearray, memoryview, *([str] if kind in (container.XMP, container.COMMENT) else []))
         if text is not None and not isinstance(text, known):
-            raise TypeError(f"metadata must be bytes (XMP and comments also strings), not {type(text).__name__}")
+            names = {container.ICC_PROFILE: "icc_profile", container.EXIF: "exif", container.XMP: "xmp"}
+            wanted = "bytes or a string" if str in known else "bytes"
+            raise TypeError(f"{names.get(kind, 'comment')} must be {wanted}, not {type(text).__name__}")
         if text:
             payload = text.encode() if isinstance(text, str) else bytes(text)
             if len(payload) > limits.max_metadata_bytes:

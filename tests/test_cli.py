@@ -666,6 +666,8 @@ def test_nothing_to_convert_is_said(png: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"{empty}: no pictures" in capsys.readouterr().err
     assert main(["convert", str(empty), "--to", "png"]) == 1
     assert f"{empty}: no .sgc files" in capsys.readouterr().err
+    assert main(["convert", str(png), "--to", "xyz"]) == 1
+    assert "--to .xyz: no format that can be written" in capsys.readouterr().err
     assert main(["convert", str(png), "-o", str(small)]) == 0
     assert main(["convert", str(small)]) == 1
     assert "--to png" in capsys.readouterr().err

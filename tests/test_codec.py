@@ -163,6 +163,13 @@ def test_metadata_is_kept(picture: np.ndarray) -> None:
     assert sgc.read_prologue(data).metadata == {container.ICC_PROFILE: b"profile", container.EXIF: b"Exif\0\0data"}
 
 
+@pytest.mark.parametrize("name", ["icc_profile", "exif", "xmp", "comment"])
+def test_metadata_of_a_wrong_type(picture: np.ndarray, name: str) -> None:
+    """The error names it."""
+    with pytest.raises(TypeError, match=f"{name} must be bytes.* not int"):
+        sgc.encode(picture, **{name: 5})
+
+
 @pytest.mark.parametrize("quality", [0, 101, -1, 0.5, float("nan"), float("inf")])
 def test_quality_out_of_range(picture: np.ndarray, quality: float) -> None:
     """Values outside 1 to 100 are told the range."""

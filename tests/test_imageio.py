@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def test_round_trip(path: Path) -> None:
     assert np.array_equal(iio.imread(path, plugin="pillow"), expected)
     with iio.imopen(path, "r") as file:
         assert isinstance(file, SemicodecPlugin)
+
+
+def test_imageio_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "imageio.config.extensions", None)
+    with pytest.raises(ImportError, match=r"pillow-semicodec\[imageio\]"):
+        imageio_plugin.register()
 
 
 def test_grey() -> None:

@@ -48,6 +48,7 @@ CHUNK_TITLES = {
     container.RESOLUTION: "resolution",
     container.SHOWN_AS: "mode that is shown",
 }
+UNPACKED = {CHUNK_TITLES[kind] for kind in container.PACKABLE}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -176,9 +177,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915
     info = commands.add_parser("info", parents=[seeing, threads], help="what a file holds; runs no network by itself")
     info.add_argument("sources", type=Path, nargs="+")
     info.add_argument("--semantics", action="store_true", help="also say what the picture shows")
-    info.add_argument(
-        "--json", action="store_true", help="say what it shows as JSON, a line a file: labels, maps, embedding"
-    )
+    info.add_argument("--json", action="store_true", help="all of it as JSON, a line a file")
     info.set_defaults(run=_info)
 
     search = commands.add_parser("search", parents=[seeing, threads], help="find .sgc files by what they show")
@@ -329,11 +328,13 @@ def _info(args: argparse.Namespace) -> int:
     for source in args.sources:
         try:
             held = source if source.is_file() else source.read_bytes()  # a pipe is read but once
+            facts, seeing = _facts(held), bool(args.semantics or args.heads)
             if args.json:
-                print(_semantics_json(source, held, tuple(args.heads)))
+                seen = _seen(held, tuple(args.heads)) if seeing else {}
+                print(json.dumps({"file": str(source), **facts, **seen}))
                 continue
-            _describe(source, held)
-            if args.semantics or args.heads:
+            _print_facts(source, facts)
+            if seeing:
                 _print_semantics(held, tuple(args.heads))
         except (OSError, SemicodecError) as error:
             if _nobody_reads(error):
@@ -343,9 +344,11 @@ def _info(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _describe(source: Path, held: Path | bytes) -> None:
+def _facts(held: Path | bytes) -> dict[str, Any]:
+    """What a file holds; its checksums are good, or a FormatError says so. None stands for what it has not."""
     from .animation import read_parts
     from .bundle import list_models
+    from .indexed import read_palette
 
     with opened(held) as file:
         prologue = container.read_prologue(file.read, options.LIMITS)
@@ -359,46 +362,69 @@ def _describe(source: Path, held: Path | bytes) -> None:
                 for _ in read_parts(data, frame, prologue, options.LIMITS):  # one at a time
                     pass
         end = file.tell()
-    header = prologue.header
-    installed = {model.model_id: model for model in list_models()}
-    pixels = header.width * header.height * max(1, len(frames))
-    shown = f" ({prologue.shown_as} through Pillow)" if prologue.shown_as != prologue.mode else ""
-    size = f"{end} bytes, {8 * end / pixels:.3f} bits per pixel"
-    _say(f"{source}: {header.width}x{header.height} {prologue.mode}{shown}, {size}")
-    if header.bilevel:
-        print("  lossless, without a model")
-    elif header.indexed:
-        from .indexed import read_palette
-
-        colours = len(read_palette(prologue.metadata[container.PALETTE], header.grey))
-        print(f"  indexed, without a model: {colours} colour{'s' * (colours > 1)}")
-    else:
-        model, rate = installed.get(header.model_id), prologue.index.rate
-        title = f"model {header.model_id.hex()} ({model.name if model else 'not installed'})"
+    header, side = prologue.header, prologue.index.side
+    model_id = model_name = rate = quality = None
+    if not (header.bilevel or header.indexed):
+        model_id, rate = header.model_id.hex(), prologue.index.rate
+        model = {one.model_id: one for one in list_models()}.get(header.model_id)
         if model:
+            model_name = model.name
             with contextlib.suppress(BundleError):  # that a model is damaged says nothing of the file
-                title += f", quality {model.rate_bank.quality_of_rate(rate):.3g}"
-        print(f"  {title}, rate {rate}")
-    side = prologue.index.side
-    parts = f"{container.slice_count(header.width, header.height, side)} slices of {side} pixels" if side else "one slice"
-    print(f"  header, index and metadata {head} bytes; {parts}, {total} bytes")
-    for kind, payload in prologue.metadata.items():
-        title = CHUNK_TITLES.get(kind, f"chunk {kind.decode()}")
-        print(f"  {title}: {len(payload)} bytes{' unpacked' if kind in container.PACKABLE else ''}")
-    if frames:
-        seconds, further = sum(frame.duration for frame in frames) / 1000, sum(frame.size for frame in frames)
-        print(f"  {len(frames)} frames, {seconds:g} s; those after the first: {further} bytes")
+                quality = float(f"{model.rate_bank.quality_of_rate(rate):.3g}")
+    return {
+        "width": header.width,
+        "height": header.height,
+        "mode": prologue.mode,
+        "shown_as": prologue.shown_as,
+        "bytes": end,
+        "bits_per_pixel": 8 * end / (header.width * header.height * max(1, len(frames))),
+        "colours": len(read_palette(prologue.metadata[container.PALETTE], header.grey)) if header.indexed else None,
+        "model": model_id,
+        "model_name": model_name,
+        "quality": quality,
+        "rate": rate,
+        "head_bytes": head,
+        "slices": container.slice_count(header.width, header.height, side),
+        "slice_side": side or None,
+        "slice_bytes": total,
+        "metadata": {
+            CHUNK_TITLES.get(kind, f"chunk {kind.decode()}"): len(payload) for kind, payload in prologue.metadata.items()
+        },
+        "frames": len(frames) or None,
+        "seconds": sum(frame.duration for frame in frames) / 1000 if frames else None,
+        "frame_bytes": sum(frame.size for frame in frames) if frames else None,
+    }
+
+
+def _print_facts(source: Path, facts: dict[str, Any]) -> None:
+    shown = f" ({facts['shown_as']} through Pillow)" if facts["shown_as"] != facts["mode"] else ""
+    size = f"{facts['bytes']} bytes, {facts['bits_per_pixel']:.3f} bits per pixel"
+    _say(f"{source}: {facts['width']}x{facts['height']} {facts['mode']}{shown}, {size}")
+    if facts["model"]:
+        quality = f", quality {facts['quality']:g}" if facts["quality"] else ""
+        print(f"  model {facts['model']} ({facts['model_name'] or 'not installed'}){quality}, rate {facts['rate']}")
+    elif facts["colours"]:
+        print(f"  indexed, without a model: {facts['colours']} colour{'s' * (facts['colours'] > 1)}")
+    else:
+        print("  lossless, without a model")
+    parts = f"{facts['slices']} slices of {facts['slice_side']} pixels" if facts["slice_side"] else "one slice"
+    print(f"  header, index and metadata {facts['head_bytes']} bytes; {parts}, {facts['slice_bytes']} bytes")
+    for title, count in facts["metadata"].items():
+        print(f"  {title}: {count} bytes{' unpacked' if title in UNPACKED else ''}")
+    if facts["frames"]:
+        further = f"those after the first: {facts['frame_bytes']} bytes"
+        print(f"  {facts['frames']} frames, {facts['seconds']:g} s; {further}")
     print("  checksums: good")
 
 
-def _semantics_json(source: Path, held: Path | bytes, heads: tuple[str, ...]) -> str:
+def _seen(held: Path | bytes, heads: tuple[str, ...]) -> dict[str, Any]:
     from .analysis import analyze
 
     seen = dataclasses.asdict(analyze(held, heads=heads, threads=options.THREADS, limits=options.LIMITS))
     for segments in seen["maps"]:
         width, cells = segments["width"], list(segments["cells"])
         segments["cells"] = [cells[k : k + width] for k in range(0, len(cells), width)]
-    return json.dumps({"file": str(source), **seen})
+    return seen
 
 
 def _say(text: str, stream: IO[str] | None = None) -> None:

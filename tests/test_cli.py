@@ -58,8 +58,14 @@ def test_encode_decode_info(png: Path, capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("pillow_semicodec.inference._Sessions._session", lambda *_: pytest.fail("a network"))
     assert main(["info", str(sgc)]) == 0
     text = capsys.readouterr().out
-    for part in ("240x200 RGB", "(tiny)", "ICC profile: 3 bytes", "checksums: good"):
+    for part in ("240x200 RGB", "(tiny)", "ICC profile: 3 bytes unpacked", "checksums: good"):
         assert part in text
+    assert main(["info", "--json", str(sgc)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    shown = {name: facts[name] for name in ("file", "width", "height", "mode", "bytes", "model_name", "slices", "frames")}
+    assert shown == dict(zip(shown, (str(sgc), 240, 200, "RGB", sgc.stat().st_size, "tiny", 1, None), strict=True))
+    assert facts["metadata"]["ICC profile"] == 3
+    assert facts["head_bytes"] + facts["slice_bytes"] == facts["bytes"]
 
 
 @pytest.mark.parametrize("order", ["-q 90 A B", "A -q 90 B", "A B -q 90", "-q 90 -- A B"])

@@ -382,7 +382,7 @@ def test_semantics_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     """One line a file, with everything: labels, rows of the maps, embedding."""
     sgc_file = tmp_path / "x.sgc"
     sgc_file.write_bytes(sgc.encode(photo(96, 160), 60))
-    assert main(["info", "--json", str(sgc_file), str(sgc_file)]) == 0
+    assert main(["info", "--semantics", "--json", str(sgc_file), str(sgc_file)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     seen = sgc.analyze(sgc_file)
     assert len(lines) == 2

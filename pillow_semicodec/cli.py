@@ -305,7 +305,9 @@ def _encode(args: argparse.Namespace) -> int:
     _check_is_no_folder(args.source, "sgc convert")
     target = _target(args, SGC)
     if target.suffix.lower() != SGC:
-        raise ValueError(f"{target}: the target of encode ends in {SGC}; use convert --to for other formats")
+        raise ValueError(
+            f"{target}: the target of encode ends in {SGC}; sgc convert takes several pictures, and --to for other formats"
+        )
     size = _recode(args.source, target, _settings(args, _save_keywords(args)))
     before = args.source.stat().st_size  # of a pipe, 0
     _say(f"{target}: {size} bytes" + (f", {100 * size / before:.1f} % of {args.source}" if before else ""))

@@ -51,9 +51,6 @@ _SAVED_AS = {
 _DTYPES = {"1": "bool", "I;16": "uint16", "I": "int32", "F": "float32"}
 
 
-METADATA = {"icc_profile": container.ICC_PROFILE, "exif": container.EXIF, "xmp": container.XMP, "comment": container.COMMENT}
-
-
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(container.MAGIC)
 
@@ -99,7 +96,7 @@ class SgcImageFile(ImageFile.ImageFile):
                 FormatError, UnsupportedError
             ):  # an ancillary chunk never keeps a picture from being shown
                 self.info["semantics"] = read_semantics(prologue.metadata[container.SEMANTICS], *self._size)
-        for key, kind in METADATA.items():
+        for key, kind in container.KEYWORDS.items():
             if kind in prologue.metadata:
                 self.info[key] = prologue.metadata[kind]
         if prologue.dpi:

@@ -137,7 +137,7 @@ def encode(
     way = Progress(progress) if progress else None
     height, width = picture.shape[:2]
     container.check_size(width, height, limits)
-    texts = {container.ICC_PROFILE: icc_profile, container.EXIF: exif, container.XMP: xmp, container.COMMENT: comment}
+    texts = {"icc_profile": icc_profile, "exif": exif, "xmp": xmp, "comment": comment}
     metadata = _metadata(texts, dpi, shown_as, limits)
     layout = _layout(picture, slice_side, not indexed, limits)
     if layout.slices == 1:  # several parts of the encoder ask for all of it
@@ -530,16 +530,16 @@ def _preview_scale(height: int, width: int) -> int:
 
 
 def _metadata(
-    texts: dict[bytes, bytes | str | None], dpi: tuple[float, float] | None, shown_as: str | None, limits: Limits
+    texts: dict[str, bytes | str | None], dpi: tuple[float, float] | None, shown_as: str | None, limits: Limits
 ) -> dict[bytes, bytes]:
-    """Payloads of the chunks; what is empty is left out."""
+    """Payloads of the chunks, of texts by their keywords; what is empty is left out."""
     metadata = {}
-    for kind, text in texts.items():
+    for name, text in texts.items():
+        kind = container.KEYWORDS[name]
         known = (bytes, bytearray, memoryview, *([str] if kind in (container.XMP, container.COMMENT) else []))
         if text is not None and not isinstance(text, known):
-            names = {container.ICC_PROFILE: "icc_profile", container.EXIF: "exif", container.XMP: "xmp"}
             wanted = "bytes or a string" if str in known else "bytes"
-            raise TypeError(f"{names.get(kind, 'comment')} must be {wanted}, not {type(text).__name__}")
+            raise TypeError(f"{name} must be {wanted}, not {type(text).__name__}")
         if text:
             payload = text.encode() if isinstance(text, str) else bytes(text)
             if len(payload) > limits.max_metadata_bytes:

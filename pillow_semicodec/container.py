@@ -38,6 +38,7 @@ INDEX, REGIONS, NUMBERS, PALETTE, OVERLAY, NEUTRAL, PARTS = b"I", b"R", b"N", b"
 EXIF, ICC_PROFILE, SEMANTICS, XMP, COMMENT, RESOLUTION, SHOWN_AS, PREVIEW = b"e", b"c", b"m", b"x", b"t", b"d", b"v", b"p"
 PACKED = b"z"
 PACKABLE = (EXIF, ICC_PROFILE, XMP, COMMENT, SEMANTICS)
+KEYWORDS = {"icc_profile": ICC_PROFILE, "exif": EXIF, "xmp": XMP, "comment": COMMENT}  # what users give them as
 MOST_PACKED = 2**22  # bytes, of all of them: a small file must not unfold to much when it is opened
 ANIMATION, UNSEEN_KEPT = b"a", b"h"
 
